@@ -1,3 +1,59 @@
-"""sfumato: train vision-language models on sensitive image-text data with provable differential privacy."""
+"""sfumato: train vision-language models on sensitive image-text data with provable differential privacy.
+
+    import sfumato as sf
+
+The names below are looked up on first use, so that `import sfumato` costs nothing and planning needs no torch.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOME_OF = {
+    "BadInput": "sfumato.base",
+    "Refused": "sfumato.base",
+    "Relation": "sfumato.base",
+    "SfumatoError": "sfumato.base",
+    "FixedSize": "sfumato.sampling",
+    "FullBatch": "sfumato.sampling",
+    "Poisson": "sfumato.sampling",
+    "Conjectured": "sfumato.plan",
+    "Example": "sfumato.plan",
+    "Plan": "sfumato.plan",
+    "caption_loss": "sfumato.losses",
+    "PrivateGradients": "sfumato.train",
+    "Trainer": "sfumato.train",
+    "loader": "sfumato.train",
+}
+_ROOMS = (
+    "accounting",
+    "base",
+    "data",
+    "evaluate",
+    "losses",
+    "mechanisms",
+    "models",
+    "norms",
+    "plan",
+    "recipes",
+    "report",
+    "sampling",
+    "train",
+)
+
+__all__ = ["__version__", *_HOME_OF, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"sfumato.{name}")
+    if name in _HOME_OF:
+        value = getattr(import_module(_HOME_OF[name]), name)
+        globals()[name] = value  # the next look-up does not come through here
+        return value
+    raise AttributeError(f"module 'sfumato' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,80 @@
+"""What holds for every test: no network, one thread, caches of its own, fixed seeds. Imports no torch."""
+
+import os
+import random
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_CACHE = Path(tempfile.gettempdir()) / f"sfumato-tests-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+_LOCAL_NAMES = {"localhost", "127.0.0.1", "::1", "0.0.0.0", "::", "", None, socket.gethostname()}
+
+# Before the first import of torch, transformers or matplotlib, and inherited by the processes that tests start.
+os.environ.update(
+    OMP_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HOME=str(_CACHE / "hf"),
+    TORCH_HOME=str(_CACHE / "torch"),
+    XDG_CACHE_HOME=str(_CACHE / "xdg"),
+    MPLCONFIGDIR=str(_CACHE / "matplotlib"),
+    MPLBACKEND="Agg",
+)
+os.environ.pop("SFUMATO_DEBUG", None)
+for _folder in ("hf", "torch", "xdg", "matplotlib"):
+    (_CACHE / _folder).mkdir(parents=True, exist_ok=True)
+
+
+class NetworkForbidden(RuntimeError):
+    """A test reached for another machine."""
+
+
+def _is_local(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else host
+    return text in _LOCAL_NAMES or str(text).startswith("127.")
+
+
+def _guard_sockets() -> None:
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(sock: socket.socket, address: object) -> None:
+        unix = getattr(socket, "AF_UNIX", None)
+        if sock.family != unix and isinstance(address, tuple) and not _is_local(address[0]):
+            raise NetworkForbidden(f"a test may not connect to {address[0]!r}")
+
+    def guarded_connect(self: socket.socket, address):
+        check(self, address)
+        return connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address):
+        check(self, address)
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host, *args, **kwargs):
+        if not _is_local(host):
+            raise NetworkForbidden(f"a test may not look up {host!r}")
+        return getaddrinfo(host, *args, **kwargs)
+
+    socket.socket.connect = guarded_connect
+    socket.socket.connect_ex = guarded_connect_ex
+    socket.getaddrinfo = guarded_getaddrinfo
+
+
+_guard_sockets()
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Every test starts from the same global generators, whichever tests ran before it on its worker."""
+    random.seed(0)
+    np.random.seed(0)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
