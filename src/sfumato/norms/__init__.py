@@ -1,0 +1,26 @@
+"""Norms: per-example gradient norms and clipped sums by book-keeping, exact or refused by name."""
+
+from sfumato.norms import rules as _rules  # noqa: F401  registers the rules
+from sfumato.norms.factors import Outer, Rows
+from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum
+from sfumato.norms.oracle import oracle_sum
+from sfumato.norms.probe import Measured, prepare, trainable
+from sfumato.norms.synthetic import batch_size, synthetic_twin
+from sfumato.norms.tape import Call, Tape, register_rule
+
+__all__ = [
+    "Call",
+    "ClipFactor",
+    "ClippedSum",
+    "Measured",
+    "Outer",
+    "Rows",
+    "Tape",
+    "batch_size",
+    "clipped_sum",
+    "oracle_sum",
+    "prepare",
+    "register_rule",
+    "synthetic_twin",
+    "trainable",
+]

@@ -1,0 +1,202 @@
+"""Per-example gradients in the form in which they are cheapest: norms, inner products and weighted sums.
+
+Legend: N examples, T positions (tokens, pixels), P rows and D columns of a weight, V entries of a table.
+
+A weight W (P, D) that acts on positions has the per-example gradient G_n = sum_t l_nt r_nt^T, the sum of outer
+products of output gradients l and inputs r (Goodfellow 2015, arXiv 1510.01799; Lee & Kifer 2021, arXiv 2009.03106). `Outer` holds
+l and r and never needs G_n:
+
+    <G_n, H_n> = sum_{t,s} (L L'^T)_ts (R R'^T)_ts         for G = L^T R, H = L'^T R'                (ghost norm)
+    sum_n c_n G_n = (c L)^T R                                                                        (book-keeping)
+
+A row of an embedding table is an outer product with a one-hot l, so tied and repeated weights need no further case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# Multiply-adds that fit into the time in which one element of an explicit per-example gradient is written and read
+# back, measured on CPU; a bandwidth-bound element is that much dearer than an element of a matrix product.
+_TRAFFIC = 16
+_CHUNK_ELEMENTS = 1 << 25  # explicit gradients that are not kept are formed 128 MiB (float32) at a time
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Per-example gradients written out: `values` of shape (N, *parameter shape)."""
+
+    values: Tensor
+
+    def take(self, index: Tensor) -> "Rows":
+        return Rows(self.values[index])
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return sum_n weights_n G_n, shape of the parameter."""
+        return (weights.to(self.values.dtype) @ self.values.reshape(len(self.values), -1)).view(self.values.shape[1:])
+
+    def squared_norms(self) -> Tensor:
+        flat = self.values.reshape(len(self.values), -1)
+        return torch.linalg.vecdot(flat, flat)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """Per-example gradients sum_t left_t right_t^T, reshaped to `shape`.
+
+    Attributes:
+        left: output gradients (N, T, P); or, for a table lookup, the looked-up entries (N, T), integers.
+        right: inputs (N, T, D); for a table lookup the output gradients.
+        shape: shape of the parameter, P * D elements.
+        gram: cache of `R R^T` shared by all layers that read the same input.
+    """
+
+    left: Tensor
+    right: Tensor
+    shape: torch.Size
+    gram: "GramCache" = field(default_factory=lambda: GramCache())
+
+    @property
+    def is_lookup(self) -> bool:
+        return not self.left.is_floating_point()
+
+    @property
+    def num_rows(self) -> int:
+        return self.shape[0] if self.is_lookup else self.left.shape[-1]
+
+    def take(self, index: Tensor) -> "Outer":
+        return Outer(self.left[index], self.right[index], self.shape)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        """Return sum_n weights_n G_n, shape of the parameter."""
+        if self.is_lookup:
+            scaled = (self.right * weights.to(self.right.dtype)[:, None, None]).flatten(0, 1)
+            table = scaled.new_zeros(self.num_rows, self.right.shape[-1])
+            return table.index_add_(0, self.left.flatten(), scaled).view(self.shape)
+        scaled = self.left * weights.to(self.left.dtype)[:, None, None]
+        return (scaled.flatten(0, 1).t() @ self.right.flatten(0, 1)).view(self.shape)
+
+    def explicit(self) -> Rows:
+        """Return the per-example gradients written out, N * P * D elements."""
+        count, _, width = self.right.shape
+        if self.is_lookup:
+            table = self.right.new_zeros(count, self.num_rows, width)
+            table.scatter_add_(1, self.left[..., None].expand_as(self.right), self.right)
+            return Rows(table.view(count, *self.shape))
+        return Rows(torch.bmm(self.left.mT, self.right).view(count, *self.shape))
+
+    def prefers_explicit(self) -> bool:
+        """Whether writing G_n out and keeping it costs less time than the ghost norm, and not much more memory."""
+        steps, width = self.right.shape[1:]
+        if self.is_lookup:
+            return False
+        rows = self.left.shape[-1]
+        return _TRAFFIC * rows * width <= steps * steps * (rows + width) and rows * width <= 2 * steps * (rows + width)
+
+    def squared_norms(self) -> Tensor:
+        steps, width = self.right.shape[1:]
+        rows = 0 if self.is_lookup else self.left.shape[-1]
+        if not self.is_lookup and rows * width < steps * (rows + width) and steps > 1:
+            return self._squared_norms_in_chunks()
+        return ghost_inner([self])
+
+    def _squared_norms_in_chunks(self) -> Tensor:
+        size = max(1, _CHUNK_ELEMENTS // self.shape.numel())
+        chunks = zip(self.left.split(size), self.right.split(size), strict=True)
+        return torch.cat([Outer(left, right, self.shape).explicit().squared_norms() for left, right in chunks])
+
+
+class GramCache:
+    """Gram matrices of inputs, so that q, k and v (or all cross-attentions on one memory) share one of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return `rows rows^T`, (N, T, T) for rows (N, T, D); the second call on the same memory is free."""
+        key = (rows.data_ptr(), tuple(rows.shape), rows.stride(), rows._version)
+        if key not in self._known:
+            self._known[key] = (rows, rows @ rows.mT)  # holding `rows` keeps its address from being used again
+        return self._known[key][1]
+
+
+def _left_product(a: Outer, b: Outer) -> Tensor:
+    """Return L_a L_b^T, (N, T, S), for dense and one-hot left factors."""
+    if a.is_lookup and b.is_lookup:
+        return (a.left[:, :, None] == b.left[:, None, :]).to(a.right.dtype)
+    if a.is_lookup:
+        return _left_product(b, a).mT
+    if b.is_lookup:
+        return a.left.gather(-1, b.left[:, None, :].expand(-1, a.left.shape[1], -1))
+    return a.left @ b.left.mT
+
+
+def _column_norms(a: Outer, left_gram: Tensor, right_gram: Tensor) -> Tensor:
+    return (left_gram.diagonal(dim1=1, dim2=2) * right_gram.diagonal(dim1=1, dim2=2)).clamp(min=0).sqrt().sum(1)
+
+
+def ghost_inner(parts: Sequence[Outer]) -> Tensor:
+    """Return ||sum_k G_k||^2 per example, (N,), for the uses k of one weight, with the exact cross terms.
+
+    Rounding. Every entry of the double sum is exact to a few units u of rounding, so the error is at most about
+    4 u S with S = (sum_k sum_t |l_kt||r_kt|)^2. Where the terms cancel so far that this could hide more than the clip
+    margin of 1e-3, the bound is added: a norm may then be over-estimated (safe), never under-estimated.
+    """
+    total: Tensor | None = None
+    reach: Tensor | None = None
+    for i, a in enumerate(parts):
+        for b in parts[i:]:
+            left = _left_product(a, b)
+            right = a.gram.of(a.right) if b is a else a.right @ b.right.mT
+            term = torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+            if b is a:
+                sizes = _column_norms(a, left, right)
+                reach = sizes if reach is None else reach + sizes
+            else:
+                term = 2 * term
+            total = term if total is None else total + term
+    assert total is not None
+    assert reach is not None
+    slack = 4 * torch.finfo(total.dtype).eps * reach.square()
+    return total.clamp(min=0) + (slack - 1e-3 * total).clamp(min=0)
+
+
+def combine(parts: Sequence[Outer | Rows]) -> "Outer | Rows | tuple[Outer, ...]":
+    """Merge all uses of one parameter into what norms and weighted sums are read from."""
+    if len(parts) == 1:
+        part = parts[0]
+        return part.explicit() if isinstance(part, Outer) and part.prefers_explicit() else part
+    outers = [part for part in parts if isinstance(part, Outer)]
+    if len(outers) == len(parts) and _same_columns(outers) and _ghost_is_cheaper(outers):
+        return tuple(outers)
+    rows = [part.explicit() if isinstance(part, Outer) else part for part in parts]
+    return Rows(torch.stack([row.values for row in rows]).sum(0))
+
+
+def _same_columns(outers: Sequence[Outer]) -> bool:
+    return len({(outer.num_rows, outer.right.shape[-1]) for outer in outers}) == 1
+
+
+def _ghost_is_cheaper(outers: Sequence[Outer]) -> bool:
+    steps = sum(outer.right.shape[1] for outer in outers)
+    rows, width = outers[0].num_rows, outers[0].right.shape[-1]
+    return steps * steps * (rows + width) < _TRAFFIC * rows * width
+
+
+def squared_norms(merged: Outer | Rows | tuple[Outer, ...]) -> Tensor:
+    """Return the squared norm of every per-example gradient, (N,)."""
+    return ghost_inner(merged) if isinstance(merged, tuple) else merged.squared_norms()
+
+
+def weighted_sum(merged: Outer | Rows | tuple[Outer, ...], weights: Tensor) -> Tensor:
+    """Return sum_n weights_n G_n in the shape of the parameter."""
+    if isinstance(merged, tuple):
+        return torch.stack([part.weighted_sum(weights) for part in merged]).sum(0)
+    return merged.weighted_sum(weights)
+
+
+def take(merged: Outer | Rows | tuple[Outer, ...], index: Tensor) -> Outer | Rows | tuple[Outer, ...]:
+    """Keep only the examples of `index`."""
+    return tuple(part.take(index) for part in merged) if isinstance(merged, tuple) else merged.take(index)

@@ -1,0 +1,152 @@
+"""Book-keeping: norms of all per-example gradients and their clipped sum, from one forward and one backward pass.
+
+(Bu et al. 2023, arXiv 2210.00038.) The backward pass stops at every use of a parameter; nothing there forms a weight
+gradient. Afterwards the norms are read, the clip factors formed, and each weight's sum is one weighted product.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.base import Refused
+from sfumato.norms import factors as fac
+from sfumato.norms.factors import Outer, Rows
+from sfumato.norms.probe import Autocast, LossFn, Measured, per_example, refuse_unmeasured
+from sfumato.norms.synthetic import batch_size
+from sfumato.norms.tape import Tape
+
+ClipFactor = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ClippedSum:
+    """The clipped sum of one micro-batch and what led to it; private until it is noised.
+
+    Attributes:
+        grads: sum over examples of factor * gradient, by parameter name, float32 (float64 for float64 models).
+        norms: L2 norm of each example's gradient over all trainable parameters (N,); what is not finite reads inf.
+        factors: clip factor of each example (N,), zero for padding and for non-finite examples.
+        losses: loss of each example (N,), detached.
+    """
+
+    grads: dict[str, Tensor]
+    norms: Tensor
+    factors: Tensor
+    losses: Tensor
+
+
+def clipped_sum(
+    model: nn.Module,
+    loss_fn: LossFn,
+    batch: Any,
+    measured: Measured,
+    clip_factor: ClipFactor,
+    *,
+    valid: Tensor | None = None,
+    loss_scale: float = 1.0,
+    autocast: Autocast | None = None,
+) -> ClippedSum:
+    """Return sum_n c_n grad l_n with c_n = clip_factor(||grad l_n||), n over the valid and finite examples.
+
+    Args:
+        model: the module; untouched afterwards, no `.grad` is set.
+        loss_fn: (model, batch) -> (N,).
+        batch: pytree of tensors that lead with N.
+        measured: from `prepare`, for this model and loss.
+        clip_factor: norms (N,) -> factors (N,).
+        valid: (N,) bool; False rows (padding, failed decodes) contribute zero.
+        loss_scale: public constant that multiplies the loss in the backward pass, divided out before the norms.
+        autocast: makes the context under which the loss is computed; norms and sums are in float32 regardless.
+
+    Raises:
+        Refused: a parameter is used in a way that is not measured exactly; the message names it.
+    """
+    parameters = measured.parameters(model)
+    count = batch_size(batch)
+    tape = Tape(parameters, measured.layouts, count)
+    with torch.enable_grad(), tape:
+        with (autocast or nullcontext)():
+            losses = per_example(loss_fn(model, batch), count)
+        tape.replaying = True
+        wanted = [tape.anchor, *parameters.values()]
+        grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
+    refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
+    with torch.no_grad():
+        merged = _merge(tape, parameters)
+        precision = next(iter(parameters.values())).dtype
+        norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
+        usable = norms.isfinite() & losses.detach().isfinite()
+        if valid is not None:
+            usable &= valid.to(usable.device)
+        norms = torch.where(norms.isfinite(), norms, torch.inf)
+        factors = torch.where(usable, clip_factor(torch.where(usable, norms, 1.0)), 0.0)
+        sums = _sums(merged, parameters, factors / loss_scale, usable, norms.dtype)
+    return ClippedSum(sums, norms, factors, losses.detach())
+
+
+Merged = dict[str, Outer | Rows | tuple[Outer, ...]]
+
+
+def _merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
+    """Bring the gradients of all uses home to the parameters."""
+    by_name: dict[str, list[Outer | Rows]] = {}
+    home = {id(parameter): name for name, parameter in parameters.items()}
+    for key, parts in tape.factors.items():
+        if key in home:
+            by_name.setdefault(home[key], []).extend(parts)
+            continue
+        for name, part in _through_derivation(tape, key, parts, parameters):
+            by_name.setdefault(name, []).append(part)
+    return {name: fac.combine(parts) for name, parts in by_name.items()}
+
+
+def _through_derivation(
+    tape: Tape, key: int, parts: list[Outer | Rows], parameters: dict[str, nn.Parameter]
+) -> list[tuple[str, Outer | Rows]]:
+    """Apply the chain rule from a tensor that was computed from parameters alone, for every example at once."""
+    derived = tape.tracked.tensor(key)
+    rows = fac.combine([part.explicit() if isinstance(part, Outer) else part for part in parts])
+    assert isinstance(rows, Rows)
+    lookup = tape.tracked.lookup_of(derived)
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    if lookup is not None and id(lookup[0]) in names:
+        table, entries = lookup
+        right = rows.values.reshape(len(rows.values), -1, table.shape[-1])
+        left = entries.flatten().long().expand(len(right), -1)
+        return [(names[id(table)], Outer(left, right, table.shape))]
+    behind = {name: parameters[name] for name in sorted(tape.tracked.names([derived]))}
+    values = rows.values.to(derived.dtype)
+    with torch.enable_grad():
+        grads = torch.autograd.grad(
+            derived, list(behind.values()), values, retain_graph=True, allow_unused=True, is_grads_batched=True
+        )
+    return [(name, Rows(grad)) for name, grad in zip(behind, grads, strict=True) if grad is not None]
+
+
+def _norms(merged: Merged, losses: Tensor, dtype: torch.dtype) -> Tensor:
+    total = torch.zeros(len(losses), dtype=dtype, device=losses.device)
+    for part in merged.values():
+        total += fac.squared_norms(part)
+    return total.sqrt()
+
+
+def _sums(
+    merged: Merged, parameters: dict[str, nn.Parameter], weights: Tensor, usable: Tensor, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    if not bool(usable.all()):  # zero times NaN is NaN: rows that do not count are taken out
+        index = usable.nonzero().squeeze(1)
+        merged = {name: fac.take(part, index) for name, part in merged.items()}
+        weights = weights[index]
+    sums = {}
+    for name, parameter in parameters.items():
+        if name in merged and len(weights):
+            sums[name] = fac.weighted_sum(merged[name], weights).to(dtype)
+        else:
+            sums[name] = torch.zeros_like(parameter, dtype=dtype)
+        if sums[name].shape != parameter.shape:
+            raise Refused(f"{name}: measured gradient has shape {tuple(sums[name].shape)}, not the parameter's.")
+    return sums

@@ -1,0 +1,271 @@
+"""The tape: sees every use of every trainable parameter during one forward pass, and collects gradients per example.
+
+A `TorchFunctionMode` is active inside the `with`; nothing is stored on the model. Whenever a torch function is called
+with a trainable parameter, the rule of that function runs it on the *detached* parameter and leaves a `_Tap` on the
+result. Autograd then never forms a weight gradient, and the one backward pass brings every tap the gradient B of its
+result; from B and what the tap saved (through autograd's own mechanism, so that gradient checkpointing holds) the rule
+states the per-example gradient as a `Rows` or an `Outer`.
+
+Working on functions instead of modules sees what module hooks miss: projections called functionally, parameters owned
+by any module, weights tied or used twice. A parameter that reaches the loss past the rules keeps its autograd edge and
+is caught after the backward pass, by name.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sfumato.base import Refused
+from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
+from sfumato.norms.factors import GramCache, Outer, Rows
+from sfumato.norms.layout import Axis, Layout, Layouts
+
+Factor = Outer | Rows
+Gradients = Callable[[Tensor, tuple[Tensor, ...]], list[tuple[Tensor, Factor]]]
+Rule = Callable[["Tape", "Call"], Any]
+
+_RULES: dict[str, Rule] = {}
+
+
+def register_rule(*function_names: str) -> Callable[[Rule], Rule]:
+    """Register how a torch function treats a trainable parameter, by the function's `__name__`; the last one wins.
+
+    A rule is `rule(tape, call) -> result`. It runs `call` on `call.detached` arguments and returns
+    `tape.tap(call, out, saved, gradients)`, where `gradients(out_grad, saved)` lists (operand, per-example gradient).
+    """
+
+    def register(rule: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(function_names, rule))
+        return rule
+
+    return register
+
+
+def has_rule(function_name: str) -> bool:
+    """Whether uses of a parameter in the torch function of this name are measured."""
+    return function_name in _RULES
+
+
+def flat_tensors(args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors among the arguments, looking one level into lists and tuples."""
+    found: list[Tensor] = []
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found.extend(item for item in value if isinstance(item, Tensor))
+    return found
+
+
+def results(output: Any) -> list[Tensor]:
+    """Return the tensors that a function returned."""
+    return flat_tensors((output,), {})
+
+
+@dataclass
+class Call:
+    """One call of a torch function that touches a tracked tensor (a parameter, or one derived from parameters alone)."""
+
+    func: Callable
+    args: tuple
+    kwargs: dict[str, Any]
+    operands: list[Tensor]
+    layout: Layout
+    label: str
+    position: int
+
+    @property
+    def name(self) -> str:
+        return self.func.__name__
+
+    def is_tracked(self, value: Any) -> bool:
+        return any(value is operand for operand in self.operands)
+
+    def detach(self, value: Any) -> Any:
+        """Return `value` without its edge to the parameter; other values as they are."""
+        if isinstance(value, (list, tuple)):
+            return type(value)(self.detach(item) for item in value)
+        return value.detach() if self.is_tracked(value) else value
+
+    def run(self) -> Any:
+        """Run the function on detached parameters."""
+        return self.func(*self.detach(self.args), **{key: self.detach(value) for key, value in self.kwargs.items()})
+
+    def bind(self, *names: str, **defaults: Any) -> list[Any]:
+        """Return the arguments in the order of `names`."""
+        bound = {**defaults, **dict(zip(names, self.args, strict=False)), **self.kwargs}
+        return [bound.get(name) for name in names]
+
+    def refuse(self, reason: str) -> Refused:
+        return Refused(f"{self.label}: {reason}")
+
+
+class _Tap(torch.autograd.Function):
+    """Identity on `out`; its backward hands the gradient and the saved tensors to `sink`.
+
+    The result is a detached alias, not a view, so that in-place activations may follow. `anchor` is a leaf that makes
+    every tap a stop on the way of the backward pass, also where nothing below it needs a gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, out: Tensor, sink: Callable, *saved: Tensor) -> Tensor:
+        ctx.sink = sink
+        ctx.save_for_backward(*saved)
+        return out.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        saved = ctx.saved_tensors
+        ctx.sink(grads[0], saved)
+        return (None, grads[0], None, *(None for _ in saved))
+
+
+@dataclass
+class Slot:
+    """One use of tracked tensors, and whether a gradient has arrived at it."""
+
+    call: Call
+    fired: bool = False
+
+
+class Tape(TorchFunctionMode):
+    """Records the uses of `parameters` while active, and their per-example gradients during the backward pass.
+
+    Args:
+        parameters: the trainable parameters, by name.
+        layouts: which dimension of a call's result carries the examples (see `probe`).
+        num_examples: N of this micro-batch.
+        observe: called with (slot, out_grad) as gradients arrive; used by the probes.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        layouts: Layouts,
+        num_examples: int,
+        observe: Callable[[Slot, Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        device = next(iter(parameters.values())).device
+        self.anchor = torch.zeros((), requires_grad=True, device=device)
+        self.parameters = dict(parameters)
+        self.tracked = Tracked(parameters)
+        self.factors: dict[int, list[Factor]] = {}
+        self.slots: list[Slot] = []
+        self.unruled: dict[str, str] = {}
+        self.replaying = False  # in the backward pass, where calls come from gradient checkpointing
+        self._layouts = layouts
+        self._num_examples = num_examples
+        self._position = 0
+        self._observe = observe
+        self._grams = GramCache()
+        self._widened: dict[tuple, tuple[Tensor, Tensor]] = {}
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in COMPOSITE:
+            with self:
+                return COMPOSITE[name](*args, **kwargs)
+        refuse_row_mixing(name, args, kwargs)
+        operands = self.tracked.among(args, kwargs)
+        if not operands or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if name not in _RULES:
+            return self._without_rule(func, name, args, kwargs, operands)
+        names = self.tracked.names(operands)
+        axis = self._next_axis(names, name)
+        if axis is None:
+            return self._derive(func(*args, **kwargs), operands, lookup=(name, args))
+        label = f"{', '.join(sorted(names))} (used in {name})"
+        call = Call(func, args, kwargs, operands, Layout(axis, self._num_examples), label, self._position - 1)
+        return _RULES[name](self, call)
+
+    def _without_rule(self, func: Callable, name: str, args: tuple, kwargs: dict, operands: list[Tensor]) -> Any:
+        out = func(*args, **kwargs)
+        if not any(tensor.requires_grad for tensor in results(out)):
+            return out  # a shape, a data type, a detached copy
+        names = self.tracked.names(operands)
+        if self._next_axis(names, name) is None:
+            return self._derive(out, operands)
+        for parameter in names:  # keeps its edge to the parameter, so that the backward pass finds it
+            self.unruled.setdefault(parameter, name)
+        return out
+
+    def _derive(self, out: Any, operands: list[Tensor], lookup: tuple[str, tuple] | None = None) -> Any:
+        for tensor in results(out):
+            if tensor.requires_grad:
+                self.tracked.add(tensor, operands, lookup)
+        return out
+
+    def _next_axis(self, names: frozenset[str], function: str) -> Axis | None:
+        position = None if self.replaying else self._position
+        self._position += not self.replaying
+        return self._layouts.of(names, function, position)
+
+    def tap(self, call: Call, out: Tensor, saved: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
+        """Return `out` with a stop that turns its gradient into per-example gradients by `gradients(out_grad, saved)`."""
+        slot = Slot(call)
+        self.slots.append(slot)
+
+        def sink(out_grad: Tensor, kept: tuple[Tensor, ...]) -> None:
+            with torch._C.DisableTorchFunction():
+                slot.fired = True
+                if self._observe is not None:
+                    return self._observe(slot, out_grad)
+                try:
+                    found = gradients(out_grad, kept)
+                except ValueError as error:
+                    raise call.refuse(str(error)) from error
+                for operand, factor in found:
+                    self.factors.setdefault(id(operand), []).append(factor)
+
+        return _Tap.apply(self.anchor, out, sink, *saved)  # type: ignore[return-value]
+
+    def widen(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` in at least float32; one copy for all layers that read the same tensor."""
+        if tensor.dtype in (torch.float32, torch.float64):
+            return tensor
+        key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor._version)
+        if key not in self._widened:
+            self._widened[key] = (tensor, tensor.float())
+        return self._widened[key][1]
+
+    def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
+        """Return sum_t left_t right_t^T in the cheaper of its two forms; explicit frees both factors at once."""
+        outer = Outer(left, right, shape, self._grams)
+        return outer.explicit() if outer.prefers_explicit() else outer
+
+
+class Tracked:
+    """The tensors that a tape follows: parameters, and what is computed from parameters alone."""
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        self._tensors: dict[int, Tensor] = {id(p): p for p in parameters.values()}  # holding them keeps ids unique
+        self._names = {id(p): frozenset([name]) for name, p in parameters.items()}
+        self._lookups: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def among(self, args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
+        return [tensor for tensor in flat_tensors(args, kwargs) if id(tensor) in self._tensors]
+
+    def names(self, operands: list[Tensor]) -> frozenset[str]:
+        return frozenset().union(*(self._names[id(operand)] for operand in operands))
+
+    def add(self, tensor: Tensor, operands: list[Tensor], lookup: tuple[str, tuple] | None) -> None:
+        if id(tensor) in self._tensors:
+            return
+        self._tensors[id(tensor)] = tensor
+        self._names[id(tensor)] = self.names(operands)
+        if lookup is not None and lookup[0] == "embedding":
+            self._lookups[id(tensor)] = (operands[0], lookup[1][0])
+
+    def tensor(self, key: int) -> Tensor:
+        return self._tensors[key]
+
+    def lookup_of(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return (table, entries) if `tensor` is a table lookup that does not depend on the batch."""
+        return self._lookups.get(id(tensor))
