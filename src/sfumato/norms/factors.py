@@ -3,8 +3,8 @@
 Legend: N examples, T positions (tokens, pixels), P rows and D columns of a weight, V entries of a table.
 
 A weight W (P, D) that acts on positions has the per-example gradient G_n = sum_t l_nt r_nt^T, the sum of outer
-products of output gradients l and inputs r (Goodfellow 2015, arXiv 1510.01799; Lee & Kifer 2021, arXiv 2009.03106). `Outer` holds
-l and r and never needs G_n:
+products of output gradients l and inputs r (Goodfellow 2015, arXiv 1510.01799; Lee & Kifer 2021,
+arXiv 2009.03106). `Outer` holds l and r and never needs G_n:
 
     <G_n, H_n> = sum_{t,s} (L L'^T)_ts (R R'^T)_ts         for G = L^T R, H = L'^T R'                (ghost norm)
     sum_n c_n G_n = (c L)^T R                                                                        (book-keeping)

@@ -311,8 +311,8 @@ def refuse_unmeasured(unruled: Mapping[str, str], grads: Mapping[str, Tensor | N
             function = unruled.get(name, "a function outside torch's dispatch")
             raise Refused(
                 f"{name} (used in {function}): no rule measures its gradient per example. Freeze it with "
-                "requires_grad_(False), write its use with linear, matmul, expand or elementwise functions, or register "
-                "a rule with sfumato.norms.register_rule."
+                "requires_grad_(False), write its use with linear, matmul, expand or elementwise functions, or "
+                "register a rule with sfumato.norms.register_rule."
             )
 
 
@@ -350,6 +350,6 @@ def _check_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> None:
         if name in before and not torch.equal(buffer, before[name]):
             buffer.copy_(before[name])
             raise Refused(
-                f"the buffer {name} changes during the forward pass: it would carry un-noised statistics of private data. "
+                f"the buffer {name} changes in the forward pass: it would carry un-noised statistics of private data. "
                 "Put its module into eval() or remove the update."
             )

@@ -288,8 +288,8 @@ def expand(tape: Tape, call: Call) -> Tensor:
 
 @register_rule("scaled_dot_product_attention")
 def attention_mask(tape: Tape, call: Call) -> Tensor:
-    """A learned attention bias (Swin): handed to every example, so that the function's own backward keeps them apart."""
-    query, bias = call.bind("query", "key", "value", "attn_mask")[0], call.bind("query", "key", "value", "attn_mask")[3]
+    """A learned attention bias (Swin): handed to every example, so the function's own backward keeps them apart."""
+    query, _, _, bias = call.bind("query", "key", "value", "attn_mask")
     if len(call.operands) != 1 or not call.is_tracked(bias) or call.layout.dim != 0:
         raise call.refuse("only a learned attention bias has a rule here.")
     shape = (*query.shape[:-2], *bias.shape[-2:])

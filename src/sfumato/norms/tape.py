@@ -68,7 +68,7 @@ def results(output: Any) -> list[Tensor]:
 
 @dataclass
 class Call:
-    """One call of a torch function that touches a tracked tensor (a parameter, or one derived from parameters alone)."""
+    """One call of a torch function on a tracked tensor: a parameter, or one computed from parameters alone."""
 
     func: Callable
     args: tuple
@@ -208,7 +208,7 @@ class Tape(TorchFunctionMode):
         return self._layouts.of(names, function, position)
 
     def tap(self, call: Call, out: Tensor, saved: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-        """Return `out` with a stop that turns its gradient into per-example gradients by `gradients(out_grad, saved)`."""
+        """Return `out` with a stop where `gradients(out_grad, saved)` states the per-example gradients."""
         slot = Slot(call)
         self.slots.append(slot)
 
