@@ -1,0 +1,125 @@
+"""Exports: folders that transformers loads without sfumato, and the reader of such a folder."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessor, ViTModel
+
+from sfumato.base import BadInput
+from sfumato.models.captioner import tower
+from sfumato.models.checkpoint import VIT_FIELDS, WHOLE, load_model
+from sfumato.models.folders import locate, quiet, read_json, require_weights
+from sfumato.models.tokenizer import Tokenizer
+
+PREPROCESSOR = "preprocessor_config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """An export read back: the captioner in evaluation mode, its tokenizer and its normalisation."""
+
+    model: VisionEncoderDecoderModel
+    tokenizer: Tokenizer
+    preprocess: dict[str, Any]
+
+
+def export(
+    model: VisionEncoderDecoderModel,
+    tokenizer: Tokenizer,
+    preprocess: Mapping[str, Any],
+    folder: str | Path,
+    *,
+    part: Literal["model", "encoder"] = "model",
+) -> Path:
+    """Write a folder that `VisionEncoderDecoderModel.from_pretrained` reads (`part="encoder"`: its encoder's class).
+
+    The files are written beside the folder first. A new folder appears whole; in an existing one each file is replaced
+    whole, the weights last, and files of other names stay.
+
+    Args:
+        preprocess: `image_size`, `mean`, `std`, `channels` of the run, written as transformers' image processor.
+        part: the captioner, or the image encoder alone: a plain ViT (load it with `add_pooling_layer=False`), or the
+            encoder's own class where it is another.
+
+    Returns:
+        The folder.
+    """
+    if part not in ("model", "encoder"):
+        raise BadInput(f"part is model or encoder, got {part!r}.")
+    path = Path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        with quiet():
+            (model if part == "model" else plain_encoder(model)).save_pretrained(str(beside), max_shard_size="1TB")
+        if part == "model":
+            tokenizer.save(beside)
+        _processor(preprocess).save_pretrained(str(beside))
+        _install(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return path
+
+
+def plain_encoder(model: VisionEncoderDecoderModel) -> PreTrainedModel:
+    """Return the image encoder as transformers' `ViTModel`, sharing the weights, or as it is if it is no ViT."""
+    encoder = tower(model, "encoder")
+    if encoder.config.model_type != "vit_msn":
+        return encoder
+    plain = ViTModel._from_config(
+        ViTConfig(**{name: getattr(encoder.config, name) for name in VIT_FIELDS}),
+        add_pooling_layer=False,
+        attn_implementation=encoder.config._attn_implementation,
+    )
+    plain.load_state_dict(encoder.state_dict())
+    return plain.eval()
+
+
+def load_export(folder: str | Path) -> Loaded:
+    """Read what `export` wrote (or a run's folder that holds it); BadInput names what is missing."""
+    path = locate(folder)
+    if read_json(path / "config.json").get("model_type") != WHOLE:
+        raise BadInput(f"{path} holds no captioner (a VisionEncoderDecoderModel).")
+    require_weights(path)
+    processor = read_json(path / PREPROCESSOR)
+    tokenizer = Tokenizer.from_checkpoint(path)
+    model: Any = load_model(VisionEncoderDecoderModel, path)
+    preprocess = {
+        "image_size": processor["size"]["height"],
+        "mean": list(processor["image_mean"]),
+        "std": list(processor["image_std"]),
+        "channels": len(processor["image_mean"]),
+    }
+    return Loaded(model=model.eval(), tokenizer=tokenizer, preprocess=preprocess)
+
+
+def _processor(preprocess: Mapping[str, Any]) -> ViTImageProcessor:
+    missing = {"image_size", "mean", "std", "channels"} - set(preprocess)
+    if missing:
+        raise BadInput(f"the preprocessing lacks {', '.join(sorted(missing))}.")
+    side = int(preprocess["image_size"])
+    return ViTImageProcessor(
+        do_resize=True,
+        size={"height": side, "width": side},
+        resample=3,  # bicubic
+        do_rescale=True,
+        rescale_factor=1 / 255,
+        do_normalize=True,
+        image_mean=[float(value) for value in preprocess["mean"]],
+        image_std=[float(value) for value in preprocess["std"]],
+        do_convert_rgb=int(preprocess["channels"]) == 3,
+    )
+
+
+def _install(beside: Path, path: Path) -> None:
+    os.chmod(beside, 0o755)  # mkdtemp makes it private; an export is for sharing
+    if not path.exists():
+        os.rename(beside, path)
+        return
+    for file in sorted(beside.iterdir(), key=lambda file: file.suffix == ".safetensors"):
+        os.replace(file, path / file.name)

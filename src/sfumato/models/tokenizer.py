@@ -1,0 +1,201 @@
+"""Text to numbers: WordPiece, from a checkpoint, from a vocabulary file, or from text that was declared public.
+
+The vocabulary is part of what a run publishes. It may therefore come from a file, or from public text; never from the
+private captions (PAPERS section 5: what a DP claim must state).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, normalizers, pre_tokenizers
+from tokenizers.models import WordPiece
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from sfumato.base import BadInput
+from sfumato.models.folders import locate, quiet
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+IGNORED = -100  # label of a position that is not a token: transformers' and torch's convention
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A transformers tokenizer with the few operations that training and evaluation need.
+
+    Attributes:
+        backend: with padding, unknown, start (`cls` or `bos`) and end (`sep` or `eos`) tokens.
+    """
+
+    backend: PreTrainedTokenizerFast
+
+    def __post_init__(self) -> None:
+        for name in ("bos_id", "eos_id"):
+            if getattr(self, name) is None:
+                raise BadInput(f"the tokenizer has no {'start' if name == 'bos_id' else 'end'} token ([CLS] / [SEP]).")
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.backend)
+
+    @property
+    def bos_id(self) -> int:
+        return _first(self.backend.cls_token_id, self.backend.bos_token_id)
+
+    @property
+    def eos_id(self) -> int:
+        return _first(self.backend.sep_token_id, self.backend.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        return _first(self.backend.pad_token_id, self.eos_id)
+
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """The keywords `pad_id`, `bos_id`, `eos_id` of `build`."""
+        return {"pad_id": self.pad_id, "bos_id": self.bos_id, "eos_id": self.eos_id}
+
+    @property
+    def vocabulary(self) -> dict[str, int]:
+        return self.backend.get_vocab()
+
+    @property
+    def digest(self) -> str:
+        """Hex hash of the whole tokenizer, for the fingerprint of a run."""
+        return hashlib.sha256(self.backend.backend_tokenizer.to_str().encode()).hexdigest()
+
+    def encode(self, captions: Sequence[str], max_tokens: int) -> Tensor:
+        """Return labels (N, max_tokens) int64: the caption's tokens, the end token, then -100.
+
+        A caption that does not fit keeps its first max_tokens - 1 tokens and the end token; `count_cut` counts these.
+        The start token is not among the labels: the decoder gets it as its first input.
+        """
+        if max_tokens < 2:
+            raise BadInput(f"max_tokens must be >= 2 (one word and the end), got {max_tokens}.")
+        labels = torch.full((len(captions), max_tokens), IGNORED, dtype=torch.int64)
+        for row, caption in enumerate(captions):
+            ids = [*self._ids(caption)[: max_tokens - 1], self.eos_id]
+            labels[row, : len(ids)] = torch.tensor(ids)
+        return labels
+
+    def decode(self, ids: Tensor) -> list[str]:
+        """Return the texts of (N, L) ids, cut at the first end token, special tokens and -100 left out.
+
+        Of what `generate` returns, drop the first column (the start token) where start and end are the same token.
+        """
+        return [str(self.backend.decode(self._until_end(row), skip_special_tokens=True)) for row in ids.tolist()]
+
+    def count_tokens(self, captions: Iterable[str]) -> list[int]:
+        """Return how many positions each caption takes, its end token included."""
+        return [len(self._ids(caption)) + 1 for caption in captions]
+
+    def count_cut(self, captions: Iterable[str], max_tokens: int) -> int:
+        """Return how many captions `encode` would cut. On private captions the count itself is private."""
+        return sum(tokens > max_tokens for tokens in self.count_tokens(captions))
+
+    def count_unknown(self, captions: Iterable[str]) -> int:
+        """Return how many captions hold a token outside the vocabulary. On private captions the count is private."""
+        unknown = self.backend.unk_token_id
+        return sum(unknown in self._ids(caption) for caption in captions) if unknown is not None else 0
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder that `transformers.AutoTokenizer.from_pretrained` reads."""
+        self.backend.save_pretrained(str(folder))
+
+    def _ids(self, caption: str) -> list[int]:
+        # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
+        return self.backend.backend_tokenizer.encode(caption, add_special_tokens=False).ids
+
+    def _until_end(self, row: list[int]) -> list[int]:
+        end = row.index(self.eos_id) if self.eos_id in row else len(row)
+        return [token for token in row[:end] if token != IGNORED]
+
+    @staticmethod
+    def from_vocab(file: str | Path) -> "Tokenizer":
+        """Read a WordPiece vocabulary, one token a line (BERT's `vocab.txt`); lower-cased text is expected."""
+        path = Path(file)
+        if not path.is_file():
+            raise BadInput(f"there is no vocabulary file {path}.")
+        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+        while tokens and not tokens[-1]:
+            tokens.pop()
+        lacking = [token for token in SPECIAL[:4] if token not in tokens]
+        if lacking:
+            raise BadInput(f"{path} is not a WordPiece vocabulary: it lacks {', '.join(lacking)}.")
+        if len(set(tokens)) != len(tokens):
+            raise BadInput(f"{path} lists a token twice; the line number is the token's id.")
+        return _wordpiece(tokens)
+
+    @staticmethod
+    def from_checkpoint(folder: str | Path) -> "Tokenizer":
+        """Read the tokenizer of a run of sfumato or of a local transformers folder."""
+        path = locate(folder)
+        if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.txt", "tokenizer.model")):
+            raise BadInput(f"{path} has no tokenizer: tokenizer.json or vocab.txt is missing.")
+        if not (path / "tokenizer.json").is_file() and not (path / "tokenizer_config.json").is_file():
+            return Tokenizer.from_vocab(path / "vocab.txt")
+        try:
+            with quiet():
+                backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        except Exception as error:  # the tokenizers library raises bare Exception on a broken file
+            raise BadInput(f"the tokenizer in {path} cannot be read: {error}") from error
+        if not isinstance(backend, PreTrainedTokenizerFast):
+            raise BadInput(f"the tokenizer in {path} has no fast version (tokenizer.json), which sfumato needs.")
+        backend.backend_tokenizer.no_padding()  # some checkpoints ask for both; `encode` has its own, public length
+        backend.backend_tokenizer.no_truncation()
+        return Tokenizer(backend)
+
+    @staticmethod
+    def from_public_text(texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
+        """Build a vocabulary of whole words, most frequent first, from text declared public.
+
+        Every character of the text is in the vocabulary too, alone and as a continuation, so that a word that did not
+        fit, or a new one, is spelled instead of lost. Ties are broken by the alphabet: the same text gives the same
+        vocabulary everywhere.
+
+        Args:
+            texts: public text, such as caption templates filled with class names.
+            vocab_size: upper bound, special tokens included; None keeps every word.
+        """
+        counts = Counter(word for text in texts for word in _words(text))
+        if not counts:
+            raise BadInput("the public text for the vocabulary has no words.")
+        characters = sorted({character for word in counts for character in word})
+        inner = sorted({character for word in counts if len(word) > 1 for character in word})  # not punctuation
+        spelled = [*SPECIAL, *characters, *(f"##{character}" for character in inner)]
+        words = [word for word in sorted(counts, key=lambda word: (-counts[word], word)) if len(word) > 1]
+        if vocab_size is not None and vocab_size < len(spelled):
+            raise BadInput(
+                f"vocab_size {vocab_size} is below the {len(spelled)} that special tokens and characters take."
+            )
+        return _wordpiece((spelled + words)[:vocab_size])
+
+
+def _first(*values: Any) -> int:
+    return next((value for value in values if value is not None), None)  # pyright: ignore[reportReturnType]
+
+
+def _normalizer() -> normalizers.Normalizer:
+    return normalizers.BertNormalizer(lowercase=True)
+
+
+def _words(text: str) -> list[str]:
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(_normalizer().normalize_str(text))
+    return [word for word, _ in split]
+
+
+def _wordpiece(tokens: Sequence[str]) -> Tokenizer:
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    backend = Backend(WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = _normalizer()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
+    present = {name: token for name, token in names.items() if token in vocabulary}
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **present))
