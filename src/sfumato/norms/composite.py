@@ -4,6 +4,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 
 from sfumato.base import Refused
@@ -11,13 +12,17 @@ from sfumato.base import Refused
 
 def _open(function: types.FunctionType) -> Callable:
     """Return `function` without its own dispatch to the mode, so that the mode sees the calls inside it."""
-    body = {**function.__globals__, "has_torch_function": lambda *_: False}
+    never = {"has_torch_function": lambda *_: False}
+    body = {**function.__globals__, **never, "overrides": types.SimpleNamespace(**never)}
     opened = types.FunctionType(function.__code__, body, function.__name__, function.__defaults__, function.__closure__)
     opened.__kwdefaults__ = function.__kwdefaults__
     return opened
 
 
-COMPOSITE: Mapping[str, Callable] = {"multi_head_attention_forward": _open(F.multi_head_attention_forward)}
+# The backward pass is among them because gradient checkpointing runs parts of the forward pass again inside it.
+COMPOSITE: Mapping[Callable, Callable] = {
+    function: _open(function) for function in (F.multi_head_attention_forward, torch.autograd.grad)
+}
 
 _TRAINING_ARGUMENT = {"batch_norm": 5, "native_batch_norm": 5}
 

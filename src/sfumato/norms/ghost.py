@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from sfumato.base import Refused
 from sfumato.norms import factors as fac
+from sfumato.norms.contract import Autocast, LossFn, per_example, refuse_unmeasured
 from sfumato.norms.factors import Outer, Rows
-from sfumato.norms.probe import Autocast, LossFn, Measured, per_example, refuse_unmeasured
+from sfumato.norms.probe import Measured
 from sfumato.norms.synthetic import batch_size
 from sfumato.norms.tape import Tape
 

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfumato.norms.contract import Autocast, LossFn, per_example
 from sfumato.norms.ghost import ClipFactor, ClippedSum
-from sfumato.norms.probe import Autocast, LossFn, Measured, per_example
+from sfumato.norms.probe import Measured
 from sfumato.norms.synthetic import batch_size
 
 

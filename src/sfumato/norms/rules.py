@@ -168,14 +168,14 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
             return rows.transpose(1, 2).flatten(2).sum(2)
         return rows.flatten(1, rows.dim() - 1 - len(shape)).sum(1)
 
-    shape = (weight if weight is not None else bias).shape
+    shape = (bias if weight is None else weight).shape
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
         grad = tape.widen(out_grad)
         found: Found = []
         if bias is not None and call.is_tracked(bias):
             found.append((bias, Rows(reduced(grad))))
-        if measures_weight:
+        if measures_weight and weight is not None:
             found.append((weight, Rows(reduced(grad * _normalised(call, tape.widen(saved[0]))))))
         return found
 

@@ -168,9 +168,9 @@ class Tape(TorchFunctionMode):
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in COMPOSITE:
+        if func in COMPOSITE:
             with self:
-                return COMPOSITE[name](*args, **kwargs)
+                return COMPOSITE[func](*args, **kwargs)
         refuse_row_mixing(name, args, kwargs)
         operands = self.tracked.among(args, kwargs)
         if not operands or not torch.is_grad_enabled():

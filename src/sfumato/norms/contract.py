@@ -1,0 +1,43 @@
+"""What a loss must be: one value per example; and the guard that nothing reaches it unmeasured."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import Tensor
+
+from sfumato.base import Refused
+
+LossFn = Callable[[Any, Any], Tensor]
+Autocast = Callable[[], AbstractContextManager]
+
+
+def per_example(losses: Any, num_examples: int) -> Tensor:
+    """Return `losses` if it is one value per example.
+
+    Raises:
+        Refused: it is anything else, such as a reduced loss.
+    """
+    if not isinstance(losses, Tensor) or losses.shape != (num_examples,):
+        got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise Refused(
+            f"the loss must be one value per example, shape ({num_examples},), got {got}: compute it with "
+            "reduction='none' and average within each example only."
+        )
+    return losses
+
+
+def refuse_unmeasured(unruled: Mapping[str, str], grads: Mapping[str, Tensor | None]) -> None:
+    """Raise for every parameter that autograd reached past the rules.
+
+    Raises:
+        Refused: naming the parameter and the function that has no rule.
+    """
+    for name, grad in grads.items():
+        if grad is not None:
+            function = unruled.get(name, "a function outside torch's dispatch")
+            raise Refused(
+                f"{name} (used in {function}): no rule measures its gradient per example. Freeze it with "
+                "requires_grad_(False), write its use with linear, matmul, expand or elementwise functions, or "
+                "register a rule with sfumato.norms.register_rule."
+            )
