@@ -32,7 +32,7 @@ for _folder in ("hf", "torch", "xdg", "matplotlib"):
     (_CACHE / _folder).mkdir(parents=True, exist_ok=True)
 
 
-class NetworkForbidden(RuntimeError):
+class NetworkForbiddenError(RuntimeError):
     """A test reached for another machine."""
 
 
@@ -47,7 +47,7 @@ def _guard_sockets() -> None:
     def check(sock: socket.socket, address: object) -> None:
         unix = getattr(socket, "AF_UNIX", None)
         if sock.family != unix and isinstance(address, tuple) and not _is_local(address[0]):
-            raise NetworkForbidden(f"a test may not connect to {address[0]!r}")
+            raise NetworkForbiddenError(f"a test may not connect to {address[0]!r}")
 
     def guarded_connect(self: socket.socket, address):
         check(self, address)
@@ -59,7 +59,7 @@ def _guard_sockets() -> None:
 
     def guarded_getaddrinfo(host, *args, **kwargs):
         if not _is_local(host):
-            raise NetworkForbidden(f"a test may not look up {host!r}")
+            raise NetworkForbiddenError(f"a test may not look up {host!r}")
         return getaddrinfo(host, *args, **kwargs)
 
     socket.socket.connect = guarded_connect

@@ -1,0 +1,97 @@
+"""One self-contained HTML page of a run: no script, no link to anywhere, every text escaped."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.report.card import recognised, sections
+from sfumato.report.folder import RunFiles, read_run
+from sfumato.report.metrics import Chapter, chapters
+from sfumato.report.numbers import percent_at_most, plain, upper
+from sfumato.report.plots import Chart, Series, svg
+
+_PAGE = Path(__file__).parent / "page"
+_SHOWN = ("recipe", "data", "model", "size", "image_size")  # of run.json; a path to private pictures is not among them
+_MAX_PICTURES = 60
+
+
+def write(run: Path) -> Path:
+    """Write `export/report.html` of the run in folder `run` and return its path.
+
+    Raises:
+        BadInput: `run` is no run folder, or one of its public files cannot be read; the message names the file.
+    """
+    page = render(read_run(run))
+    path = run / "export" / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def render(files: RunFiles) -> str:
+    """Return the page of a run whose files are read."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    found = chapters(files.metrics)
+    return environment.get_template("page.html").render(
+        style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),
+        name=files.name,
+        about=[(key.replace("_", " "), plain(files.config[key])) for key in _SHOWN if _is_short(files.config.get(key))],
+        card=files.card,
+        tiles=[] if files.card is None else _tiles(files.card),
+        card_sections=[] if files.card is None else sections(files.card),
+        epsilon_chart=Markup(_epsilon_chart(files)),
+        chapters=[(chapter, Markup(_metric_chart(chapter, f"metric-{n}"))) for n, chapter in enumerate(found)],
+        has_chance=any(line.chance is not None for chapter in found for line in chapter.lines),
+        samples=files.samples[:_MAX_PICTURES],
+        attention=files.attention[:_MAX_PICTURES],
+        is_empty=not (files.card or files.progress or files.metrics or files.samples),
+    )
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str | int | float) and len(str(value)) <= 80 and "/" not in str(value)
+
+
+def _tiles(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the few figures at the head of the page; none that is not proved."""
+    steps = ("steps charged", f"{card['steps_executed']:,}")
+    if card["stamps"]:
+        return [steps]
+    return [
+        ("epsilon", upper(card["epsilon"])),
+        ("delta", f"{card['delta']:.3g}"),
+        ("recognised, at most", percent_at_most(recognised(card))),
+        steps,
+    ]
+
+
+def _epsilon_chart(files: RunFiles) -> str:
+    if len(files.progress) < 2 or (files.card is not None and files.card["stamps"]):
+        return ""
+    steps, epsilons = zip(*files.progress)
+    chart = Chart(
+        title="Privacy spent",
+        x_label="step",
+        y_label="epsilon",
+        description=f"Epsilon grows over the steps to {upper(epsilons[-1])} at step {steps[-1]}.",
+        y_from_zero=True,
+    )
+    return svg(chart, [Series(name="epsilon", x=steps, y=epsilons)], key="epsilon")
+
+
+def _metric_chart(chapter: Chapter, key: str) -> str:
+    if not chapter.series:
+        return ""
+    ends = ", ".join(f"{line.name} {line.y[-1]:.3g}" for line in chapter.series)
+    chart = Chart(
+        title=chapter.title,
+        x_label="step",
+        y_label=chapter.title,
+        description=f"{chapter.title} over the steps; last values: {ends}.",
+    )
+    return svg(chart, chapter.series, key=key)
