@@ -42,7 +42,36 @@ _ROOMS = (
     "train",
 )
 
-__all__ = ["__version__", *_HOME_OF, *_ROOMS]
+__all__ = [
+    "BadInput",
+    "Conjectured",
+    "Example",
+    "FixedSize",
+    "FullBatch",
+    "Plan",
+    "Poisson",
+    "PrivateGradients",
+    "Refused",
+    "Relation",
+    "SfumatoError",
+    "Trainer",
+    "__version__",
+    "accounting",
+    "base",
+    "caption_loss",
+    "data",
+    "evaluate",
+    "loader",
+    "losses",
+    "mechanisms",
+    "models",
+    "norms",
+    "plan",
+    "recipes",
+    "report",
+    "sampling",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,157 @@
+"""The command `sfumato`: one module per command, found by its name and imported only when it is asked for.
+
+`sfumato plan` lives in `sfumato/cli/plan.py` as `PlanCommand`, a frozen dataclass whose fields are the flags, with
+`run(command) -> int` and the text `EXAMPLES`. The frame turns every error into one sentence and an exit status.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+
+from sfumato import __version__
+from sfumato.base import SfumatoError
+
+COMMANDS = {
+    "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
+    "train": "Train under the plan's guarantee; the same command again resumes",
+    "evaluate": "Measure what a run learned, beside its baselines",
+    "report": "Write one self-contained HTML page of a run",
+    "export": "Hand a run's model on: transformers format, whole or the encoder",
+    "predict": "Caption new pictures with a run's model",
+    "study": "Repeat a paper's experiment and plot it",
+    "demo": "All of it on built-in data: train, evaluate, report",
+}
+EXAMPLES = """
+sfumato plan dp-cap --records 200000
+sfumato train dp-cap --data images/ --captions reports.csv --owner-column patient --epsilon 8
+sfumato evaluate runs/x --suite probe,fewshot,zeroshot
+sfumato report runs/x
+"""
+_OK, _CRASHED, _WRONG_USE, _INTERRUPTED = 0, 1, 2, 130
+_EXTRA_OF = {"sklearn": "eval", "skimage": "eval", "pydicom": "dicom", "datasets": "hf", "accelerate": "hf"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process) and return its exit status.
+
+    0 done; 1 the program failed; 2 wrong use or refused; 130 interrupted. SFUMATO_DEBUG=1 shows tracebacks.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _log_to_stderr()
+    try:
+        return _dispatch(arguments)
+    except SystemExit as error:  # how tyro leaves after --help and after a wrong flag
+        return error.code if isinstance(error.code, int) else _OK if error.code is None else _WRONG_USE
+    except KeyboardInterrupt:
+        return _tell("Interrupted; what was written stays.", _INTERRUPTED)
+    except BrokenPipeError:  # `sfumato plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _OK
+    except Exception as error:
+        return _tell(*_explain(error))
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_help())
+        return _OK if arguments else _WRONG_USE
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        sys.stdout.write(f"sfumato {__version__}\n")
+        return _OK
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        return _tell(f"There is no command {name!r}.{hint} One of: {', '.join(COMMANDS)}.", _WRONG_USE)
+    module = _load(name)
+    if module is None:
+        return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)
+    return module.run(_parse(name, module, rest))
+
+
+def _load(name: str) -> ModuleType | None:
+    path = f"sfumato.cli.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name == path:
+            return None
+        raise
+
+
+def _parse(name: str, module: ModuleType, rest: list[str]) -> object:
+    import tyro
+
+    command = getattr(module, f"{name.capitalize()}Command")
+    try:
+        return tyro.cli(command, prog=f"sfumato {name}", args=rest)
+    except SystemExit as error:
+        if error.code in (None, 0):
+            sys.stdout.write(_examples(module.EXAMPLES))
+        raise
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {line}" for name, line in COMMANDS.items())
+    return (
+        "usage: sfumato COMMAND [flags]\n\n"
+        "Train vision-language models on sensitive image-text data with provable differential privacy.\n\n"
+        f"commands:\n{commands}\n\n"
+        "  sfumato COMMAND --help   the flags of a command, with examples\n"
+        "  sfumato --version        the version\n"
+        f"{_examples(EXAMPLES)}"
+    )
+
+
+def _examples(text: str) -> str:
+    return f"\nexamples:\n{textwrap.indent(textwrap.dedent(text).strip(), '  ')}\n"
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one sentence for the user and the exit status. Of an unforeseen error only its type is named: its message
+    may hold a value of a private record."""
+    if isinstance(error, SfumatoError):
+        return str(error), _WRONG_USE
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        package = error.name.split(".")[0]
+        if package == "sfumato":
+            return _not_here(f"The module {error.name}"), _WRONG_USE
+        extra = _EXTRA_OF.get(package)
+        how = f"pip install 'sfumato[{extra}]'" if extra else f"pip install {package}"
+        return f"This needs the Python package {package!r}, which is not installed: {how}.", _WRONG_USE
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename is not None else ""
+        return f"{named}{error.strerror}.", _WRONG_USE
+    return (
+        f"Stopped by an unexpected {type(error).__name__}. Its message may hold private data, so it is not shown here; "
+        "SFUMATO_DEBUG=1 before the command shows it with its traceback.",
+        _CRASHED,
+    )
+
+
+def _not_here(what: str) -> str:
+    return f"{what} is not part of this installation of sfumato {__version__}."
+
+
+def _tell(message: str, status: int) -> int:
+    if os.environ.get("SFUMATO_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    sys.stderr.write(f"sfumato: {' '.join(message.split())}\n")
+    return status
+
+
+def _log_to_stderr() -> None:
+    """Show what the package logs as plain lines; other libraries keep to their warnings."""
+    logger = logging.getLogger("sfumato")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)

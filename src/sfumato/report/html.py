@@ -1,6 +1,6 @@
 """One self-contained HTML page of a run: no script, no link to anywhere, every text escaped."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
