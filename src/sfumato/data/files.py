@@ -1,0 +1,102 @@
+"""Checks of files that a user lists, all before the first step and none of pixels.
+
+Messages go to the person who holds the data: they name files, columns and row numbers, never captions or owners.
+"""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data.decode import Decoder, Source, header
+from sfumato.data.table import counted, names_of, near, siblings
+from sfumato.data.window import check_window
+
+
+def listed(folder: Path, cells: Sequence[Any], where: str) -> list[str]:
+    """Return the listed files as real paths relative to the folder. Raises BadInput for what is empty or leaves it."""
+    root = os.path.realpath(folder)
+    names = names_of(cells, where, "image")
+    return [os.path.relpath(inside(root, name, f"{where} row {row}"), root) for row, name in enumerate(names, 1)]
+
+
+def inside(root: str, name: str, where: str) -> str:
+    """Return the real path of a listed file. Raises BadInput where it leaves the real path `root`."""
+    if "\0" not in name:
+        written = os.path.normpath(os.path.join(root, name))
+        real = os.path.realpath(written)  # behind symbolic links
+        if written.startswith(root + os.sep) and real.startswith(root + os.sep):
+            return real
+    raise BadInput(f"{where}: the file lies outside the picture folder; give the folder that holds all files.")
+
+
+def check_rows(
+    files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str, *, owner_is_image: bool
+) -> None:
+    """Refuse what would make one person count as several records, or one picture as two."""
+    seen: dict[Any, int] = {}
+    owner_of: dict[str, int] = {}
+    twice, again, stranger = [], [], []
+    for place, file in enumerate(files):
+        if seen.setdefault((file, texts[place]), place) != place:
+            twice.append(place + 1)
+        first = owner_of.setdefault(file, place)
+        if first != place:
+            again.append(place + 1)
+            if owners is not None and owners[first] != owners[place]:
+                stranger.append(place + 1)
+    if twice:
+        raise BadInput(f"{where}: {counted(twice)} repeat an earlier row (same picture, same caption). Remove them.")
+    if again and owners is None:
+        raise BadInput(
+            f"{where}: {counted(again)} name a picture again. One person must be one record: name the column of the "
+            "person with --owner-column (the image column itself, if a picture is a person)."
+        )
+    if stranger and not owner_is_image:
+        raise BadInput(f"{where}: {counted(stranger)} name a picture that an earlier row gives to another owner.")
+
+
+def stamps(root: str, files: list[str], folder: Path, missing: str) -> list[str]:
+    """Return size and time of change of each file ("" where missing). Raises BadInput for missing files."""
+    found, absent = [], []
+    for number, file in enumerate(files, 1):
+        path = os.path.join(root, file)
+        try:
+            stat = os.stat(path)
+            found.append(f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else "")
+        except OSError:
+            found.append("")
+        if not found[-1]:
+            absent.append(number)
+    if absent and (missing == "error" or len(absent) == len(files)):
+        first = Path(root, files[absent[0] - 1])
+        raise BadInput(
+            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; the first is "
+            f"{files[absent[0] - 1]}{near(first.name, siblings(first))}. "
+            "Rows may be kept with zero contribution by --missing zero."
+        )
+    return found
+
+
+def probe(root: str, files: list[str], decoder: Decoder, folder: Path) -> None:
+    """Read every header once: refuse undeclared depth, and a folder in which nothing is a picture."""
+    pictures = ((os.path.join(root, file), os.path.join(folder, file)) for file in files)
+    if not probe_headers(pictures, decoder):
+        raise BadInput(f"none of the {len(files)} files listed in {folder} is a picture that can be read.")
+
+
+def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder) -> int:
+    """Return how many of the (source, name) headers can be read. Raises BadInput naming the first that is refused."""
+    readable = 0
+    for source, name in pictures:
+        try:
+            found = header(source)
+            if found.deep:
+                check_window(decoder.window, found.channels)
+        except UndecodableRow:
+            continue  # stays a record; counted in private while training
+        except BadInput as error:
+            raise BadInput(f"{name}: {error}") from None
+        readable += 1
+    return readable

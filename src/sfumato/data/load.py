@@ -1,0 +1,119 @@
+"""The `--data` of the command line: one string to one captioned set."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sfumato.base.errors import BadInput
+from sfumato.data.captioned import Captioned
+from sfumato.data.decode import Decoder
+from sfumato.data.folder import image_folder
+from sfumato.data.hub import hugging_face
+from sfumato.data.idx import fashion_mnist, mnist
+from sfumato.data.shapes import shapes
+from sfumato.data.table import Columns, near
+
+BUILT_IN = ("shapes", "fashion-mnist", "mnist")
+_DEFAULT_SHAPES = 60_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Settings of `load` that only some kinds of data read; each is refused where it would be ignored.
+
+    Attributes:
+        captions: table of a picture folder.
+        columns: of the table or data set.
+        decoder: declared window and size limit.
+        missing: "error" or "zero", of a picture folder.
+        public: the user declares pictures and captions public.
+        num, seed, image_size, scenes: of shapes.
+    """
+
+    captions: str | os.PathLike[str] | None = None
+    columns: Columns = field(default_factory=Columns)
+    decoder: Decoder = field(default_factory=Decoder)
+    missing: str = "error"
+    public: bool = False
+    num: int | None = None
+    seed: int = 0
+    image_size: int = 64
+    scenes: str = "mixed"
+
+
+def load(spec: str, *, split: str = "train", options: Options | None = None) -> Captioned:
+    """Return the captioned set that `spec` names.
+
+    Args:
+        spec: "shapes" or "shapes:NUM"; "fashion-mnist" or "mnist", each with ":FOLDER"; "hf:NAME" (hub name or any
+            folder or file that `datasets` reads); a .parquet file; a folder of `save_to_disk` or of parquet files; or a
+            folder of pictures.
+        split: "train", "test", ("unseen" of shapes), or a split of a Hugging Face data set. A picture folder has only
+            "train"; its test set comes from `holdout`.
+        options: settings of the kinds that need them.
+
+    Raises:
+        BadInput: nothing of that name (with near matches), or a setting that this kind of data does not have.
+    """
+    options = options or Options()
+    kind, _, rest = spec.partition(":")
+    if kind in BUILT_IN:
+        return _built_in(kind, rest, split, options)
+    if kind == "hf":
+        if not rest:
+            raise BadInput("hf: needs a name, for example hf:owner/name or hf:folder.")
+        return _hugging_face(rest, split, options)
+    path = Path(spec)
+    if path.suffix == ".parquet" and path.is_file():
+        return _hugging_face(spec, split, options)
+    if not path.is_dir():
+        raise BadInput(
+            f"--data '{spec}' is no folder and none of {', '.join(BUILT_IN)}{near(spec, [*BUILT_IN, *_beside(path)])}. "
+            f"A data set of the hub is written hf:{spec}."
+        )
+    if _is_arrow(path) and options.captions is None:
+        return _hugging_face(spec, split, options)
+    if split != "train":
+        raise BadInput(f"a picture folder has no split '{split}': hold a part out with --holdout.")
+    _refuse_unread(options, ("num", "seed", "image_size", "scenes"), "a picture folder")
+    return image_folder(
+        spec,
+        options.captions,
+        columns=options.columns,
+        decoder=options.decoder,
+        missing=options.missing,
+        public=options.public,
+    )
+
+
+def _built_in(kind: str, rest: str, split: str, options: Options) -> Captioned:
+    _refuse_unread(options, ("captions", "columns", "decoder", "missing"), kind)
+    if kind == "shapes":
+        if rest and (not rest.isdecimal() or options.num is not None):
+            raise BadInput(f"write shapes:NUM with one whole number, got 'shapes:{rest}'.")
+        num = int(rest) if rest else options.num or _DEFAULT_SHAPES
+        return shapes(num, options.seed, split=split, image_size=options.image_size, scenes=options.scenes)
+    _refuse_unread(options, ("num", "seed", "image_size", "scenes"), kind)
+    return (fashion_mnist if kind == "fashion-mnist" else mnist)(split, rest or None)
+
+
+def _hugging_face(name: str, split: str, options: Options) -> Captioned:
+    _refuse_unread(options, ("captions", "missing", "num", "seed", "image_size", "scenes"), "a Hugging Face data set")
+    return hugging_face(name, split, columns=options.columns, decoder=options.decoder, public=options.public)
+
+
+def _refuse_unread(options: Options, names: tuple[str, ...], kind: str) -> None:
+    default = Options()
+    for name in names:
+        if getattr(options, name) != getattr(default, name):
+            raise BadInput(f"{kind} has no setting '{name.replace('_', '-')}': remove it.")
+
+
+def _is_arrow(path: Path) -> bool:
+    marks = ("dataset_dict.json", "state.json")
+    return any((path / mark).is_file() for mark in marks) or any(path.glob("**/*.parquet"))
+
+
+def _beside(path: Path) -> list[str]:
+    parent = path.parent
+    return [str(parent / name) for name in sorted(os.listdir(parent))] if parent.is_dir() else []

@@ -1,0 +1,102 @@
+"""Rows of a checked table: captions and labels in memory, pictures read when asked for."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from sfumato.data.captioned import Captioned, Selection, digest_of
+from sfumato.data.decode import Decoder, Source
+
+
+class Pictures(Protocol):
+    """Where the pictures of a table lie."""
+
+    def source(self, row: int) -> Source:
+        """Return path or bytes of a row's picture. Raises UndecodableRow where there is none."""
+        ...
+
+    def file(self, row: int) -> str | None:
+        """Return the path of a row's picture, or None where rows are not files."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TableRows:
+    """Pictures, captions and labels by row number.
+
+    Attributes:
+        pictures: where the pictures lie.
+        texts_of: captions of each row, the fixed one first.
+        numbers: class numbers, int64, or None.
+        decoder: how files become arrays.
+    """
+
+    pictures: Pictures
+    texts_of: list[tuple[str, ...]] = field(repr=False)
+    numbers: np.ndarray | None = field(repr=False)
+    decoder: Decoder
+
+    def read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Return the decoded picture, its caption (drawn from `rng`, else the first) and label."""
+        choice = self.texts_of[row]
+        caption = choice[0] if rng is None or len(choice) == 1 else choice[int(rng.integers(len(choice)))]
+        label = None if self.numbers is None else int(self.numbers[row])
+        image = self.decoder(self.pictures.source(row))
+        return {"image": image, "caption": caption, "label": label, "attributes": None}
+
+    def texts(self, rows: Selection) -> Iterator[str]:
+        """Yield every caption of each row."""
+        return (text for row in rows for text in self.texts_of[int(row)])
+
+    def labels(self, rows: Selection) -> np.ndarray | None:
+        """Return class numbers, int64, or None."""
+        return None if self.numbers is None else self.numbers[np.asarray(rows, np.int64)]
+
+    def file(self, row: int) -> str | None:
+        """Return the path of the row's picture, or None."""
+        return self.pictures.file(row)
+
+
+def tabled(
+    *,
+    name: str,
+    kind: str,
+    pictures: Pictures,
+    texts: list[tuple[str, ...]],
+    owners: Sequence[str] | None,
+    labels: Sequence[str] | None,
+    decoder: Decoder,
+    facts: dict[str, Any],
+    public: bool,
+) -> Captioned:
+    """Return the Captioned of a checked table: owners and labels become numbers, everything becomes a digest."""
+    owner_codes, owner_names = _numbered(owners)
+    label_codes, class_names = _numbered(labels)
+    return Captioned(
+        name=name,
+        rows=TableRows(pictures=pictures, texts_of=texts, numbers=label_codes, decoder=decoder),
+        selection=range(len(texts)),
+        facts={
+            "kind": kind,
+            **facts,
+            "captions": digest_of(text for choice in texts for text in (str(len(choice)), *choice)),
+            "owners": None if owners is None else digest_of(owners),
+            "labels": None if labels is None else digest_of(labels),
+            "decoder": decoder.to_dict(),
+        },
+        public=public,
+        class_names=None if labels is None else class_names,
+        owner_codes=owner_codes,
+        owner_names=owner_names,
+    )
+
+
+def _numbered(names: Sequence[str] | None) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Return the number of each name among the sorted distinct names, int64, and these."""
+    if names is None:
+        return None, ()
+    distinct = sorted(set(names))
+    number_of = {name: number for number, name in enumerate(distinct)}
+    return np.fromiter((number_of[name] for name in names), np.int64, len(names)), tuple(distinct)

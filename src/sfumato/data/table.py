@@ -1,0 +1,178 @@
+"""Caption tables: CSV, TSV and JSON lines to columns, and what is checked of them before the first step.
+
+Messages name files, columns and row numbers (the first data row is 1), never the content of a cell.
+"""
+
+import csv
+import difflib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sfumato.base.errors import BadInput
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+_SHOWN = 5  # row numbers that a message names
+_GUESSES = {
+    "image": ("file", "file_name", "filename", "image", "image_path", "filepath", "path"),
+    "caption": ("caption", "text", "report", "sentence", "description"),
+}
+_FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which column is what; None for image and caption means: the one column of a usual name.
+
+    Attributes:
+        image: file of the picture.
+        caption: its text.
+        owner: the person whose record the row belongs to. Without it each row is its own record.
+        label: class name, for probes.
+    """
+
+    image: str | None = None
+    caption: str | None = None
+    owner: str | None = None
+    label: str | None = None
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Return the columns of a CSV, TSV or JSON-lines file in UTF-8.
+
+    Raises:
+        BadInput: no such file, another format, not UTF-8, no rows, a row of the wrong length, a repeated column.
+    """
+    if not path.is_file():
+        raise BadInput(f"caption table {path} does not exist{near(path.name, siblings(path))}.")
+    if path.suffix.lower() not in TABLES:
+        raise BadInput(f"caption table {path} must end in {', '.join(TABLES)}.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            table = _json_lines(path, file) if path.suffix.lower() in (".jsonl", ".ndjson") else _separated(path, file)
+    except UnicodeDecodeError:
+        raise BadInput(f"{path} is not UTF-8: save it as UTF-8.") from None
+    if not table or not next(iter(table.values())):
+        raise BadInput(f"{path} has no rows.")
+    return table
+
+
+def _separated(path: Path, file: Any) -> dict[str, list[Any]]:
+    first = file.readline()
+    file.seek(0)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise BadInput(f"{path} has several columns named {', '.join(map(repr, repeated))}.")
+        rows = [row for row in reader if row]
+    except csv.Error:
+        raise BadInput(
+            f"{path} is no valid table near line {reader.line_num}: a quote or a separator is wrong."
+        ) from None
+    odd = [number for number, row in enumerate(rows, 1) if len(row) != len(names)]
+    if odd:
+        raise BadInput(f"{path} has {len(names)} columns, but {counted(odd)} have another number of cells.")
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+
+def _json_lines(path: Path, file: Any) -> dict[str, list[Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        if not isinstance(row, dict):
+            raise BadInput(f"{path} line {number} is not one JSON object.")
+        rows.append(row)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
+    """Return `columns` with the guesses filled in. Raises BadInput naming a column that is not there."""
+    chosen: dict[str, str | None] = {}
+    for role in ("image", "caption", "owner", "label"):
+        name = getattr(columns, role)
+        if name is None and role in _GUESSES:
+            usual = [known for known in names if known.lower() in _GUESSES[role]]
+            if len(usual) != 1:
+                raise BadInput(
+                    f"{where}: which column is the {role}? Its columns are {', '.join(names)}; name one with "
+                    f"--{role}-column."
+                )
+            name = usual[0]
+        if name is not None and name not in names:
+            raise BadInput(
+                f"{where} has no column '{name}' (--{role}-column); its columns are "
+                f"{', '.join(names)}{near(name, names)}."
+            )
+        chosen[role] = name
+    return Columns(**chosen)
+
+
+def check_captions(values: Sequence[Any], where: str) -> list[tuple[str, ...]]:
+    """Return each row's captions (a cell is a string or a list of strings).
+
+    Raises:
+        BadInput: with count and first row numbers, where captions are empty or no text.
+    """
+    captions: list[tuple[str, ...]] = []
+    empty, wrong = [], []
+    for number, value in enumerate(values, 1):
+        texts = tuple(value) if isinstance(value, list | tuple) else ("" if value is None else value,)
+        if not all(isinstance(text, str) for text in texts):
+            wrong.append(number)
+        elif not texts or not all(text.strip() for text in texts):
+            empty.append(number)
+        else:
+            captions.append(tuple(" ".join(text.split()) for text in texts))
+    if wrong:
+        raise BadInput(f"{where}: the caption is no text in {counted(wrong)}.")
+    if empty:
+        raise BadInput(f"{where}: the caption is empty in {counted(empty)}. Fill or remove these rows.")
+    return captions
+
+
+def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
+    """Return owners or labels as strings. Raises BadInput with count and first row numbers of empty cells."""
+    texts = ["" if value is None else str(value).strip() for value in values]
+    empty = [number for number, text in enumerate(texts, 1) if not text]
+    if empty:
+        raise BadInput(f"{where}: the {role} is empty in {counted(empty)}.")
+    return texts
+
+
+def counted(numbers: Sequence[int]) -> str:
+    """Return "3 rows (2, 5, 9)".
+
+    >>> counted([1, 2, 3, 4, 5, 6])
+    '6 rows (1, 2, 3, 4, 5, ...)'
+    """
+    shown = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+    return f"{len(numbers)} row{'' if len(numbers) == 1 else 's'} ({shown})"
+
+
+def near(name: str, known: Sequence[str]) -> str:
+    """Return "; did you mean 'a', 'b'?" or nothing, comparing without regard to case."""
+    by_lower: dict[str, str] = {}
+    for other in known:
+        by_lower.setdefault(other.lower(), other)
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
+    return f"; did you mean {', '.join(repr(by_lower[other]) for other in found)}?" if found else ""
+
+
+def siblings(path: Path) -> list[str]:
+    """Return up to 10,000 names beside a path, for near matches."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(os.listdir(path.parent))[:10_000]

@@ -1,0 +1,36 @@
+"""The declared public window: which stored values of a deep picture become black and white."""
+
+import numpy as np
+
+from sfumato.base.errors import BadInput, UndecodableRow
+
+Window = tuple[float, float]
+
+
+def check_window(window: Window | None, channels: int) -> Window:
+    """Return the window, or raise BadInput where a deep picture of so many channels cannot be read with it."""
+    if window is None:
+        raise BadInput(
+            "pictures with more than 8 bits per channel need a declared public window (low, high) of stored values, "
+            "for example --window 0 4095 for 12-bit data; it must not be fitted to the private pictures."
+        )
+    # Pillow keeps the high byte of 16-bit colour: right to 8 bits for the full range, wrong for any other window
+    if channels == 3 and tuple(window) != (0, 65535):
+        raise BadInput(
+            "a picture has 16 bits per colour channel, which can only be read with window (0, 65535): "
+            "store it as 16-bit grey or as 8-bit colour."
+        )
+    return window
+
+
+def stretch(stored: np.ndarray, window: Window | None, *, inverted: bool = False) -> np.ndarray:
+    """Return stored values with the window stretched to [0, 255], float32, clipped outside it.
+
+    >>> stretch(np.array([0.0, 2048.0, 9000.0]), (0, 4096)).tolist()
+    [0.0, 127.5, 255.0]
+    """
+    low, high = check_window(window, 1)
+    if np.isnan(stored).any():
+        raise UndecodableRow("a picture holds values that are not numbers.")
+    scaled = np.clip((stored - low) * (255.0 / (high - low)), 0.0, 255.0)
+    return (255.0 - scaled if inverted else scaled).astype(np.float32)
