@@ -1,0 +1,132 @@
+"""The house: what importing costs, what the door offers, and that every import contract can fail."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import sfumato
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "sfumato"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONTRACTS = [contract["name"] for contract in PROJECT["tool"]["importlinter"]["contracts"]]
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_import_is_fast_and_brings_no_torch() -> None:
+    code = (
+        "import sys, time; start = time.perf_counter(); import sfumato; took = time.perf_counter() - start;"
+        "heavy = {'torch', 'numpy', 'transformers', 'matplotlib', 'tyro'} & set(sys.modules);"
+        "print(took, sorted(heavy))"
+    )
+    took, heavy = python(code).stdout.split(maxsplit=1)
+    assert float(took) < 1.0
+    assert heavy.strip() == "[]"
+
+
+def test_planning_names_resolve_with_torch_blocked() -> None:
+    code = "import sys; sys.modules['torch'] = None; import sfumato as sf; sf.Plan, sf.Poisson, sf.Relation, sf.report"
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(sfumato._HOME_OF))
+def test_every_name_of_the_door_resolves(name: str) -> None:
+    value = getattr(sfumato, name)
+    assert value is getattr(sys.modules[sfumato._HOME_OF[name]], name)
+    assert name in sfumato.__all__
+    assert name in dir(sfumato)
+
+
+def test_type_checkers_are_told_the_same_names() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    told = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told == sfumato._HOME_OF
+    assert sorted(sfumato.__all__) == sorted([*told, "__version__"])
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = sfumato.nothing
+
+
+def test_versions_agree() -> None:
+    assert PROJECT["project"]["version"] == sfumato.__version__
+
+
+def test_files_keep_the_style() -> None:
+    files = [path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts]
+    assert [path.name for path in files if path.name in ("utils.py", "helpers.py", "misc.py")] == []
+    too_long = {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 320}
+    assert too_long == {}
+
+
+def test_every_room_of_the_source_is_in_the_layers_contract() -> None:
+    layers = next(c for c in PROJECT["tool"]["importlinter"]["contracts"] if c["id"] == "storeys")["layers"]
+    named = {name for layer in layers for name in re.findall(r"\w+", layer)}
+    rooms = {path.name for path in SOURCE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms <= named
+
+
+@pytest.fixture(scope="module")
+def broken_lint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What lint-imports says of a copy of the source in which every contract is broken once."""
+    copy = tmp_path_factory.mktemp("house")
+    shutil.copytree(SOURCE, copy / "src" / "sfumato", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    bad = {
+        "sampling/bad.py": "import sfumato.accounting\n",
+        "base/bad_one.py": "import sfumato.base.bad_two\n",
+        "base/bad_two.py": "import sfumato.base.bad_one\n",
+        "report/bad.py": "def later():\n    import torch\n",
+        "train/bad.py": "import transformers, datasets, sklearn\nimport tyro\nimport rich\nimport matplotlib\n",
+        "plan/bad.py": "from dp_accounting import pld\n",
+    }
+    for name, text in bad.items():
+        (copy / "src" / "sfumato" / name).write_text(text)
+    code = "import sys; sys.path.insert(0, 'src'); from importlinter.cli import lint_imports_command as c; c()"
+    command = [sys.executable, "-c", code, "--no-cache", "--no-logo"]
+    return subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False).stdout
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_every_import_contract_can_fail(contract: str, broken_lint: str) -> None:
+    assert re.search(rf"^{re.escape(contract)} BROKEN", broken_lint, re.MULTILINE), broken_lint
+
+
+def test_sockets_are_closed_to_other_machines() -> None:
+    import socket
+
+    with socket.socket() as sock, pytest.raises(RuntimeError, match="may not connect"):
+        sock.connect(("192.0.2.1", 80))
+    with pytest.raises(RuntimeError, match="may not look up"):
+        socket.getaddrinfo("example.org", 80)
+
+
+def test_sockets_reach_this_machine() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        started = time.monotonic()
+        with socket.create_connection(server.getsockname(), timeout=5):
+            assert time.monotonic() - started < 5
+
+
+def test_conftest_imports_no_torch() -> None:
+    path = str(Path(__file__).parent / "conftest.py")
+    spec = importlib.util.spec_from_file_location("sfumato_conftest", path)
+    assert spec is not None
+    code = f"import runpy, sys; runpy.run_path({path!r}); print('torch' in sys.modules)"
+    assert python(code).stdout.strip() == "False"
