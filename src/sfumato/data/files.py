@@ -32,7 +32,7 @@ def inside(root: str, name: str, where: str) -> str:
 
 
 def check_rows(
-    files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str, *, owner_is_image: bool
+    files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str
 ) -> None:
     """Refuse what would make one person count as several records, or one picture as two."""
     seen: dict[Any, int] = {}
@@ -53,7 +53,7 @@ def check_rows(
             f"{where}: {counted(again)} name a picture again. One person must be one record: name the column of the "
             "person with --owner-column (the image column itself, if a picture is a person)."
         )
-    if stranger and not owner_is_image:
+    if stranger:
         raise BadInput(f"{where}: {counted(stranger)} name a picture that an earlier row gives to another owner.")
 
 

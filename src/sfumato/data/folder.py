@@ -8,6 +8,7 @@ What only decoding shows (a truncated file) stays a record with zero contributio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
@@ -34,6 +35,13 @@ class Files:
     def file(self, row: int) -> str:
         """Return the path of the row's file."""
         return os.path.join(self.root, self.files[row])
+
+
+class _Listed(NamedTuple):
+    files: list[str]
+    texts: list[tuple[str, ...]]
+    owners: list[str] | None
+    labels: list[str] | None
 
 
 def image_folder(
@@ -65,31 +73,38 @@ def image_folder(
     if missing not in MISSING:
         raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     decoder = decoder or Decoder()
-    if captions is None:
-        if columns not in (None, Columns()):
-            raise BadInput(f"columns were named, but there is no caption table for {folder}: give --captions.")
-        files, texts = sidecars(folder)
-        owners = labels = None
+    if captions is not None:
+        found = _from_table(folder, Path(captions), columns or Columns())
+    elif columns not in (None, Columns()):
+        raise BadInput(f"columns were named, but there is no caption table for {folder}: give --captions.")
     else:
-        where = str(captions)
-        table = read_table(Path(captions))
-        chosen = resolve(columns or Columns(), list(table), where)
-        texts = check_captions(table[str(chosen.caption)], where)
-        files = listed(folder, table[str(chosen.image)], where)
-        owners = names_of(table[chosen.owner], where, "owner") if chosen.owner else None
-        labels = names_of(table[chosen.label], where, "label") if chosen.label else None
-        check_rows(files, texts, owners, where, owner_is_image=chosen.owner == chosen.image)
+        found = _Listed(*sidecars(folder), None, None)
+        check_rows(found.files, found.texts, None, str(folder))
     root_path = os.path.realpath(folder)
-    stamped = stamps(root_path, files, folder, missing)
-    probe(root_path, [file for file, stamp in zip(files, stamped) if stamp], decoder, folder)
+    stamped = stamps(root_path, found.files, folder, missing)
+    probe(root_path, [file for file, stamp in zip(found.files, stamped) if stamp], decoder, folder)
     return tabled(
         name=folder.name or str(folder),
         kind="image_folder",
-        pictures=Files(root=root_path, files=files),
-        texts=texts,
-        owners=owners,
-        labels=labels,
+        pictures=Files(root=root_path, files=found.files),
+        texts=found.texts,
+        owners=found.owners,
+        labels=found.labels,
         decoder=decoder,
-        facts={"files": digest_of(part for pair in zip(files, stamped) for part in pair)},
+        facts={"files": digest_of(part for pair in zip(found.files, stamped) for part in pair)},
         public=public,
     )
+
+
+def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
+    table = read_table(path)
+    where = str(path)
+    chosen = resolve(columns, list(table), where)
+    texts = check_captions(table[str(chosen.caption)], where)
+    files = listed(folder, table[str(chosen.image)], where)
+    owners = names_of(table[chosen.owner], where, "owner") if chosen.owner else None
+    labels = names_of(table[chosen.label], where, "label") if chosen.label else None
+    if chosen.owner is not None and chosen.owner == chosen.image:
+        owners = files  # a picture written in two ways is still one owner
+    check_rows(files, texts, owners, where)
+    return _Listed(files, texts, owners, labels)

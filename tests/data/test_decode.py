@@ -1,0 +1,225 @@
+import io
+import logging
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence, TiffImagePlugin
+from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data.decode import Decoder, header
+from sfumato.data.quiet import quiet
+
+RED = (200, 30, 10)
+DECODE = Decoder()
+DEEP = Decoder(window=(0, 4095))
+
+
+def encoded(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def ramp(dtype=np.uint16, top=4095):
+    return np.linspace(0, top, 64).astype(dtype).reshape(1, 64).repeat(4, 0)
+
+
+def test_grayscale_keeps_one_channel():
+    pixels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    assert np.array_equal(DECODE(encoded(Image.fromarray(pixels))), pixels[:, :, None])
+    assert DECODE(encoded(Image.new("1", (4, 4), 1))).tolist() == np.full((4, 4, 1), 255).tolist()
+
+
+def test_colour_keeps_three_channels_in_every_format(tmp_path):
+    image = Image.new("RGB", (8, 6), RED)
+    for format in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000"):
+        found = DECODE(encoded(image, format))
+        assert found.shape == (6, 8, 3)
+        assert found.dtype == np.uint8
+        assert np.abs(found.astype(int) - RED).max() < 12
+    (tmp_path / "picture.PNG").write_bytes(encoded(image))
+    assert np.array_equal(DECODE(tmp_path / "picture.PNG"), np.asarray(image))
+
+
+def test_alpha_is_laid_on_white():
+    image = Image.new("RGBA", (2, 1), (*RED, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    assert DECODE(encoded(image)).tolist() == [[list(RED), [255, 255, 255]]]
+    half = DECODE(encoded(Image.new("RGBA", (1, 1), (0, 0, 0, 128))))
+    assert half.tolist() == [[[127, 127, 127]]]
+    grey = Image.new("LA", (2, 1), (10, 255))
+    grey.putpixel((1, 0), (10, 0))
+    assert DECODE(encoded(grey)).tolist() == [[[10], [255]]]
+
+
+def test_cmyk_becomes_rgb():
+    found = DECODE(encoded(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
+    assert found.shape == (8, 8, 3)
+    assert np.abs(found.astype(int) - (255, 0, 0)).max() < 12
+
+
+def test_palette_and_its_transparency():
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    assert DECODE(encoded(image)).tolist() == [[list(RED), [0, 0, 255]]]
+    for transparency in (1, b"\xff\x00"):
+        assert DECODE(encoded(image, transparency=transparency)).tolist() == [[list(RED), [255, 255, 255]]]
+    assert DECODE(encoded(Image.new("RGB", (1, 1), RED), transparency=RED)).tolist() == [[[255, 255, 255]]]
+
+
+def test_exif_rotation_is_applied():
+    image = Image.fromarray(np.repeat(np.array([[0, 250]], np.uint8), 8, 0).repeat(8, 1))
+    exif = Image.Exif()
+    exif[274] = 6  # the camera lay on its right side: turn clockwise
+    for format in ("JPEG", "PNG"):
+        found = DECODE(encoded(image, format, exif=exif))[:, :, 0]
+        assert found.shape == (16, 8)
+        assert found[:6].max() < 30
+        assert found[-6:].min() > 220
+    deep = DEEP(encoded(Image.fromarray(ramp()), exif=exif))
+    assert deep.shape == (64, 4, 1)
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"])
+def test_truncated_is_an_undecodable_row(format):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    raw = encoded(noise, format)
+    for share in (0.05, 0.6):
+        with pytest.raises(UndecodableRow):
+            DECODE(raw[: int(share * len(raw))])
+
+
+def test_what_is_no_picture_is_an_undecodable_row_that_quotes_nothing(tmp_path):
+    secret = "Jane Doe 1970"
+    (tmp_path / f"{secret}.png").write_text(secret)
+    for source in (b"", secret.encode(), tmp_path / f"{secret}.png", tmp_path / f"{secret} is absent.png"):
+        for read in (DECODE, header):
+            with pytest.raises(UndecodableRow) as caught:
+                read(source)
+            assert "Jane" not in str(caught.value)
+            assert caught.value.__cause__ is None
+            assert caught.value.__suppress_context__
+
+
+def test_postscript_is_never_run():
+    with pytest.raises(UndecodableRow):
+        DECODE(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+
+
+def test_huge_is_an_undecodable_row_before_it_is_decoded(monkeypatch):
+    raw = encoded(Image.new("L", (300, 300)))
+    assert Decoder(max_pixels=90_000)(raw).shape == (300, 300, 1)
+    monkeypatch.setattr(Image.Image, "load", None)
+    with pytest.raises(UndecodableRow, match="max_pixels"):
+        Decoder(max_pixels=89_999)(raw)
+
+
+def test_a_decompression_bomb_is_an_undecodable_row():
+    header_only = bytearray(encoded(Image.new("1", (8, 8))))
+    header_only[16:24] = (60_000).to_bytes(4, "big") * 2
+    with pytest.raises(UndecodableRow):
+        DECODE(bytes(header_only))
+    with pytest.raises(BadInput, match="max_pixels"):
+        Decoder(max_pixels=10**9)
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_sixteen_bits_are_stretched_by_the_declared_window(format):
+    """Pillow's convert("L") turns all but 6 % of this 12-bit ramp white."""
+    raw = encoded(Image.fromarray(ramp()), format)
+    assert header(raw).deep
+    found = DEEP(raw)
+    assert found.dtype == np.float32
+    assert np.allclose(found[:, :, 0], ramp() / 4095 * 255, atol=1e-3)
+    assert len(np.unique(found)) == 64
+    narrow = Decoder(window=(1000, 2000))(raw)
+    assert narrow.min() == 0
+    assert narrow.max() == 255
+    with pytest.raises(BadInput, match="window"):
+        DECODE(raw)
+
+
+def test_sixteen_bits_keep_precision():
+    fine = np.arange(1000, 1064, dtype=np.uint16).reshape(1, 64)
+    assert len(np.unique(DEEP(encoded(Image.fromarray(fine))))) == 64
+
+
+def test_floating_point_and_inverted_tiff():
+    values = np.array([[-1.0, 0.0, 0.5, 2.0]], np.float32)
+    found = Decoder(window=(0, 1))(encoded(Image.fromarray(values), "TIFF"))
+    assert found.ravel().tolist() == [0.0, 0.0, 127.5, 255.0]
+    with pytest.raises(UndecodableRow):
+        Decoder(window=(0, 1))(encoded(Image.fromarray(np.full((1, 1), np.nan, np.float32)), "TIFF"))
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    raw = bytearray(encoded(Image.fromarray(ramp()), "TIFF", tiffinfo=tags))
+    place = raw.index((262).to_bytes(2, "little") + (3).to_bytes(2, "little") + (1).to_bytes(4, "little"))
+    raw[place + 8] = 0  # PhotometricInterpretation: white is zero
+    assert np.allclose(DEEP(bytes(raw))[:, :, 0], 255 - ramp() / 4095 * 255, atol=1e-3)
+
+
+def sixteen_bit_colour_png():
+    """One pixel, 16 bits per channel: Pillow reads such files and cannot write them."""
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixel = zlib.compress(b"\0" + struct.pack(">HHH", 65535, 4096, 0))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_is_read_at_full_range_only():
+    raw = sixteen_bit_colour_png()
+    assert header(raw) == (1, 1, True, 3)
+    assert Decoder(window=(0, 65535))(raw).tolist() == [[[255, 16, 0]]]
+    for decode in (DECODE, DEEP):
+        with pytest.raises(BadInput, match="window"):
+            decode(raw)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken(format):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, (0, 0, 255), (0, 255, 0))]
+    raw = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    assert sum(1 for _ in ImageSequence.Iterator(Image.open(io.BytesIO(raw)))) > 1
+    assert np.abs(DECODE(raw).astype(int) - RED).max() < 12
+
+
+@pytest.mark.parametrize("window", [(1, 1), (2, 1), (0, float("nan")), (float("-inf"), 0)])
+def test_a_window_is_a_range(window):
+    with pytest.raises(BadInput, match="window"):
+        Decoder(window=window)
+
+
+def test_quiet_is_restored_in_threads():
+    before = list(warnings.filters)
+    inside, leave = threading.Barrier(5), threading.Event()
+
+    def work():
+        with quiet():
+            inside.wait()
+            warnings.warn_explicit("private", UserWarning, "x", 1, module="PIL.Image")
+            leave.wait()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    with quiet():
+        inside.wait()
+    assert warnings.filters != before
+    leave.set()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+    with pytest.raises(UserWarning):
+        warnings.warn_explicit("private", UserWarning, "x", 1, module="PIL.Image")
+
+
+def test_nothing_is_logged(caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(UndecodableRow):
+        DECODE(encoded(Image.new("RGB", (64, 64), RED), "TIFF")[:400])
+    assert not caplog.records
