@@ -1,0 +1,110 @@
+"""What a mechanism takes in and hands on: micro-batches, their clipped sum, and the tally that stays private."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """Rows that are processed together; its leading size N is a constant of the run.
+
+    Attributes:
+        batch: any nesting of tensors, each of leading size N; None if no record of the micro-batch could be read.
+        valid: bool (N,); a row that is False (padding, or a record that could not be read) contributes nothing.
+        failures: type name of the exception of each record that could not be read. Private.
+    """
+
+    batch: Any
+    valid: Tensor
+    failures: tuple[str, ...] = field(default=(), repr=False)
+
+
+class LogicalBatch(Protocol):
+    """All micro-batches of one step (one noise draw); iterating twice gives the same rows. May be empty."""
+
+    def __iter__(self) -> Iterator[MicroBatch]: ...
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Clipped:
+    """The clipped sum of one logical batch, before noise: it may go to `release` and nowhere else.
+
+    Attributes:
+        sums: float64, by parameter name, in the parameter's shape.
+        dtypes: each parameter's own dtype.
+        presence: how far (L2, over all parameters together) `sums` moves when a record joins the draw.
+        swap: how far it moves when a drawn record is exchanged. Both are None under a rule that is not proved.
+    """
+
+    sums: Mapping[str, Tensor] = field(repr=False)
+    dtypes: Mapping[str, torch.dtype]
+    presence: float | None
+    swap: float | None
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Un-noised counts of one logical batch, for `private/` only (its repr shows nothing)."""
+
+    num_rows: int = field(repr=False)
+    num_failed: int = field(repr=False)
+    num_nonfinite: int = field(repr=False)
+    num_clipped: int = field(repr=False)
+    loss_sum: float = field(repr=False)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the rows that were read and finite."""
+        return self.loss_sum / max(self.num_rows - self.num_failed - self.num_nonfinite, 1)
+
+
+class Sums:
+    """One flat float64 accumulator: a view per parameter, and the tally's counts behind them.
+
+    Flat, so that one all-reduce carries everything. Float64, because float32 sums over 10^5 micro-batches would
+    lose the small clipped gradients: 8 bytes per parameter, whatever the size of the logical batch.
+    """
+
+    _COUNTS = 5
+
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
+        sizes = [p.numel() for p in parameters.values()]
+        device = next(iter(parameters.values())).device
+        self.flat = torch.zeros(sum(sizes) + self._COUNTS, dtype=torch.float64, device=device)
+        parts = torch.split(self.flat, [*sizes, self._COUNTS])
+        self.views = {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts[:-1], strict=True)}
+        self._counts = parts[-1]
+
+    def add(self, grads: Mapping[str, Tensor]) -> None:
+        """Add the clipped gradients of one micro-batch."""
+        for name, view in self.views.items():
+            view.add_(grads[name])  # float32 into float64: exact
+
+    def count(
+        self,
+        rows: int | Tensor,
+        failed: int,
+        nonfinite: int | Tensor = 0,
+        clipped: int | Tensor = 0,
+        loss_sum: float | Tensor = 0.0,
+    ) -> None:
+        """Add to the tally."""
+        for slot, number in enumerate((rows, failed, nonfinite, clipped, loss_sum)):
+            self._counts[slot] += number
+
+    def tally(self) -> Tally:
+        """Return the counts as plain numbers."""
+        rows, failed, nonfinite, clipped, loss = self._counts.tolist()
+        return Tally(
+            num_rows=int(rows),
+            num_failed=int(failed),
+            num_nonfinite=int(nonfinite),
+            num_clipped=int(clipped),
+            loss_sum=loss,
+        )

@@ -1,0 +1,28 @@
+"""Train: the primitive `PrivateGradients`, the loader that is accounted, and a thin loop over both."""
+
+from sfumato.train.ema import WeightAverage
+from sfumato.train.facts import card_facts
+from sfumato.train.folder import RunFolder
+from sfumato.train.loader import DrawnBatch, Loader, loader
+from sfumato.train.loop import Finished, Progress, Trainer
+from sfumato.train.nonprivate import train_without_privacy
+from sfumato.train.private_gradients import PrivateGradients
+from sfumato.train.schedule import warmup_cosine
+from sfumato.train.world import World, join_world
+
+__all__ = [
+    "DrawnBatch",
+    "Finished",
+    "Loader",
+    "PrivateGradients",
+    "Progress",
+    "RunFolder",
+    "Trainer",
+    "WeightAverage",
+    "World",
+    "card_facts",
+    "join_world",
+    "loader",
+    "train_without_privacy",
+    "warmup_cosine",
+]

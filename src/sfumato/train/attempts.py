@@ -1,0 +1,77 @@
+"""Which attempt a run goes on with, and whether a step is charged, replayed or in conflict. Runs on rank 0.
+
+An attempt is a promise: one fingerprint, one set of keys, each step at most once. A step that was charged may be
+computed again, after a crash, if weights and clipped sum come out equal: then it gives the same bits and costs
+nothing. Whatever would give other bits belongs to a new attempt, with new draws and noise, and is charged again.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, NoReturn
+
+from sfumato.base import BadInput, Refused
+from sfumato.base.ledger import Ledger
+from sfumato.plan import Plan
+from sfumato.train import fingerprint
+from sfumato.train.spent import epsilon_of
+
+_HOW = "To go on all the same, pass accept_new_attempt=True (--new-attempt)."
+
+
+class Verdict(StrEnum):
+    """What the ledger says of a step that was just computed."""
+
+    CHARGE = "charge"
+    REPLAY = "replay"
+    CONFLICT = "conflict"
+
+
+def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, accept: bool) -> int:
+    """Return the number of the attempt to go on with: the last one, or a new one if the fingerprint changed.
+
+    Raises:
+        BadInput: steps were charged under another fingerprint, and a new attempt was not accepted. The message names
+            each field that differs, and what going on would cost.
+    """
+    attempts, digest = ledger.history.attempts, fingerprint.digest(fields)
+    if attempts and attempts[-1].fingerprint == digest:
+        return attempts[-1].number
+    if ledger.history.steps and not accept:
+        hidden = "data." if plan.sampler.num_records is None else "\0"  # N is not public under ADD_REMOVE
+        named = "; ".join(fingerprint.differences(attempts[-1].fields, fields, hidden))
+        raise BadInput(f"this run was begun with other settings: {named}. {_cost(ledger, plan, step)} {_HOW}")
+    return open_attempt(ledger, fields, plan, step=step)
+
+
+def open_attempt(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int) -> int:
+    """Write a new attempt that starts at `step`, and return its number."""
+    return ledger.attempt(fingerprint=fingerprint.digest(fields), fields=fields, plan=plan.to_json(), start_step=step)
+
+
+def judge(ledger: Ledger, attempt: int, step: int, weights: str, clipped_sum: str) -> Verdict:
+    """Compare a computed step with what the ledger holds of it."""
+    entry = ledger.history.steps.get((attempt, step))
+    if entry is None:
+        return Verdict.CHARGE
+    return Verdict.REPLAY if (entry.weights, entry.clipped_sum) == (weights, clipped_sum) else Verdict.CONFLICT
+
+
+def refuse_conflict(ledger: Ledger, plan: Plan, *, step: int) -> NoReturn:
+    """Raise BadInput for a charged step that came out otherwise, naming the cost of charging it again."""
+    raise BadInput(
+        f"step {step} was already charged, and does not come out the same this time (other weights, data or rounding), "
+        f"so nothing was released. Load the last checkpoint first (private.load). {_cost(ledger, plan, step)} {_HOW}"
+    )
+
+
+def _cost(ledger: Ledger, plan: Plan, step: int) -> str:
+    more = plan.steps - step
+    try:
+        spent = epsilon_of(ledger.history)
+        total = epsilon_of(ledger.history, more=(plan, more))
+    except Refused as error:
+        return f"No epsilon can be given: {error}"
+    return (
+        f"So far epsilon is {spent:.2f}; a new attempt draws anew and charges {more} steps more, "
+        f"which brings it to {total:.2f} at delta {plan.delta:.3g}."
+    )

@@ -1,0 +1,185 @@
+"""The loader: draws each step's records by key, and hands them out as a re-iterable of micro-batches.
+
+The draw is one for all ranks (a function of seed, fingerprint, attempt and step); each rank takes every `size`-th
+record of it. The loader that trains is the loader that was accounted: `private.backward` takes no other.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from sfumato.base import BadInput, seeds
+from sfumato.mechanisms import MicroBatch
+from sfumato.plan import Plan
+from sfumato.train.fingerprint import data_fields
+from sfumato.train.keys import Keys
+from sfumato.train.rows import Assemble, Assembled, CollateFn, RowRequest, Rows
+from sfumato.train.world import World
+
+
+class Run(Protocol):
+    """What a loader needs of the run that it draws for."""
+
+    @property
+    def plan(self) -> Plan: ...
+    @property
+    def world(self) -> World: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def keys(self) -> Keys: ...
+    def bind(self, fields: Mapping[str, Any]) -> None:
+        """Settle the fingerprint (and with it the attempt) by the data fields; called before the first draw."""
+        ...
+
+
+def loader(
+    dataset: Any,
+    private: Run,
+    *,
+    micro_batch_size: int,
+    collate_fn: CollateFn | None = None,
+    num_workers: int = 0,
+    prefetch_factor: int = 2,
+) -> "Loader":
+    """Return an iterable of (step, micro_batches), from `private.step` to the last step of the plan.
+
+    Args:
+        dataset: map-style (`len`, `[index]`). Optional: `draw(index, rng)`, a row augmented by a numpy generator
+            (without it `dataset[index]` runs under seeded global generators); `manifest()`, a dict that names the
+            data for the fingerprint; `owners`, a list of arrays: the rows of each owner. With owners a record is an
+            owner, and a drawn owner gives one row by its own key.
+        private: the `PrivateGradients` (or the baseline) to draw for.
+        micro_batch_size: rows processed together. Logical batches of any size run in its memory.
+        collate_fn: as in torch; every row must have one public shape, so pad to a public length, never to the longest.
+        num_workers: processes that make rows ahead; results do not depend on it.
+        prefetch_factor: micro-batches made ahead by each worker.
+
+    Raises:
+        BadInput: the data set has not the number of records that the plan declares, or an owner has no row.
+    """
+    if micro_batch_size < 1:
+        raise BadInput(f"micro_batch_size must be >= 1, got {micro_batch_size}.")
+    owners = getattr(dataset, "owners", None)
+    if owners is not None and any(len(rows) == 0 for rows in owners):
+        raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")
+    num_records = len(dataset if owners is None else owners)
+    declared = private.plan.sampler.num_records
+    if declared not in (None, num_records):
+        raise BadInput(
+            f"the plan declares num_records = {declared}, the data set has {num_records} "
+            f"{'rows' if owners is None else 'owners'}: plan again with the right number."
+        )
+    private.bind({**data_fields(dataset, num_records), "micro_batch_size": micro_batch_size})
+    return Loader(
+        run=private,
+        rows=Rows(dataset),
+        owners=owners,
+        num_records=num_records,
+        assemble=Assemble(micro_batch_size=micro_batch_size, collate_fn=collate_fn),
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnBatch:
+    """The logical batch of one step: iterating gives this rank's micro-batches, again and again the same.
+
+    Should the run move to a new attempt between two iterations, the second one is that attempt's draw.
+    """
+
+    loader: "Loader" = field(repr=False)
+    step: int
+
+    @property
+    def run(self) -> Run:
+        """The run that it was drawn for."""
+        return self.loader.run
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        size = self.loader.assemble.micro_batch_size
+        for made in self.loader.assembled(self.step):
+            if made.problem:
+                raise BadInput(
+                    f"collate_fn failed ({made.problem}): every row must have the same keys, types and public shape."
+                )
+            yield MicroBatch(batch=made.batch, valid=torch.arange(size) < made.num_valid, failures=made.failures)
+
+
+@dataclass(kw_only=True, eq=False)
+class Loader:
+    """Iterable of (step, DrawnBatch); made by `loader`. Holds at most one stream of micro-batches made ahead."""
+
+    run: Run
+    rows: Rows
+    owners: Any
+    num_records: int
+    assemble: Assemble
+    num_workers: int
+    prefetch_factor: int
+    _stream: Iterator[Assembled] | None = field(default=None, repr=False)
+    _position: tuple[Keys, int] | None = field(default=None, repr=False)  # where a logical batch begins in the stream
+
+    def __len__(self) -> int:
+        """The number of steps left."""
+        return max(self.run.plan.steps - self.run.step, 0)
+
+    def __iter__(self) -> Iterator[tuple[int, DrawnBatch]]:
+        for step in range(self.run.step, self.run.plan.steps):
+            yield step, DrawnBatch(loader=self, step=step)
+
+    def assembled(self, step: int) -> Iterator[Assembled]:
+        """Yield the micro-batches of one step from the stream, which is begun anew where it stands elsewhere."""
+        here = (self.run.keys, step)
+        if self._position != here or self._stream is None:
+            self._stream = self._begin(self.run.keys, step)
+        stream, self._position = self._stream, None  # in the midst of a logical batch
+        for made in stream:
+            if made.end:
+                self._position = (here[0], step + 1)
+                return
+            yield made
+
+    def _begin(self, keys: Keys, step: int) -> Iterator[Assembled]:
+        return iter(
+            DataLoader(
+                self.rows,
+                batch_sampler=_Requests(self, keys, step),  # pyright: ignore[reportArgumentType]
+                collate_fn=self.assemble,
+                num_workers=self.num_workers,
+                prefetch_factor=self.prefetch_factor if self.num_workers else None,
+                generator=torch.Generator(),  # otherwise it takes a number from the user's global generator
+            )
+        )
+
+    def requests(self, keys: Keys, step: int) -> Iterator[list[RowRequest]]:
+        """Yield this rank's share of the step's draw, a micro-batch at a time."""
+        run, size = self.run, self.assemble.micro_batch_size
+        draw = run.plan.sampler.draw(keys.key("draw", step), self.num_records)
+        share = draw[run.world.rank :: run.world.size]
+        for start in range(0, len(share), size):
+            yield [self._request(keys, step, int(record)) for record in share[start : start + size]]
+
+    def _request(self, keys: Keys, step: int, record: int) -> RowRequest:
+        key = keys.key("augment", step, record)
+        if self.owners is None:
+            return RowRequest(record, key)
+        rows = np.asarray(self.owners[record])
+        return RowRequest(int(rows[seeds.integers(keys.key("owner", step, record), 1, len(rows))[0]]), key)
+
+
+class _Requests:
+    """All steps from `step` on: the requests of each micro-batch, and an empty list at the end of each step."""
+
+    def __init__(self, loader: Loader, keys: Keys, step: int) -> None:
+        self._loader, self._keys, self._step = loader, keys, step
+
+    def __iter__(self) -> Iterator[list[RowRequest]]:
+        for step in range(self._step, self._loader.run.plan.steps):
+            yield from self._loader.requests(self._keys, step)
+            yield []

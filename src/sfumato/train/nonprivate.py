@@ -1,0 +1,97 @@
+"""The twin without privacy: same model, loader, draws and number of steps; no clipping, no noise. NOT PRIVATE.
+
+It measures what privacy costs. Use it on public or synthetic data, or know that its weights may quote the records.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from sfumato.base import Refused
+from sfumato.mechanisms import LossFn, MicroBatch
+from sfumato.plan import Plan
+from sfumato.train import fingerprint
+from sfumato.train.keys import Keys, public_seed
+from sfumato.train.loader import loader
+from sfumato.train.rows import CollateFn, seeded
+from sfumato.train.shape import ConstantShape
+from sfumato.train.world import World, join_world
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _OpenRun:
+    """What the loader needs of a run, without ledger, secret or claim."""
+
+    plan: Plan
+    world: World
+    seed: int
+    step: int = 0
+    keys: Keys = field(init=False)
+
+    def bind(self, fields: Mapping[str, Any]) -> None:
+        digest = fingerprint.digest({**fields, "private": False})
+        self.keys = Keys(seed=public_seed(self.seed).value, fingerprint=digest, attempt=0)
+
+
+def train_without_privacy(
+    model: nn.Module,
+    loss_fn: LossFn,
+    dataset: Any,
+    plan: Plan,
+    *,
+    optimizer: torch.optim.Optimizer,
+    micro_batch_size: int,
+    scheduler: Any = None,
+    collate_fn: CollateFn | None = None,
+    num_workers: int = 0,
+    seed: int = 0,
+    on_step: Callable[[int, float], None] | None = None,
+) -> None:
+    """Train `model` on the plan's draws without clipping and noise: NOT PRIVATE.
+
+    Args:
+        plan: gives sampler, divisor and number of steps; its noise is not used.
+        on_step: called with the number of steps done and the un-noised mean loss of the last one.
+
+    Raises:
+        Refused: started with several processes.
+    """
+    run = _OpenRun(plan=plan, world=join_world(next(model.parameters()).device), seed=seed)
+    if run.world.size > 1:
+        raise Refused("the twin without privacy runs in one process.")
+    logger.warning("NOT PRIVATE: training without clipping and noise.")
+    shape = ConstantShape(run.world.device)
+    batches = loader(
+        dataset,
+        run,
+        micro_batch_size=micro_batch_size,
+        collate_fn=collate_fn,
+        num_workers=num_workers,
+    )
+    for step, micro_batches in batches:
+        total, rows = 0.0, 0
+        with seeded(run.keys.key("model", step)):  # dropout on a CPU is a function of the step, as in the private run
+            for micro_batch in micro_batches:
+                added, count = _backward(model, loss_fn, shape.take(micro_batch), plan.divisor)
+                total, rows = total + added, rows + count
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        optimizer.zero_grad()
+        if on_step:
+            on_step(step + 1, total / max(rows, 1))
+
+
+def _backward(model: nn.Module, loss_fn: LossFn, micro_batch: MicroBatch, divisor: float) -> tuple[float, int]:
+    """Add one micro-batch to `p.grad`; return its summed loss and number of rows."""
+    if micro_batch.batch is None:
+        return 0.0, 0
+    losses = loss_fn(model, micro_batch.batch)[micro_batch.valid]
+    losses.sum().div(divisor).backward()
+    return float(losses.detach().sum()), len(losses)

@@ -1,0 +1,63 @@
+"""The state of model and optimizer: hashed, saved, restored; and the one place where a gradient enters `p.grad`."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.base import BadInput
+from sfumato.mechanisms import Released
+
+
+def keyed_hash(tensors: Mapping[str, Tensor], key: bytes) -> str:
+    """Return a hash of names, types, shapes and bits. Keyed: the ledger alone says nothing about a clipped sum."""
+    total = hashlib.blake2b(key=key, digest_size=32)
+    for name, tensor in tensors.items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def moving_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return what steps may change: trainable parameters and buffers. Frozen weights show in the clipped sum."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return {**trained, **dict(model.named_buffers())}
+
+
+def set_grads(model: nn.Module, released: Released) -> None:
+    """Put the released gradient into `p.grad` of every trainable parameter, in place of whatever is there.
+
+    Raises:
+        TypeError: given anything but a `Released`.
+    """
+    if not isinstance(released, Released):
+        raise TypeError(f"only a Released gradient may enter p.grad, got {type(released).__name__}.")
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            p.grad = released.grads[name]
+
+
+def state_of(model: nn.Module, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    """Return what a checkpoint keeps of them."""
+    return {
+        "model": model.state_dict(),
+        "optimizer": None if optimizer is None else optimizer.state_dict(),
+        "scheduler": None if scheduler is None else scheduler.state_dict(),
+    }
+
+
+def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Any, scheduler: Any) -> None:
+    """Put back what `state_of` returned.
+
+    Raises:
+        BadInput: the checkpoint was written without an optimizer or scheduler that is asked for.
+    """
+    model.load_state_dict(state["model"])
+    for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
+        if part is None:
+            continue
+        if state[name] is None:
+            raise BadInput(f"the checkpoint was saved without the {name}: pass it to private.save too.")
+        part.load_state_dict(state[name])

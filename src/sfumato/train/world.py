@@ -1,0 +1,81 @@
+"""The processes of a run: every rank computes a share of each draw, rank 0 keeps ledger and checkpoints.
+
+Exchanged per logical step: the flat float64 sum (one all-reduce), and a few short decisions of rank 0. Losses never
+gather across ranks.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sfumato.base import BadInput, Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Which of how many processes this is. `World()` is a run on its own."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process keeps the ledger."""
+        return self.rank == 0
+
+    def add_up(self, flat_sum: Tensor) -> None:
+        """Add `flat_sum` up over all ranks, in place; every rank holds the same bits afterwards."""
+        if self.size > 1:
+            dist.all_reduce(flat_sum)
+
+    def decide(self, decision_fn: Callable[[], Any]) -> Any:
+        """Return on every rank what `decision_fn` returned on rank 0 (JSON values), or raise there what it raised."""
+        if self.size == 1:
+            return decision_fn()
+        outcome = _outcome(decision_fn) if self.first else None
+        kind, value = self._from_first(outcome)
+        if kind == "value":
+            return value
+        raise (Refused if kind == "Refused" else BadInput)(value)
+
+    def _from_first(self, message: Any) -> Any:
+        raw = json.dumps(message).encode()
+        length = torch.tensor([len(raw)], device=self.device)
+        dist.broadcast(length, 0)
+        buffer = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        if self.first:
+            buffer.copy_(torch.frombuffer(bytearray(raw), dtype=torch.uint8))
+        dist.broadcast(buffer, 0)
+        return json.loads(bytes(buffer.cpu().numpy()))
+
+
+def _outcome(decision_fn: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return "value", decision_fn()
+    except Refused as error:
+        return "Refused", str(error)
+    except BadInput as error:
+        return "BadInput", str(error)
+
+
+def join_world(device: torch.device) -> World:
+    """Return this process's place among those that torchrun started (gloo on CPU, NCCL on CUDA), or `World()`.
+
+    Raises:
+        BadInput: the environment names several processes but the model is on a device without a backend.
+    """
+    if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+        return World(device=device)
+    if not dist.is_initialized():
+        backends = {"cpu": "gloo", "cuda": "nccl"}
+        if device.type not in backends:
+            raise BadInput(f"several processes run on cpu (gloo) or cuda (nccl), the model is on {device.type}.")
+        dist.init_process_group(backends[device.type])
+    return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device)

@@ -1,0 +1,299 @@
+"""The loader: one draw by key, constant shapes, rows that do not depend on workers, records that cannot be read."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.train.case import NUM_RECORDS, STEPS, Records, Run, make_plan
+
+import sfumato as sf
+from sfumato.base import BadInput
+from sfumato.train import World, loader
+from sfumato.train.keys import Keys
+from sfumato.train.rows import Assemble, Failed, RowRequest, Rows, seeded
+
+
+@dataclass
+class Source:
+    """The least that a loader needs of a run."""
+
+    plan: sf.Plan = field(default_factory=make_plan)
+    world: World = field(default_factory=World)
+    step: int = 0
+    attempt: int = 0
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(seed=bytes(32), fingerprint="f", attempt=self.attempt)
+
+    def bind(self, fields: Any) -> None:
+        self.fields = fields
+
+
+@dataclass
+class Numbers:
+    """Row i is its number; `draw` adds noise of its own rng."""
+
+    size: int = NUM_RECORDS
+    owners: Any = None
+    broken: Any = ()
+
+    def __len__(self) -> int:
+        return self.size
+
+    def draw(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        if index in self.broken:
+            raise ValueError(f"row {index} is private")
+        return {"index": index, "noise": float(rng.random())}
+
+
+class Globals:
+    """Row with random numbers of all three global generators."""
+
+    def __len__(self) -> int:
+        return NUM_RECORDS
+
+    def __getitem__(self, index: int) -> list[float]:
+        return [float(index), float(torch.rand(())), float(np.random.rand()), random.random()]
+
+
+def _rows(batches: Any) -> list[tuple]:
+    """All valid rows of a logical batch as tuples."""
+    rows = []
+    for micro_batch in batches:
+        if micro_batch.batch is None:
+            continue
+        columns = micro_batch.batch.values() if isinstance(micro_batch.batch, dict) else micro_batch.batch
+        rows += [row for row, valid in zip(zip(*[c.tolist() for c in columns]), micro_batch.valid.tolist()) if valid]
+    return rows
+
+
+def _indices(batches: Any) -> list[int]:
+    return [int(row[0]) for row in _rows(batches)]
+
+
+def test_gives_what_the_sampler_draws():
+    source = Source()
+    for step, batches in loader(Numbers(), source, micro_batch_size=4):
+        expected = source.plan.sampler.draw(source.keys.key("draw", step), NUM_RECORDS)
+        assert _indices(batches) == expected.tolist()
+
+
+def test_shapes_are_constant_and_padding_is_not_valid():
+    for size in (1, 3, 64):
+        for _, batches in loader(Numbers(), Source(), micro_batch_size=size):
+            micro_batches = list(batches)
+            assert {len(m.batch["index"]) for m in micro_batches} <= {size}
+            assert all(m.valid.all() for m in micro_batches[:-1])
+
+
+def test_iterating_again_gives_the_same_rows():
+    for _, batches in loader(Numbers(), Source(), micro_batch_size=4):
+        assert _rows(batches) == _rows(batches)
+
+
+def test_a_half_read_batch_does_not_shift_the_next_one():
+    whole = [_rows(batches) for _, batches in loader(Numbers(), Source(), micro_batch_size=4)]
+    for step, batches in loader(Numbers(), Source(), micro_batch_size=4):
+        if step % 2:
+            next(iter(batches), None)
+        else:
+            assert _rows(batches) == whole[step]
+
+
+@pytest.mark.parametrize("dataset", [Numbers(), Globals()], ids=["draw", "globals"])
+def test_rows_do_not_depend_on_workers_or_micro_batches(dataset):
+    plan = make_plan(steps=3)
+    one, two = (
+        [_rows(b) for _, b in loader(dataset, Source(plan=plan), micro_batch_size=size, num_workers=workers)]
+        for size, workers in ((4, 0), (7, 2))
+    )
+    assert one == two
+
+
+def test_resuming_at_a_step_gives_its_draw():
+    whole = {step: _rows(b) for step, b in loader(Numbers(), Source(), micro_batch_size=4)}
+    late = list(loader(Numbers(), Source(step=5), micro_batch_size=4))
+    assert [step for step, _ in late] == list(range(5, STEPS))
+    assert all(_rows(b) == whole[step] for step, b in late)
+
+
+def test_another_attempt_draws_other_records_and_another_augmentation():
+    source = Source()
+    step, batches = next(iter(loader(Numbers(), source, micro_batch_size=4)))
+    before = dict(_rows(batches))
+    source.attempt = 1
+    after = dict(_rows(batches))
+    assert before.keys() != after.keys()
+    assert all(before[index] != after[index] for index in before.keys() & after.keys())
+
+
+def test_augmentation_differs_from_step_to_step():
+    full = make_plan(sampler=sf.FullBatch(num_records=NUM_RECORDS))
+    one, two, *_ = (_rows(b) for _, b in loader(Numbers(), Source(plan=full), micro_batch_size=8))
+    assert all(a[0] == b[0] and a[1] != b[1] for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_ranks_share_one_draw(size):
+    """Strided shares of one draw: together they are the draw of a run on its own, each record once."""
+    whole = [_rows(b) for _, b in loader(Numbers(), Source(), micro_batch_size=4)]
+    ranks = [
+        [_rows(b) for _, b in loader(Numbers(), Source(world=World(rank=r, size=size)), micro_batch_size=4)]
+        for r in range(size)
+    ]
+    for step, rows in enumerate(whole):
+        assert sorted(row for rank in ranks for row in rank[step]) == rows
+
+
+def test_an_empty_draw_is_a_step_without_micro_batches():
+    plan = make_plan(sampler=sf.Poisson(sampling_prob=1e-9, expected_batch_size=1.0))
+    steps = [(step, list(batches)) for step, batches in loader(Numbers(), Source(plan=plan), micro_batch_size=4)]
+    assert steps == [(step, []) for step in range(STEPS)]
+
+
+def test_unreadable_rows_stay_in_the_draw_without_a_contribution():
+    broken = set(range(0, NUM_RECORDS, 3))
+    source = Source()
+    for step, batches in loader(Numbers(broken=broken), source, micro_batch_size=4):
+        drawn = source.plan.sampler.draw(source.keys.key("draw", step), NUM_RECORDS)
+        assert _indices(batches) == [i for i in drawn if i not in broken]
+        failures = [kind for m in batches for kind in m.failures]
+        assert failures == ["ValueError"] * sum(int(i) in broken for i in drawn)
+
+
+def test_a_micro_batch_without_a_readable_row():
+    (micro_batch, *_) = next(iter(loader(Numbers(broken=range(99)), Source(), micro_batch_size=2)))[1]
+    assert micro_batch.batch is None
+    assert not micro_batch.valid.any()
+    assert len(micro_batch.failures) == 2
+
+
+def test_an_owner_is_a_record_and_gives_one_row():
+    owners = [np.array([3 * i, 3 * i + 1, 3 * i + 2]) for i in range(20)]
+    plan = make_plan(sampler=sf.Poisson(num_records=20, expected_batch_size=10), steps=40)
+    source = Source(plan=plan)
+    chosen = []
+    for step, batches in loader(Numbers(owners=owners), source, micro_batch_size=4):
+        rows = _indices(batches)
+        drawn = plan.sampler.draw(source.keys.key("draw", step), 20)
+        assert [row // 3 for row in rows] == drawn.tolist()
+        chosen += [row % 3 for row in rows]
+    assert source.fields["data.record"] == "owner"
+    assert source.fields["data.num_records"] == 20
+    assert min(np.bincount(chosen, minlength=3)) > len(chosen) / 5  # each of an owner's rows has its turn
+
+
+def test_the_wrong_number_of_records_is_refused():
+    with pytest.raises(BadInput, match=r"declares num_records = 60, the data set has 61 rows"):
+        loader(Numbers(size=61), Source(), micro_batch_size=4)
+    with pytest.raises(BadInput, match="2 owners"):
+        loader(Numbers(owners=[[0], [1]]), Source(), micro_batch_size=4)
+    with pytest.raises(BadInput, match="without a row"):
+        loader(Numbers(owners=[[0], []]), Source(), micro_batch_size=4)
+
+
+def test_a_hidden_number_of_records_is_not_asked_for():
+    plan = make_plan(sampler=sf.Poisson(sampling_prob=0.1, expected_batch_size=6.0))
+    assert len(list(loader(Numbers(size=77), Source(plan=plan), micro_batch_size=4))) == STEPS
+
+
+def test_a_micro_batch_size_of_zero_is_refused():
+    with pytest.raises(BadInput, match="micro_batch_size"):
+        loader(Numbers(), Source(), micro_batch_size=0)
+
+
+def test_collate_errors_do_not_quote_rows():
+    def collate(rows: list[Any]) -> Any:
+        raise ValueError(f"cannot stack {rows}")
+
+    _, batches = next(iter(loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)))
+    with pytest.raises(BadInput, match=r"collate_fn failed \(ValueError\): every row") as error:
+        list(batches)
+    assert "index" not in str(error.value)
+    assert error.value.__cause__ is None
+
+
+def test_the_users_random_state_is_not_touched():
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    for _, batches in loader(Globals(), Source(), micro_batch_size=4):
+        list(batches)
+    assert torch.equal(torch.get_rng_state(), state[0])
+    assert np.random.get_state()[1].tolist() == state[1]
+    assert random.getstate() == state[2]
+
+
+def test_seeded_restores_after_an_error():
+    before = random.getstate()
+    with pytest.raises(KeyError), seeded(bytes(32)):
+        raise KeyError
+    assert random.getstate() == before
+
+
+def test_only_the_type_of_an_exception_is_kept():
+    assert Rows(Numbers(broken=[3]))[RowRequest(3, bytes(32))] == Failed("ValueError")
+
+
+def test_interrupts_are_not_failures():
+    class Interrupted(Numbers):
+        def draw(self, index: int, rng: Any) -> Any:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Rows(Interrupted())[RowRequest(0, bytes(32))]
+
+
+def test_assemble_fills_with_a_row_that_could_be_read():
+    made = Assemble(micro_batch_size=4)([Failed("E"), torch.tensor(7), torch.tensor(8)])
+    assert made.batch.tolist() == [7, 8, 7, 7]
+    assert made.num_valid == 2
+    assert made.failures == ("E",)
+
+
+def test_memory_does_not_grow_with_the_logical_batch():
+    """A draw of 4,000 rows holds one micro-batch of tensors at a time."""
+    made = []
+    plan = make_plan(sampler=sf.FullBatch(num_records=4_000), steps=1)
+
+    def collate(rows: list[Any]) -> Any:
+        made.append(len(rows))
+        return torch.zeros(len(rows))
+
+    _, batches = next(iter(loader(Numbers(size=4_000), Source(plan=plan), micro_batch_size=50, collate_fn=collate)))
+    for count, _ in enumerate(batches):
+        assert len(made) == count + 1
+    assert len(made) == 80
+
+
+def test_a_first_draw_that_fails_whole_is_an_error(tmp_path):
+    with Run(tmp_path, dataset=Records(broken=range(NUM_RECORDS))) as run:
+        with pytest.raises(BadInput, match="no record of the first draw could be read: the data set raises OSError") as e:
+            run.train(until=1)
+        assert "quotes" not in str(e.value)
+
+
+def test_later_draws_may_fail_whole(tmp_path):
+    dataset = Records()
+    with Run(tmp_path, dataset=dataset) as run:
+        run.train(until=1)
+        dataset.broken = range(NUM_RECORDS)
+        run.train(until=2)
+        assert run.private.step == 2
+
+
+def test_another_shape_is_refused_without_naming_it(tmp_path):
+    class Ragged(Records):
+        width = 6
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(self.width), index % 3
+
+    with Run(tmp_path, dataset=Ragged()) as run:
+        run.train(until=1)
+        run.dataset.width = 7
+        with pytest.raises(BadInput, match="public length") as error:
+            run.train(until=2)
+        assert "7" not in str(error.value)

@@ -1,0 +1,363 @@
+"""The step: what it sets, what it refuses, what it charges, and when a step is replayed or charged again."""
+
+import json
+import os
+import shutil
+import stat
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tests.train.case import NUM_RECORDS, STEPS, Records, Run, bits, loss_fn, make_model, make_plan, whole_run
+
+import sfumato as sf
+from sfumato import mechanisms
+from sfumato.base import BadInput, Refused, ledger
+from sfumato.mechanisms import MicroBatch
+from sfumato.train import DrawnBatch, PrivateGradients, loader, private_gradients
+
+
+def _history(run):
+    return ledger.read(run.out / "private" / "ledger.jsonl")
+
+
+def test_sets_a_gradient_on_every_trainable_parameter(tmp_path):
+    with Run(tmp_path) as run:
+        run.model[0].bias.requires_grad_(False)
+        step, batches = next(iter(run.loader()))
+        run.private.backward(step, batches)
+        for name, p in run.model.named_parameters():
+            assert (p.grad is None) == (name == "0.bias")
+            assert p.grad is None or (p.grad.dtype == p.dtype and bool(p.grad.isfinite().all()))
+
+
+def test_released_is_sum_plus_noise_over_the_public_divisor(tmp_path, monkeypatch):
+    """With (nearly) no noise the gradient is the clipped sum over the declared, not the drawn, batch size."""
+    plan = make_plan(noise_multiplier=1e-9)
+    sums = []
+    real = mechanisms.release
+    monkeypatch.setattr(mechanisms, "release", lambda clipped, *rest: sums.append(clipped) or real(clipped, *rest))
+    with Run(tmp_path, plan=plan) as run:
+        released = run.train(until=2)
+        assert run.private.plan.divisor == 10
+    for clipped, grads in zip(sums, released, strict=True):
+        for name, total in clipped.sums.items():
+            torch.testing.assert_close(grads[name].double(), total / 10.0, atol=1e-7, rtol=1e-6)
+
+
+def test_the_ledger_holds_the_step_before_noise_is_drawn(tmp_path, monkeypatch):
+    on_disk = []
+
+    def spy(clipped, plan, key):
+        on_disk.append(len(_history(run).steps))
+        raise RuntimeError("stop here")
+
+    monkeypatch.setattr(mechanisms, "release", spy)
+    with Run(tmp_path) as run, pytest.raises(RuntimeError):
+        run.train(until=1)
+    assert on_disk == [1]
+    assert all(p.grad is None for p in run.model.parameters())
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_a_step_twice_or_out_of_order_is_refused(tmp_path, wrong):
+    with Run(tmp_path) as run:
+        batches = dict(run.loader())
+        run.private.backward(0, batches[0])
+        with pytest.raises(BadInput, match="out of turn"):
+            run.private.backward(wrong, batches[wrong])
+        assert len(_history(run).steps) == 1
+
+
+def test_batches_of_another_origin_are_refused(tmp_path):
+    with Run(tmp_path / "a") as run, Run(tmp_path / "b") as other:
+        (_, mine), (_, theirs) = next(iter(run.loader())), next(iter(other.loader()))
+        for foreign in (theirs, list(mine), dict(run.loader())[1]):
+            with pytest.raises(BadInput, match="not drawn for this step"):
+                run.private.backward(0, foreign)
+        assert not _history(run).steps
+
+
+def test_declared_batches_train_but_print_no_epsilon(tmp_path):
+    rows = MicroBatch(batch=(torch.randn(4, 6), torch.zeros(4, dtype=torch.long)), valid=torch.ones(4, dtype=torch.bool))
+    with Run(tmp_path) as run:
+        run.private.declare_batches("my own sampler")
+        with pytest.raises(BadInput, match="more than once"):
+            run.private.backward(0, iter([rows]))
+        run.private.backward(0, [rows])
+        with pytest.raises(Refused, match="NOT PROVED"):
+            _ = run.private.epsilon
+
+
+def test_nothing_is_done_after_the_last_step(tmp_path):
+    with Run(tmp_path) as run:
+        run.train()
+        assert list(run.loader()) == []
+        with pytest.raises(BadInput, match="all are done"):
+            run.private.backward(STEPS, DrawnBatch(loader=run.loader(), step=STEPS))
+    assert len(_history(run).steps) == STEPS
+
+
+def test_epsilon_is_that_of_the_ledger(tmp_path):
+    with Run(tmp_path) as run:
+        assert run.private.epsilon == 0.0
+        run.train(until=3)
+        three = run.private.epsilon
+        run.train(until=5)
+        assert 0 < three < run.private.epsilon
+    assert _history(run).charged()[0][1] == 5
+    assert three == pytest.approx(run.plan.epsilon(steps=3), rel=1e-6)
+
+
+def test_keys_exist_only_with_a_loader(tmp_path):
+    with Run(tmp_path) as run, pytest.raises(BadInput, match="make a loader"):
+        _ = run.private.attempt
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    with Run(tmp_path / "cut") as run:
+        run.train(until=5, save_at=[3])
+    with Run(tmp_path / "cut") as run:
+        run.private.load(run.optimizer)
+        assert run.private.step == 3
+        run.train()
+    assert bits(run.model) == whole_run(tmp_path / "whole")
+    assert _history(run).charged() == [(run.plan.to_json(), STEPS)]
+
+
+def test_a_replayed_step_releases_the_same_bits(tmp_path):
+    with Run(tmp_path) as run:
+        first = run.train(until=3)
+    with Run(tmp_path) as run:
+        again = run.train(until=3)
+    for one, two in zip(first, again, strict=True):
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert len(_history(run).steps) == 3
+
+
+def test_changed_settings_are_refused_by_name_and_cost(tmp_path):
+    with Run(tmp_path) as run:
+        run.train(until=4)
+    with Run(tmp_path, lr=0.1, micro_batch_size=5) as run, pytest.raises(BadInput) as error:
+        run.loader()
+    text = str(error.value)
+    assert "optimizer.groups.0.lr: 0.05 -> 0.1" in text
+    assert "micro_batch_size: 4 -> 5" in text
+    assert f"{run.plan.epsilon(steps=4):.2f}" in text
+    assert f"{run.plan.epsilon(steps=12):.2f}" in text
+    assert "accept_new_attempt=True" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plan": make_plan(noise_multiplier=2.0)},
+        {"dataset": Records(name="others")},
+        {"options": {"seed": 2}},
+        {"options": {}},
+        {"options": {"seed": 1, "loss_scale": 2.0}},
+        {"options": {"seed": 1, "autocast": torch.bfloat16}},
+        {"options": {"seed": 1, "settings": {"warmup": 3}}},
+        {"dropout": 0.2},
+    ],
+    ids=["plan", "data", "seed", "secret", "loss_scale", "autocast", "settings", "model"],
+)
+def test_every_change_is_another_fingerprint(tmp_path, change):
+    with Run(tmp_path) as run:
+        run.train(until=1)
+    with Run(tmp_path, **change) as run, pytest.raises(BadInput, match="other settings"):
+        run.loader()
+
+
+def test_changed_settings_before_the_first_step_cost_nothing(tmp_path):
+    with Run(tmp_path) as run:
+        run.loader()
+    with Run(tmp_path, lr=0.1) as run:
+        run.loader()
+        assert run.private.attempt == 1
+        assert run.private.epsilon == 0.0
+
+
+def test_an_accepted_new_attempt_draws_anew_and_charges_again(tmp_path):
+    with Run(tmp_path) as run:
+        first = run.train(until=3)
+    with Run(tmp_path, options={"seed": 1, "accept_new_attempt": True}, lr=0.1) as run:
+        second = run.train(until=3)
+        assert run.private.attempt == 1
+    assert [count for _, count in _history(run).charged()] == [3, 3]
+    assert not any(torch.allclose(first[0][name], second[0][name], atol=1e-3) for name in first[0])
+
+
+def test_other_weights_are_a_conflict(tmp_path):
+    """The same fingerprint, but the step cannot come out the same: nothing leaves, unless charged again."""
+    with Run(tmp_path) as run:
+        first = run.train(until=2)
+    with Run(tmp_path, model_seed=5) as run, pytest.raises(BadInput, match=r"does not come out the same.*epsilon"):
+        run.train(until=1)
+    assert all(p.grad is None for p in run.model.parameters())
+    assert len(_history(run).steps) == 2
+    with Run(tmp_path, model_seed=5, options={"seed": 1, "accept_new_attempt": True}) as run:
+        drawn_before = len(run.dataset.seen)
+        second = run.train(until=2)
+        assert run.private.attempt == 1
+    assert drawn_before == 0
+    assert [count for _, count in _history(run).charged()] == [2, 2]
+    assert not torch.allclose(first[0]["0.weight"], second[0]["0.weight"], atol=1e-3)
+
+
+def test_changed_records_are_a_conflict(tmp_path):
+    """Same names, same sizes, other contents: the clipped sum tells."""
+    with Run(tmp_path, dataset=Records(broken=range(0, NUM_RECORDS, 2))) as run:
+        run.train(until=1)
+    with Run(tmp_path) as run, pytest.raises(BadInput, match="does not come out the same"):
+        run.train(until=1)
+
+
+def test_a_copied_run_with_another_learning_rate_shares_no_noise(tmp_path):
+    """Copied before the first step and trained twice: the difference of the releases is not a difference of sums."""
+    with Run(tmp_path / "a", options={}) as run:
+        pass
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with Run(tmp_path / "a", options={}) as one, Run(tmp_path / "b", options={}, lr=0.1) as two:
+        first, second = one.train(until=1)[0], two.train(until=1)[0]
+    noise_std = one.plan.noise_std / one.plan.divisor
+    gap = torch.cat([(first[name] - second[name]).flatten() for name in first])
+    assert float(gap.std()) == pytest.approx(2**0.5 * noise_std, rel=0.2)
+
+
+def test_a_copied_run_that_takes_another_path_shares_no_noise(tmp_path):
+    """Same fingerprint, copied ledger, other weights: the sum's own hash keys the noise."""
+    with Run(tmp_path / "a", options={}) as run:
+        pass
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with Run(tmp_path / "a", options={}) as one, Run(tmp_path / "b", options={}, model_seed=1) as two:
+        first, second = one.train(until=1)[0], two.train(until=1)[0]
+    gap = torch.cat([(first[name] - second[name]).flatten() for name in first])
+    assert float(gap.std()) == pytest.approx(2**0.5 * one.plan.noise_std / one.plan.divisor, rel=0.25)
+
+
+def test_a_checkpoint_of_another_ledger_is_refused(tmp_path):
+    for name in "ab":
+        with Run(tmp_path / name, options={}) as run:
+            run.train(until=2, save_at=[2])
+    shutil.rmtree(tmp_path / "a/private/checkpoints")
+    shutil.copytree(tmp_path / "b/private/checkpoints", tmp_path / "a/private/checkpoints")
+    with Run(tmp_path / "a", options={}) as run, pytest.raises(BadInput, match="not written by the run"):
+        run.private.load(run.optimizer)
+
+
+def test_load_without_the_optimizer_that_is_asked_for(tmp_path):
+    with Run(tmp_path) as run:
+        run.train(until=1)
+        run.private.save()
+        with pytest.raises(BadInput, match="without the optimizer"):
+            run.private.load(run.optimizer)
+
+
+# ---------------------------------------------------------------- secrets and settings
+
+
+def test_private_files_are_private(tmp_path):
+    with Run(tmp_path, options={}) as run:
+        run.train(until=2, save_at=[1])
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o700
+    files = [p for p in (tmp_path / "private").rglob("*") if p.is_file()]
+    assert {"seed", "ledger.jsonl", "log.jsonl", "tensors.safetensors"} <= {p.name for p in files}
+    assert {stat.S_IMODE(p.stat().st_mode) for p in files} == {0o600}
+    assert list((tmp_path / "export").iterdir()) == []
+
+
+def test_secret_seeds_differ_and_stay(tmp_path):
+    for name in "ab":
+        with Run(tmp_path / name, options={}):
+            pass
+    seeds = [(tmp_path / name / "private/seed").read_bytes() for name in "ab"]
+    assert seeds[0] != seeds[1]
+    with Run(tmp_path / "a", options={}):
+        assert (tmp_path / "a/private/seed").read_bytes() == seeds[0]
+
+
+def test_the_seed_is_in_no_other_file_and_no_repr(tmp_path):
+    with Run(tmp_path, options={}) as run:
+        run.train(until=1, save_at=[1])
+        seed = (tmp_path / "private/seed").read_bytes()
+        texts = [repr(run.private), repr(run.private.keys), repr(next(iter(run.loader())))]
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != "seed":
+            texts.append(path.read_bytes().decode(errors="replace"))
+            assert seed not in path.read_bytes()
+    assert not any(seed.hex() in text or repr(seed) in text for text in texts)
+
+
+def test_a_lost_seed_is_a_changed_setting(tmp_path):
+    with Run(tmp_path, options={}) as run:
+        run.train(until=1)
+    os.remove(tmp_path / "private/seed")
+    with Run(tmp_path, options={}) as run, pytest.raises(BadInput, match="seed: secret"):
+        run.loader()
+
+
+def test_un_noised_numbers_show_only_when_revealed(tmp_path):
+    with Run(tmp_path / "a") as run:
+        run.train(until=1)
+        with pytest.raises(Refused, match="private"):
+            _ = run.private.revealed
+    with Run(tmp_path / "b", options={"seed": 1, "reveal": "debug"}) as run:
+        run.train(until=1)
+        assert run.private.revealed.num_rows > 0
+        assert repr(run.private.revealed) == "Tally()"
+    assert [look.what for look in _history(run).looks] == ["debug revealed"]
+    logged = json.loads((tmp_path / "a/private/log.jsonl").read_text().splitlines()[0])
+    assert logged["num_rows"] == run.private.revealed.num_rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"reveal": "all"}, "reveal"), ({"clip_factor": lambda n: n}, "Conjectured")]
+)
+def test_contradicting_settings_are_refused(tmp_path, options, message):
+    with pytest.raises(BadInput, match=message):
+        PrivateGradients(make_model(), loss_fn, make_plan(), out=tmp_path, **options)
+
+
+def test_one_process_at_a_time(tmp_path):
+    with Run(tmp_path), pytest.raises(BadInput, match="already open"):
+        Run(tmp_path)
+    with Run(tmp_path):
+        pass
+
+
+def test_an_unmeasurable_model_is_refused_before_anything_is_charged(tmp_path):
+    with Run(tmp_path) as run:
+        run.model.insert(1, torch.nn.BatchNorm1d(8))
+        with pytest.raises(Refused):
+            run.train(until=1)
+    assert not _history(run).steps
+
+
+def test_a_user_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with Run(tmp_path) as run:
+        run.train(until=2)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_only_released_gradients_enter_the_parameters():
+    fake = SimpleNamespace(grads={"0.weight": torch.zeros(8, 6)})
+    with pytest.raises(TypeError, match="Released"):
+        private_gradients.set_grads(make_model(), fake)
+
+
+def test_a_conjectured_rule_trains_and_prints_no_epsilon(tmp_path):
+    plan = make_plan(unit=sf.Conjectured("normalised"), noise_multiplier=1.0)
+    with PrivateGradients(make_model(), loss_fn, plan, out=tmp_path, clip_factor=lambda n: 1 / (n + 1)) as private:
+        step, batches = next(iter(loader(Records(), private, micro_batch_size=4)))
+        private.backward(step, batches)
+        with pytest.raises(Refused):
+            _ = private.epsilon
+    with pytest.raises(BadInput, match="needs clip_factor"):
+        PrivateGradients(make_model(), loss_fn, plan, out=tmp_path / "b")
