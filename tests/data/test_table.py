@@ -1,0 +1,89 @@
+import pytest
+from sfumato.base.errors import BadInput
+from sfumato.data.table import Columns, check_captions, names_of, near, read_table, resolve
+
+
+def written(tmp_path, text, name="t.csv", encoding="utf-8"):
+    path = tmp_path / name
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", 'file,text\na.png,"one, two"\nb.png,"said ""no""\nand left"\n'),
+        ("t.csv", 'file;text\r\na.png;one, two\r\nb.png;"said ""no""\nand left"\r\n'),
+        ("t.TSV", 'file\ttext\na.png\tone, two\nb.png\t"said ""no""\nand left"\n'),
+        (
+            "t.jsonl",
+            '{"file": "a.png", "text": "one, two"}\n\n{"text": "said \\"no\\"\\nand left", "file": "b.png"}\n',
+        ),
+        ("t.csv", '\ufefffile,text\na.png,"one, two"\n\nb.png,"said ""no""\nand left"\n'),
+    ],
+)
+def test_tables_of_every_kind(tmp_path, name, text):
+    assert read_table(written(tmp_path, text, name)) == {
+        "file": ["a.png", "b.png"],
+        "text": ["one, two", 'said "no"\nand left'],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("t.csv", "file,text\na,b\nc\nd,e,f\n", r"2 columns.*2 rows \(2, 3\)"),
+        ("t.csv", "file,file\na,b\n", "several columns named 'file'"),
+        ("t.csv", 'file,text\na,"secret\n', "quote"),
+        ("t.csv", "file,text\n", "no rows"),
+        ("t.csv", "", "no rows"),
+        ("t.jsonl", '{"file": "a"}\n{"file": secret}\n', "line 2 is not one JSON object"),
+        ("t.jsonl", '["secret"]\n', "line 1"),
+        ("t.xlsx", "x", r"must end in \.csv"),
+    ],
+)
+def test_what_is_no_table_is_named(tmp_path, name, text, words):
+    with pytest.raises(BadInput, match=words) as caught:
+        read_table(written(tmp_path, text, name))
+    assert name in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_missing_or_badly_encoded_table(tmp_path):
+    written(tmp_path, "file,text\na,b\n", "reports.csv")
+    with pytest.raises(BadInput, match=r"does not exist; did you mean 'reports\.csv'"):
+        read_table(tmp_path / "report.csv")
+    with pytest.raises(BadInput, match="UTF-8"):
+        read_table(written(tmp_path, "file,text\na,b\u00e9\n", encoding="latin-1"))
+
+
+def test_long_cells_are_read(tmp_path):
+    assert len(read_table(written(tmp_path, f"file,text\na,{'x' * 300_000}\n"))["text"][0]) == 300_000
+
+
+def test_columns_are_guessed_only_where_one_fits():
+    assert resolve(Columns(), ["File_Name", "text", "x"], "t") == Columns(image="File_Name", caption="text")
+    assert resolve(Columns(image="x", owner="p"), ["x", "report", "p"], "t").caption == "report"
+    with pytest.raises(BadInput, match="which column is the image.*--image-column"):
+        resolve(Columns(), ["a", "text"], "t.csv")
+    with pytest.raises(BadInput, match="which column is the caption"):
+        resolve(Columns(), ["file", "text", "caption"], "t.csv")
+    with pytest.raises(BadInput, match=r"no column 'patiant' \(--owner-column\).*did you mean 'Patient'"):
+        resolve(Columns(owner="patiant"), ["file", "text", "Patient"], "t.csv")
+
+
+def test_empty_captions_are_counted_not_shown():
+    with pytest.raises(BadInput, match=r"empty in 7 rows \(2, 3, 4, 5, 6, \.\.\.\)") as caught:
+        check_captions(["secret", "", " ", None, "\n", [], ["a", ""], ""], "t.csv")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"no text in 1 row \(2\)"):
+        check_captions(["a", 3], "t.csv")
+    assert check_captions([" one\n two ", ["a", "b"]], "t") == [("one two",), ("a", "b")]
+    with pytest.raises(BadInput, match=r"owner is empty in 1 row \(2\)"):
+        names_of(["a", " "], "t", "owner")
+    assert names_of([1, "b "], "t", "owner") == ["1", "b"]
+
+
+def test_near_matches_ignore_case():
+    assert near("IMG_001.PNG", ["img_001.png", "x"]) == "; did you mean 'img_001.png'?"
+    assert near("q", ["img_001.png"]) == ""
