@@ -124,8 +124,8 @@ def _explain(error: Exception) -> tuple[str, int]:
         if package == "sfumato":
             return _not_here(f"The module {error.name}"), _WRONG_USE
         extra = _EXTRA_OF.get(package)
-        how = f"pip install 'sfumato[{extra}]'" if extra else f"pip install {package}"
-        return f"This needs the Python package {package!r}, which is not installed: {how}.", _WRONG_USE
+        how = f": pip install 'sfumato[{extra}]'" if extra else ""
+        return f"This needs the Python package {package!r}, which is not installed{how}.", _WRONG_USE
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}.", _WRONG_USE

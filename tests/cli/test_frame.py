@@ -1,0 +1,183 @@
+"""The frame of the command line: what it prints, what it returns, and what it keeps to itself."""
+
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import sfumato
+from sfumato import cli
+from sfumato.base import BadInput, Refused
+
+SECRET = "patient 4711"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCommand:
+    """Stand-in for a command."""
+
+    steps: int = 1
+    """How many."""
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch):
+    """Put a stand-in for `sfumato plan` in place; returns a function that sets what it does."""
+    module = types.ModuleType("sfumato.cli.plan")
+    module.__dict__.update(
+        PlanCommand=PlanCommand, EXAMPLES="sfumato plan --steps 3", run=lambda command: command.steps
+    )
+    monkeypatch.setitem(sys.modules, "sfumato.cli.plan", module)
+
+    def does(run) -> None:
+        module.__dict__["run"] = run
+
+    return does
+
+
+def raising(error: BaseException):
+    def run(command: object) -> int:
+        raise error
+
+    return run
+
+
+def test_help_lists_every_command_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, line in cli.COMMANDS.items():
+        assert f"  {name}" in shown
+        assert line in shown
+    assert "examples:\n  sfumato plan" in shown
+    assert all(len(line) <= 100 for line in shown.splitlines())
+
+
+def test_nothing_asked_shows_help_and_is_wrong_use(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    assert "commands:" in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sfumato {sfumato.__version__}\n"
+
+
+def test_a_mistyped_command_is_put_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["trian"]) == 2
+    assert "Did you mean train?" in capsys.readouterr().err
+
+
+def test_a_command_gets_its_flags_and_gives_the_status(command) -> None:
+    assert cli.main(["plan", "--steps", "5"]) == 5
+    assert cli.main(["plan"]) == 1
+
+
+def test_help_of_a_command_ends_with_examples(command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "How many." in shown
+    assert shown.endswith("\nexamples:\n  sfumato plan --steps 3\n")
+
+
+def test_a_wrong_flag_is_wrong_use_without_examples(command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--stepz", "5"]) == 2
+    assert "examples:" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (BadInput("steps must be\n   >= 1, got 0."), 2, "steps must be >= 1, got 0."),
+        (Refused("no proof."), 2, "no proof."),
+        (FileNotFoundError(2, "No such file or directory", "pictures/x.csv"), 2, "pictures/x.csv: No such file"),
+        (PermissionError(13, "Permission denied", "runs/x"), 2, "runs/x: Permission denied."),
+        (ModuleNotFoundError("no", name="sklearn.svm"), 2, "pip install 'sfumato[eval]'"),
+        (ModuleNotFoundError("no", name="elsewhere"), 2, "the Python package 'elsewhere', which is not installed."),
+        (ModuleNotFoundError("no", name="sfumato.theory"), 2, "sfumato.theory is not part of this installation"),
+        (KeyboardInterrupt(), 130, "Interrupted"),
+        (RuntimeError(SECRET), 1, "unexpected RuntimeError"),
+        (KeyError(SECRET), 1, "unexpected KeyError"),
+        (OSError(SECRET), 1, "unexpected OSError"),
+    ],
+)
+def test_an_error_is_one_sentence(
+    command, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, words: str
+) -> None:
+    command(raising(error))
+    assert cli.main(["plan"]) == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("sfumato: ")
+    assert shown.err.count("\n") == 1
+    assert words in shown.err
+    assert SECRET not in shown.err
+
+
+def test_an_unexpected_error_says_where_the_traceback_is(command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(raising(RuntimeError(SECRET)))
+    cli.main(["plan"])
+    assert "SFUMATO_DEBUG=1" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(
+    command, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SFUMATO_DEBUG", "1")
+    command(raising(RuntimeError(SECRET)))
+    assert cli.main(["plan"]) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert SECRET in shown
+
+
+def test_a_command_that_is_not_installed_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "absent", "not there")
+    assert cli.main(["absent"]) == 2
+    assert "command 'absent' is not part of this installation" in capsys.readouterr().err
+
+
+def test_every_listed_command_that_is_here_keeps_the_contract() -> None:
+    here = {path.stem for path in Path(cli.__file__).parent.glob("*.py")}
+    for name in here & set(cli.COMMANDS):
+        module = cli._load(name)
+        assert module is not None
+        assert getattr(module, f"{name.capitalize()}Command").__dataclass_params__.frozen
+        assert callable(module.run)
+        assert module.EXAMPLES.strip().startswith("sfumato ")
+
+
+def test_module_and_script_are_the_same_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "sfumato", "--version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"sfumato {sfumato.__version__}\n")
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    code = (
+        "import sys, os; from sfumato import cli; read, write = os.pipe(); os.close(read);"
+        "os.dup2(write, 1); sys.stdout.reconfigure(write_through=True); sys.exit(cli.main(['--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+_BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "transformers"):
+            raise ModuleNotFoundError(name, name=name)
+sys.meta_path.insert(0, Blocked())
+from sfumato.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["plan", "dp-cap", "--records", "2000", "--epsilon", "8"], ["plan", "--help"]])
+def test_planning_works_without_torch(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", _BLOCKED, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,50 @@
+import math
+from fractions import Fraction
+from statistics import NormalDist
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sfumato.base import BadInput
+from sfumato.report.numbers import most_recognised, percent_at_most, upper
+
+
+@given(st.floats(0, 1e6), st.integers(0, 6))
+def test_a_printed_bound_is_never_below_the_bound(value: float, places: int) -> None:
+    """The bound is taken as its shortest decimal, so that 7.34 prints as 7.34."""
+    excess = Fraction(upper(value, places)) - Fraction(repr(value))
+    assert 0 <= excess < Fraction(1, 10**places)
+
+
+@given(st.floats(0, 1))
+def test_a_printed_share_is_never_below_the_share(share: float) -> None:
+    assert Fraction(percent_at_most(share).removesuffix(" %")) / 100 >= Fraction(share) - Fraction(1, 10**12)
+
+
+@pytest.mark.parametrize("distance", [0.1, 0.5, 1.0, 2.0, 4.0])
+@pytest.mark.parametrize("epsilon", [0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
+def test_bound_holds_for_the_best_test_of_a_gaussian(distance: float, epsilon: float) -> None:
+    """The Gaussian mechanism's own (epsilon, delta) and its own best test (Dong, Roth, Su 2022) are closed forms."""
+    normal = NormalDist()
+    below = normal.cdf(-epsilon / distance - distance / 2)
+    delta = normal.cdf(distance / 2 - epsilon / distance) - math.exp(epsilon) * below
+    best = normal.cdf(normal.inv_cdf(0.01) + distance)
+    assert best <= most_recognised(epsilon, max(0.0, delta)) + 1e-12
+
+
+def test_bound_is_tight_for_randomised_response() -> None:
+    """A bit told truly with probability e/(1+e): both sides of the bound meet at the test that believes the bit."""
+    epsilon = 1.3
+    truth = math.exp(epsilon) / (1 + math.exp(epsilon))
+    assert most_recognised(epsilon, 0.0, false_alarms=1 - truth) == pytest.approx(truth)
+
+
+@pytest.mark.parametrize("wrong", [(-1.0, 0.0), (1.0, 1.0), (math.nan, 0.0)])
+def test_no_bound_of_nonsense(wrong: tuple[float, float]) -> None:
+    with pytest.raises(BadInput, match="not a privacy statement"):
+        most_recognised(*wrong)
+
+
+def test_bound_survives_huge_epsilon() -> None:
+    assert most_recognised(1e6, 1e-9) == 1.0
