@@ -3,11 +3,11 @@ import pickle
 
 import numpy as np
 import pytest
+from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+
 from sfumato.base.errors import Refused, UndecodableRow
 from sfumato.data import Columns, Decoder, image_folder, shapes
 from sfumato.data.captioned import digest_of
-
-from tests.data.hospital import COLUMNS, WINDOW, build_hospital
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence, TiffImagePlugin
+
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data.decode import Decoder, header
 from sfumato.data.quiet import quiet

@@ -3,6 +3,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import Columns, Decoder, image_folder
 
@@ -60,7 +61,9 @@ def test_sidecar_captions(root):
         (root / name).write_text(f" caption of\n{name} ")
     (root / "orphan.txt").write_text("x")
     found = image_folder(root)
-    assert [found[index]["caption"] for index in range(3)] == [f"caption of {n}" for n in ("a.txt", "b.txt", "sub/c.txt")]
+    assert [found[index]["caption"] for index in range(3)] == [
+        f"caption of {n}" for n in ("a.txt", "b.txt", "sub/c.txt")
+    ]
     (root / "b.txt").write_text("\n")
     with pytest.raises(BadInput, match=r"empty in 1 row \(2\)"):
         image_folder(root)
@@ -83,7 +86,7 @@ def test_missing_files_are_named_with_near_matches(root):
     assert kept[0]["caption"] == "first"
     with pytest.raises(UndecodableRow):
         kept[2]
-    with pytest.raises(BadInput, match="3 rows|1 row"):
+    with pytest.raises(BadInput, match=r"1 row \(1\) of 1"):
         image_folder(root, table(root, "x.png,first"), missing="zero")
     with pytest.raises(BadInput, match="error, zero"):
         image_folder(root, path, missing="drop")
@@ -124,9 +127,7 @@ def test_one_person_must_be_one_record(root):
     with pytest.raises(BadInput, match=r"name a picture again"):
         image_folder(root, table(root, "a.png,x", "same.png,y"))
     with pytest.raises(BadInput, match="another owner"):
-        image_folder(
-            root, table(root, "a.png,x,p", "a.png,y,q", header="file,text,who"), columns=Columns(owner="who")
-        )
+        image_folder(root, table(root, "a.png,x,p", "a.png,y,q", header="file,text,who"), columns=Columns(owner="who"))
     with pytest.raises(BadInput, match=r"owner is empty in 1 row \(2\)"):
         image_folder(root, table(root, "a.png,x,p", "b.JPG,y,", header="file,text,who"), columns=Columns(owner="who"))
 

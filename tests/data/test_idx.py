@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from sfumato.base.errors import BadInput
 from sfumato.data import check_disjoint, fashion_mnist, mnist
 from sfumato.data.idx import FASHION_ROOT

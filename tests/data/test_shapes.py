@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sfumato.base.errors import BadInput
 from sfumato.data import canonical, hard_negatives, parse_caption, questions, shapes, shapes_vocabulary
 from sfumato.data.draw import DISTANCES, Blob, paint
@@ -130,7 +131,7 @@ def test_pictures_show_what_captions_say(scenes):
             unit = np.array(COLOURS[group["colour"]]) / np.linalg.norm(COLOURS[group["colour"]])
             bright = np.linalg.norm(pixels, axis=2)
             mask = (pixels @ unit > 0.985 * bright) & (bright > 150)
-            blobs, found = label(mask, structure=np.ones((3, 3)))
+            blobs, _ = label(mask, structure=np.ones((3, 3)))
             sizes = np.bincount(blobs.ravel())[1:]
             assert (sizes > 4).sum() == group["count"], row["caption"]
             centres.append(np.argwhere(mask).mean(0))

@@ -2,10 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+
 from sfumato.base.errors import BadInput
 from sfumato.data import Columns, Decoder, check_disjoint, holdout, image_folder, shapes
-
-from tests.data.hospital import COLUMNS, WINDOW, build_hospital
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import pytest
+
 from sfumato.base.errors import BadInput
 from sfumato.data.table import Columns, check_captions, names_of, near, read_table, resolve
 
@@ -64,7 +65,7 @@ def test_long_cells_are_read(tmp_path):
 def test_columns_are_guessed_only_where_one_fits():
     assert resolve(Columns(), ["File_Name", "text", "x"], "t") == Columns(image="File_Name", caption="text")
     assert resolve(Columns(image="x", owner="p"), ["x", "report", "p"], "t").caption == "report"
-    with pytest.raises(BadInput, match="which column is the image.*--image-column"):
+    with pytest.raises(BadInput, match=r"which column is the image.*--image-column"):
         resolve(Columns(), ["a", "text"], "t.csv")
     with pytest.raises(BadInput, match="which column is the caption"):
         resolve(Columns(), ["file", "text", "caption"], "t.csv")

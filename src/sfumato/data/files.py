@@ -31,9 +31,7 @@ def inside(root: str, name: str, where: str) -> str:
     raise BadInput(f"{where}: the file lies outside the picture folder; give the folder that holds all files.")
 
 
-def check_rows(
-    files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str
-) -> None:
+def check_rows(files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str) -> None:
     """Refuse what would make one person count as several records, or one picture as two."""
     seen: dict[Any, int] = {}
     owner_of: dict[str, int] = {}

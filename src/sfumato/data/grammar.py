@@ -199,7 +199,7 @@ def shapes_vocabulary(*, questions: bool = False) -> tuple[str, ...]:
     """Return every word of the grammar, sorted; with `questions` also those of questions and answers.
 
     >>> len(shapes_vocabulary())
-    30
+    28
     """
     words = {*COLOURS, *SIZES, *COUNTS, *" ".join(RELATIONS).split()}
     words |= {word for shape in SHAPES for word in (shape, _plural(shape, 2))}

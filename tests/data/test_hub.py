@@ -1,0 +1,164 @@
+import ast
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data import Columns, Decoder, dicom, hub, hugging_face
+
+datasets = pytest.importorskip("datasets")
+
+COLOURS = [(200, 30, 10), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+
+
+def picture(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (6, 4), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def table(**columns):
+    found = {
+        "image": [{"bytes": picture(colour), "path": None} for colour in COLOURS],
+        "text": ["one", "two", "three", "four"],
+        **columns,
+    }
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    for name, values in columns.items():
+        if name == "kind":
+            features[name] = datasets.ClassLabel(names=["x", "y"])
+        elif name == "text":
+            features[name] = (
+                datasets.List(datasets.Value("string")) if isinstance(values[0], list) else features["text"]
+            )
+        elif name != "image":
+            features[name] = datasets.Value("string")
+    return datasets.Dataset.from_dict(found, features=features)
+
+
+def check(found):
+    assert [found[index]["caption"] for index in range(4)] == ["one", "two", "three", "four"]
+    for index, colour in enumerate(COLOURS):
+        assert found[index]["image"][0, 0].tolist() == list(colour)
+
+
+def test_saved_on_disk(tmp_path):
+    table(who=["p", "q", "p", "r"], kind=[1, 0, 0, 1]).save_to_disk(tmp_path / "saved")
+    found = hugging_face(tmp_path / "saved", columns=Columns(owner="who", label="kind"))
+    check(found)
+    assert [rows.tolist() for rows in found.owners] == [[0, 2], [1], [3]]
+    assert found.class_names == ("x", "y")
+    assert found.labels.tolist() == [1, 0, 0, 1]
+    assert found.manifest() == hugging_face(tmp_path / "saved", columns=Columns(owner="who", label="kind")).manifest()
+    with pytest.raises(BadInput, match="splits train, not 'test'"):  # one table is no test set of itself
+        hugging_face(tmp_path / "saved", "test")
+
+
+def test_splits(tmp_path):
+    datasets.DatasetDict({"train": table(), "validation": table()}).save_to_disk(tmp_path / "saved")
+    check(hugging_face(tmp_path / "saved", "validation"))
+    with pytest.raises(BadInput, match="did you mean 'validation'"):
+        hugging_face(tmp_path / "saved", "validate")
+
+
+def test_parquet_file_and_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    table().to_parquet(tmp_path / "folder" / "train-00000.parquet")
+    check(hugging_face(tmp_path / "folder" / "train-00000.parquet"))
+    check(hugging_face(tmp_path / "folder"))
+
+
+def test_parquet_of_plain_bytes(tmp_path):
+    plain = datasets.Dataset.from_dict(
+        {"image": [picture(c) for c in COLOURS], "text": ["one", "two", "three", "four"]}
+    )
+    plain.to_parquet(tmp_path / "plain.parquet")
+    check(hugging_face(tmp_path / "plain.parquet"))
+
+
+def test_imagefolder(tmp_path):
+    root = tmp_path / "folder"
+    root.mkdir()
+    lines = []
+    for index, word in enumerate(["one", "two", "three", "four"]):
+        (root / f"{index}.png").write_bytes(picture(COLOURS[index]))
+        lines.append(f'{{"file_name": "{index}.png", "text": "{word}"}}')
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    check(hugging_face(root))
+
+
+def test_several_captions_and_broken_rows(tmp_path):
+    rows = table(text=[["one", "uno"], ["two"], ["three"], ["four"]])
+    rows = rows.cast_column("image", datasets.Image(decode=False))
+    images = [*rows["image"][:2], {"bytes": b"no picture", "path": None}, None]
+    rows = rows.remove_columns("image").add_column("image", images).cast_column("image", datasets.Image())
+    rows.save_to_disk(tmp_path / "saved")
+    found = hugging_face(tmp_path / "saved")
+    assert len(found) == 4
+    assert {found.draw(0, np.random.default_rng(seed))["caption"] for seed in range(20)} == {"one", "uno"}
+    for index in (2, 3):
+        with pytest.raises(UndecodableRow):
+            found[index]
+
+
+def test_checks_come_before_training(tmp_path):
+    table(text=["one", "", "three", " "]).save_to_disk(tmp_path / "empty")
+    with pytest.raises(BadInput, match=r"empty in 2 rows \(2, 4\)"):
+        hugging_face(tmp_path / "empty")
+    table().save_to_disk(tmp_path / "saved")
+    with pytest.raises(BadInput, match=r"no column 'txt' .*did you mean 'text'"):
+        hugging_face(tmp_path / "saved", columns=Columns(caption="txt"))
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 6), np.uint16)).save(buffer, "PNG")
+    deep = [{"bytes": buffer.getvalue(), "path": None}] * 4
+    table(image=deep).save_to_disk(tmp_path / "deep")
+    with pytest.raises(BadInput, match=r"row 1: .*window"):
+        hugging_face(tmp_path / "deep")
+    assert hugging_face(tmp_path / "deep", decoder=Decoder(window=(0, 9)))[0]["image"].dtype == np.float32
+    table(image=[{"bytes": b"x", "path": None}] * 4).save_to_disk(tmp_path / "nothing")
+    with pytest.raises(BadInput, match="holds no picture"):
+        hugging_face(tmp_path / "nothing")
+
+
+def test_offline_a_hub_name_is_a_clear_error():
+    with pytest.raises(BadInput, match=r"no folder nobody/nothing here, and the hub.*save_to_disk"):
+        hugging_face("nobody/nothing")
+
+
+def test_a_hub_name_goes_to_load_dataset(monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or {"train": table()})
+    check(hugging_face("owner/name"))
+    assert asked == ["owner/name"]
+
+
+def test_the_error_of_a_broken_file_quotes_nothing(tmp_path):
+    (tmp_path / "broken.parquet").write_text("secret")
+    with pytest.raises(BadInput, match="cannot be loaded") as caught:
+        hugging_face(tmp_path / "broken.parquet")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__
+
+
+def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(hub.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"sfumato\[hf\]"):
+        hugging_face("owner/name")
+
+
+def test_datasets_is_imported_only_when_asked_for():
+    """`import datasets` takes seconds; so it stands inside a function, as pydicom does."""
+    for module, name in ((hub, "datasets"), (dicom, "pydicom")):
+        top = ast.parse(Path(module.__file__).read_text()).body
+        imported = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+        assert name not in imported
+        assert not hasattr(module, name)

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from PIL import Image
+from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+from tests.data.test_idx import write_idx
+
+from sfumato.base.errors import BadInput
+from sfumato.data import Columns, Decoder, Options, load
+
+
+def test_shapes():
+    assert len(load("shapes")) == 60_000
+    assert len(load("shapes:123")) == 123
+    found = load("shapes", split="unseen", options=Options(num=7, seed=3, image_size=32, scenes="single"))
+    assert found.manifest()["seed"] == 3
+    assert found[0]["image"].shape == (32, 32, 3)
+    for wrong in ("shapes:many", "shapes:-3"):
+        with pytest.raises(BadInput, match="shapes:NUM"):
+            load(wrong)
+
+
+def test_idx_folders(tmp_path):
+    write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((10, 28, 28), np.uint8))
+    write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(10, dtype=np.uint8))
+    assert load(f"mnist:{tmp_path}")[3]["caption"] == "the digit three"
+    assert load(f"fashion-mnist:{tmp_path}")[3]["caption"] == "a photo of a dress"
+
+
+def test_a_picture_folder(tmp_path):
+    export = build_hospital(tmp_path)
+    options = Options(captions=export.table, columns=Columns(**COLUMNS), decoder=Decoder(window=WINDOW))
+    assert load(str(export.root), options=options).num_records == export.num_patients
+    with pytest.raises(BadInput, match="--holdout"):
+        load(str(export.root), split="test", options=options)
+
+
+def test_a_folder_with_sidecars_goes_through_our_own_reader(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a caption")
+    assert load(str(tmp_path)).manifest()["kind"] == "image_folder"
+
+
+def test_hugging_face(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    raw = (tmp_path / "a.png").read_bytes()
+    table = datasets.Dataset.from_dict({"image": [raw], "text": ["a caption"]})
+    table.save_to_disk(tmp_path / "saved")
+    table.to_parquet(tmp_path / "file.parquet")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "a caption"}')
+    for spec in (tmp_path / "saved", tmp_path / "file.parquet", f"hf:{tmp_path / 'saved'}"):
+        found = load(str(spec), options=Options(public=True))
+        assert found.manifest()["kind"] == "hugging_face"
+        assert found[0]["caption"] == "a caption"
+        assert found.public
+    with pytest.raises(BadInput, match="hf:owner/name"):
+        load("hf:")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("shape", "did you mean 'shapes'"),
+        ("fashion_mnist", "did you mean 'fashion-mnist'"),
+        ("owner/name", "written hf:owner/name"),
+    ],
+)
+def test_unknown_names(spec, words):
+    with pytest.raises(BadInput, match=words):
+        load(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "options", "word"),
+    [
+        ("shapes", Options(captions="x.csv"), "captions"),
+        ("shapes", Options(decoder=Decoder(window=(0, 1))), "decoder"),
+        ("mnist", Options(num=3), "num"),
+        ("mnist", Options(columns=Columns(owner="p")), "columns"),
+        (".", Options(image_size=32), "image-size"),
+        ("hf:x", Options(missing="zero"), "missing"),
+    ],
+)
+def test_no_setting_is_ignored(spec, options, word):
+    with pytest.raises(BadInput, match=f"no setting '{word}'"):
+        load(spec, options=options)

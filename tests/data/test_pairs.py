@@ -1,0 +1,84 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+
+from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data import Columns, Decoder, PairRows, Preprocess, image_folder, shapes
+
+calls: list[str] = []
+
+
+def encode(captions):
+    """Length of each word, -100 on padding: a stand-in for a tokenizer."""
+    calls.extend(captions)
+    ids = np.full((len(captions), 12), -100, np.int64)
+    for row, caption in enumerate(captions):
+        lengths = [len(word) for word in caption.split()][:12]
+        ids[row, : len(lengths)] = lengths
+    return ids
+
+
+def pairs(captioned, **settings):
+    preprocess = Preprocess(image_size=32, augment="crop")
+    return PairRows(
+        **{"captioned": captioned, "preprocess": preprocess, "encode": encode, "max_tokens": 12, **settings}
+    )
+
+
+def test_rows_have_constant_shapes():
+    rows = pairs(shapes(20))
+    blank = rows.blank()
+    for index in range(20):
+        for row in (rows[index], rows.draw(index, np.random.default_rng(0))):
+            assert {name: (value.shape, value.dtype) for name, value in row.items()} == {
+                name: (value.shape, value.dtype) for name, value in blank.items()
+            }
+    assert rows[0]["labels"].tolist() == encode([rows.captioned[0]["caption"]])[0].tolist()
+    assert blank["labels"].dtype == torch.int64
+
+
+def test_draw_is_a_function_of_its_generator():
+    rows = pairs(shapes(3))
+    one, again, other = (rows.draw(1, np.random.default_rng(seed))["pixel_values"] for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert torch.equal(rows[1]["pixel_values"], rows.preprocess.evaluate(rows.captioned[1]["image"]))
+
+
+def test_a_caption_is_encoded_once_and_never_shared():
+    rows = pairs(shapes(1))
+    calls.clear()
+    first = rows[0]["labels"]
+    expected = first.clone()
+    first.fill_(7)
+    assert torch.equal(rows.draw(0, np.random.default_rng(0))["labels"], expected)
+    assert len(calls) == 1
+
+
+def test_an_encoder_of_another_length_is_refused():
+    with pytest.raises(BadInput, match="max_tokens = 8"):
+        pairs(shapes(1), max_tokens=8)[0]
+    tensors = pairs(shapes(1), encode=lambda captions: torch.from_numpy(encode(captions)))
+    assert tensors[0]["labels"].shape == (12,)
+
+
+def test_owners_and_manifest_are_forwarded(tmp_path):
+    export = build_hospital(tmp_path)
+    hospital = image_folder(export.root, export.table, columns=Columns(**COLUMNS), decoder=Decoder(window=WINDOW))
+    rows = pairs(hospital)
+    assert len(rows.owners) == export.num_patients
+    assert json.loads(json.dumps(rows.manifest())) == rows.manifest()
+    assert rows.manifest() != pairs(hospital, preprocess=Preprocess(image_size=32, augment="none")).manifest()
+    with pytest.raises(UndecodableRow) as caught:
+        rows.draw(export.broken[0], np.random.default_rng(0))
+    assert "P0" not in str(caught.value)
+    assert rows[next(i for i in range(4) if i not in export.broken)]["pixel_values"].shape == (3, 32, 32)
+
+
+def test_rows_travel_to_workers():
+    rows = pickle.loads(pickle.dumps(pairs(shapes(3))))
+    assert rows[2]["labels"].shape == (12,)
