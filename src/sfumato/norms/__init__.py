@@ -1,5 +1,6 @@
 """Norms: per-example gradient norms and clipped sums by book-keeping, exact or refused by name."""
 
+from sfumato.norms import convolution as _convolution  # noqa: F401  registers its rule
 from sfumato.norms import rules as _rules  # noqa: F401  registers the rules
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum

@@ -20,8 +20,17 @@ from torch import Tensor
 
 # Multiply-adds that fit into the time in which one element of an explicit per-example gradient is written and read
 # back, measured on CPU; a bandwidth-bound element is that much dearer than an element of a matrix product.
-_TRAFFIC = 16
+_TRAFFIC = 24
 _CHUNK_ELEMENTS = 1 << 25  # explicit gradients that are not kept are formed 128 MiB (float32) at a time
+
+
+def explicit_is_better(steps: int, rows: int, width: int) -> bool:
+    """Whether G (rows x width) from `steps` positions is better written out than kept as a product.
+
+    Written out it costs its memory traffic, but the weighted sum over examples is then nearly free; the ghost norm
+    costs T^2 (P + D) on top of the weighted product. It must not take much more memory than the two factors either.
+    """
+    return _TRAFFIC * rows * width <= steps * steps * (rows + width) and rows * width <= 2 * steps * (rows + width)
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,7 @@ class Rows:
         return (weights.to(self.values.dtype) @ self.values.reshape(len(self.values), -1)).view(self.values.shape[1:])
 
     def squared_norms(self) -> Tensor:
-        flat = self.values.reshape(len(self.values), -1)
-        return torch.linalg.vecdot(flat, flat)
+        return torch.linalg.vector_norm(self.values.reshape(len(self.values), -1), dim=1).square()
 
 
 @dataclass(frozen=True)
@@ -88,12 +96,8 @@ class Outer:
         return Rows(torch.bmm(self.left.mT, self.right).view(count, *self.shape))
 
     def prefers_explicit(self) -> bool:
-        """Whether writing G_n out and keeping it costs less time than the ghost norm, and not much more memory."""
-        steps, width = self.right.shape[1:]
-        if self.is_lookup:
-            return False
-        rows = self.left.shape[-1]
-        return _TRAFFIC * rows * width <= steps * steps * (rows + width) and rows * width <= 2 * steps * (rows + width)
+        """Whether to write G_n out and keep it; see `explicit_is_better`."""
+        return not self.is_lookup and explicit_is_better(self.right.shape[1], self.left.shape[-1], self.right.shape[-1])
 
     def squared_norms(self) -> Tensor:
         steps, width = self.right.shape[1:]
@@ -150,7 +154,7 @@ def ghost_inner(parts: Sequence[Outer]) -> Tensor:
         for b in parts[i:]:
             left = _left_product(a, b)
             right = a.gram.of(a.right) if b is a else a.right @ b.right.mT
-            term = torch.linalg.vecdot(left.flatten(1), right.flatten(1))
+            term = (left.flatten(1)[:, None] @ right.flatten(1)[..., None]).view(-1)  # a dot product for each example
             if b is a:
                 sizes = _column_norms(a, left, right)
                 reach = sizes if reach is None else reach + sizes

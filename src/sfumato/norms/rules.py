@@ -15,7 +15,6 @@ Legend: N examples, T positions, P output features, D input features.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.norms.factors import Rows
@@ -83,57 +82,6 @@ def _mixing(tape: Tape, call: Call, weight: Tensor, x: Tensor) -> Tensor:
     if call.layout.dim >= x.dim() - 2:
         raise call.refuse("the parameter multiplies along the batch dimension: examples are mixed.")
     return tape.tap(call, call.run(), (x,), gradients)
-
-
-@register_rule("conv1d", "conv2d")
-def convolution(tape: Tape, call: Call) -> Tensor:
-    """Convolution as a linear map on unfolded patches, one per group."""
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    x, weight, bias, stride, padding, dilation, groups = call.bind(*names, stride=1, padding=0, dilation=1, groups=1)
-    if call.layout.dim != 0:
-        raise call.refuse("a convolution without a batch dimension has no rule.")
-    measures_weight = call.is_tracked(weight)
-
-    def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        grads = call.layout.to_rows(tape.widen(out_grad))  # (N, entries, P, *space)
-        found: Found = []
-        if bias is not None and call.is_tracked(bias):
-            found.append((bias, Rows(grads.transpose(1, 2).flatten(2).sum(2))))
-        if measures_weight:
-            patches = unfold(tape.widen(saved[0]), weight.shape[2:], stride, padding, dilation)  # (N m, D, T)
-            found.append((weight, _grouped(tape, call, grads.flatten(3), patches, weight.shape, groups)))
-        return found
-
-    return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
-
-
-def _grouped(tape: Tape, call: Call, grads: Tensor, patches: Tensor, shape: torch.Size, groups: int) -> Factor:
-    left = grads.movedim(2, -1).flatten(1, 2)  # (N, T, P), T over entries and positions
-    right = call.layout.to_rows(patches.mT).flatten(1, 2)  # (N, T, D)
-    if groups == 1:
-        return tape.outer(left, right, shape)
-    left = left.unflatten(2, (groups, -1))
-    right = right.unflatten(2, (groups, -1))
-    return Rows(torch.einsum("ntgp,ntgd->ngpd", left, right).reshape(-1, *shape))
-
-
-def unfold(x: Tensor, kernel: torch.Size, stride: Any, padding: Any, dilation: Any) -> Tensor:
-    """Return the patches that a convolution reads, (N, D, T): D = channels * kernel elements, T output positions."""
-    if x.dim() == 3:  # conv1d as conv2d of height one
-        one = [(1, *_tuple(stride, 1)), padding, (1, *_tuple(dilation, 1))]
-        one[1] = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
-        return unfold(x.unsqueeze(2), torch.Size((1, *kernel)), *one)
-    dilation = _tuple(dilation, 2)
-    if padding == "same":  # as torch does: the odd element goes to the right
-        total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
-        x = F.pad(x, (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2))
-    padding = (0, 0) if isinstance(padding, str) else _tuple(padding, 2)
-    return F.unfold(x, tuple(kernel), dilation=dilation, padding=padding, stride=_tuple(stride, 2))
-
-
-def _tuple(value: Any, length: int) -> tuple[int, ...]:
-    value = tuple(value) if isinstance(value, (tuple, list)) else (value,)
-    return value if len(value) == length else value * length
 
 
 @register_rule("embedding")
