@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -121,7 +122,7 @@ def load_model(model_class: Any, path: Path) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,  # reported below, by name
                 dtype=torch.float32,  # a half-precision file trains in full precision
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"the weights in {path} cannot be read: {error}") from error
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:

@@ -90,7 +90,7 @@ def load_export(folder: str | Path) -> Loaded:
     tokenizer = Tokenizer.from_checkpoint(path)
     model: Any = load_model(VisionEncoderDecoderModel, path)
     preprocess = {
-        "image_size": processor["size"]["height"],
+        "image_size": processor["crop_size"]["height"],
         "mean": list(processor["image_mean"]),
         "std": list(processor["image_std"]),
         "channels": len(processor["image_mean"]),
@@ -102,18 +102,25 @@ def _processor(preprocess: Mapping[str, Any]) -> ViTImageProcessor:
     missing = {"image_size", "mean", "std", "channels"} - set(preprocess)
     if missing:
         raise BadInput(f"the preprocessing lacks {', '.join(sorted(missing))}.")
-    side = int(preprocess["image_size"])
+    side, channels = int(preprocess["image_size"]), int(preprocess["channels"])
     return ViTImageProcessor(
         do_resize=True,
-        size={"height": side, "width": side},
+        size={"shortest_edge": side},  # then the centre: the largest centred square, as in evaluation
+        do_center_crop=True,
+        crop_size={"height": side, "width": side},
         resample=3,  # bicubic
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=[float(value) for value in preprocess["mean"]],
-        image_std=[float(value) for value in preprocess["std"]],
-        do_convert_rgb=int(preprocess["channels"]) == 3,
+        image_mean=_per_channel(preprocess["mean"], channels),
+        image_std=_per_channel(preprocess["std"], channels),
+        do_convert_rgb=channels == 3,
     )
+
+
+def _per_channel(values: Any, channels: int) -> list[float]:
+    numbers = [float(value) for value in values]
+    return numbers * channels if len(numbers) == 1 else numbers  # one number stands for all channels
 
 
 def _install(beside: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from sfumato.base import BadInput
-from sfumato.models.captioner import Attention, assemble, build, hold_absent, join, tower
+from sfumato.models.captioner import Attention, assemble, build, hold_absent, join
 from sfumato.models.checkpoint import Checkpoint, read_checkpoint, without_pooler
 from sfumato.models.freeze import Training, choose
 from sfumato.models.initialise import as_key, initialise
@@ -111,8 +111,7 @@ def _skeleton(source: Checkpoint, size: str | None, tokenizer: Tokenizer, fields
     config = _whole(source, tokenizer, fields) if source.kind == "whole" else _joined(source, size, tokenizer, fields)
     model = assemble(config, max_tokens=fields["max_tokens"], seed=fields["seed"], attention=fields["attention"])
     if hasattr(config, "sfumato"):  # a foreign captioner keeps the initial weights of its own classes
-        std = named_size(config.sfumato["size"]).init_std
-        initialise(tower(model, "decoder"), as_key(fields["seed"]), std)
+        initialise(model, as_key(fields["seed"]), named_size(config.sfumato["size"]).init_std)
     hold_absent(model)
     return model
 
@@ -127,7 +126,7 @@ def _whole(source: Checkpoint, tokenizer: Tokenizer, fields: dict[str, Any]) -> 
         raise BadInput(f"{source.folder} knows {positions} text positions, max_tokens asks for {fields['max_tokens']}.")
     text.vocab_size = tokenizer.vocab_size
     start_id = config.decoder_start_token_id
-    if start_id is None or source.tokenizer is None or source.tokenizer.vocabulary != tokenizer.vocabulary:
+    if start_id is None or not tokenizer.same_ids(source.tokenizer):
         start_id = tokenizer.bos_id
     for part in (config, text):
         part.pad_token_id, part.bos_token_id = tokenizer.pad_id, tokenizer.bos_id

@@ -67,8 +67,12 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """Hex hash of the whole tokenizer, for the fingerprint of a run."""
-        return hashlib.sha256(self.backend.backend_tokenizer.to_str().encode()).hexdigest()
+        """Hex hash of vocabulary, rules and the special tokens' roles, for the fingerprint of a run."""
+        return hashlib.sha256(f"{self.special_ids} {self.backend.backend_tokenizer.to_str()}".encode()).hexdigest()
+
+    def same_ids(self, other: "Tokenizer | None") -> bool:
+        """Whether both give every token, and every special token's role, the same number."""
+        return other is not None and (self.vocabulary, self.special_ids) == (other.vocabulary, other.special_ids)
 
     def encode(self, captions: Sequence[str], max_tokens: int) -> Tensor:
         """Return labels (N, max_tokens) int64: the caption's tokens, the end token, then -100.

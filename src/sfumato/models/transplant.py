@@ -64,9 +64,9 @@ def _shared_rows(source: Checkpoint, tokenizer: Tokenizer) -> dict[int, int] | N
             f"{source.folder} has no tokenizer (tokenizer.json is missing): which of its "
             f"{source.config.decoder.vocab_size} rows belong to the {tokenizer.vocab_size} tokens is unknown."
         )
-    old, new = source.tokenizer.vocabulary, tokenizer.vocabulary
-    if old == new and source.config.decoder.vocab_size == tokenizer.vocab_size:
+    if tokenizer.same_ids(source.tokenizer) and source.config.decoder.vocab_size == tokenizer.vocab_size:
         return None
+    old, new = source.tokenizer.vocabulary, tokenizer.vocabulary
     shared = {index: old[token] for token, index in new.items() if token in old}
     # Start, end, padding and unknown tokens keep their role even where the two tokenizers spell them differently.
     for role in ("bos_id", "eos_id", "pad_id"):

@@ -1,0 +1,142 @@
+"""Words to numbers and back."""
+
+import multiprocessing
+import pickle
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from sfumato.base import BadInput
+from sfumato.models import Tokenizer
+
+TEXT = ["A small red circle, above two blue squares.", "an ankle-boot", "a red circle"]
+
+
+@pytest.fixture(scope="module")
+def words() -> Tokenizer:
+    return Tokenizer.from_public_text(TEXT)
+
+
+def vocabulary_file(path, tokens=("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "circle", "##s", "a")):
+    path.write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    return path
+
+
+def test_labels_are_tokens_end_and_padding(words) -> None:
+    labels = words.encode(["a red circle", "red"], 6)
+    ids = words.vocabulary
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [
+        [ids["a"], ids["red"], ids["circle"], ids["[SEP]"], -100, -100],
+        [ids["red"], ids["[SEP]"], -100, -100, -100, -100],
+    ]
+    assert words.special_ids == {"pad_id": 0, "bos_id": 2, "eos_id": 3}
+
+
+def test_case_and_punctuation(words) -> None:
+    assert torch.equal(words.encode(["A RED Circle,"], 6), words.encode(["a red circle ,"], 6))
+    assert words.decode(words.encode(["A RED circle, an ankle-boot."], 12)) == ["a red circle, an ankle - boot."]
+
+
+def test_decode_stops_at_the_end_and_skips_padding_and_start(words) -> None:
+    red, end, start = words.vocabulary["red"], words.eos_id, words.bos_id
+    assert words.decode(torch.tensor([[start, red, end, red], [red, red, -100, -100]])) == ["red", "red red"]
+    assert words.decode(torch.tensor([[end, red, 0, 0]])) == [""]
+
+
+def test_what_is_cut_is_counted_and_still_ends(words) -> None:
+    long = "a red circle above two blue squares"
+    assert words.count_tokens([long, "red"]) == [8, 2]
+    assert words.count_cut([long, "red"], 8) == 0
+    assert words.count_cut([long, "red"], 7) == 1
+    row = words.encode([long], 4)[0]
+    assert row[-1] == words.eos_id
+    assert (row >= 0).all()
+    with pytest.raises(BadInput, match="max_tokens"):
+        words.encode(["red"], 1)
+
+
+def test_new_words_are_spelled_and_new_characters_counted(words) -> None:
+    assert words.decode(words.encode(["rebcul"], 12)) == ["rebcul"]  # no such word, its letters are known
+    assert words.count_unknown(["rebcul", "zebra", "a red circle"]) == 1  # z is not
+
+
+def test_vocabulary_is_a_function_of_the_text(words) -> None:
+    again = Tokenizer.from_public_text(iter(reversed(TEXT)))
+    assert again.vocabulary == words.vocabulary
+    assert again.digest == words.digest
+    assert Tokenizer.from_public_text([*TEXT, "zebra"]).digest != words.digest
+    tokens = sorted(words.vocabulary, key=words.vocabulary.__getitem__)
+    assert tokens[:5] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert tokens.index("circle") < tokens.index("above")  # frequent words first
+    assert "##," not in tokens
+
+
+def test_a_bound_keeps_the_frequent_words(words) -> None:
+    small = Tokenizer.from_public_text(TEXT, vocab_size=words.vocab_size - 3)
+    assert small.vocab_size == words.vocab_size - 3
+    assert "red" in small.vocabulary
+    assert "two" not in small.vocabulary
+    assert small.decode(small.encode(["two red"], 10)) == ["two red"]
+    with pytest.raises(BadInput, match="special tokens and characters"):
+        Tokenizer.from_public_text(TEXT, vocab_size=20)
+    with pytest.raises(BadInput, match="no words"):
+        Tokenizer.from_public_text(["  "])
+
+
+def test_save_and_load_with_and_without_sfumato(words, tmp_path) -> None:
+    words.save(tmp_path)
+    again = Tokenizer.from_checkpoint(tmp_path)
+    assert again.digest == words.digest
+    assert torch.equal(again.encode(TEXT, 20), words.encode(TEXT, 20))
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain("a red circle")["input_ids"] == words.encode(["a red circle"], 4)[0, :3].tolist()
+    assert plain.pad_token_id == 0
+
+
+def test_vocab_file(tmp_path) -> None:
+    words = Tokenizer.from_vocab(vocabulary_file(tmp_path / "vocab.txt"))
+    assert words.encode(["a red CIRCLES"], 6).tolist() == [[8, 5, 6, 7, 3, -100]]
+    assert torch.equal(Tokenizer.from_checkpoint(tmp_path).encode(["red"], 3), words.encode(["red"], 3))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [(("red", "blue"), "lacks \\[PAD\\]"), (("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "a"), "twice")],
+)
+def test_broken_vocab_file(tmp_path, tokens, message) -> None:
+    with pytest.raises(BadInput, match=message):
+        Tokenizer.from_vocab(vocabulary_file(tmp_path / "vocab.txt", tokens))
+
+
+def test_missing_and_broken_folders(tmp_path) -> None:
+    with pytest.raises(BadInput, match=r"no vocabulary file .*v\.txt"):
+        Tokenizer.from_vocab(tmp_path / "v.txt")
+    with pytest.raises(BadInput, match="no checkpoint folder"):
+        Tokenizer.from_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=r"tokenizer\.json or vocab\.txt is missing"):
+        Tokenizer.from_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(BadInput, match="cannot be read"):
+        Tokenizer.from_checkpoint(tmp_path)
+
+
+def test_padding_and_truncation_of_the_checkpoint_are_not_ours(words, tmp_path) -> None:
+    words.save(tmp_path)
+    backend = AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    again = Tokenizer.from_checkpoint(tmp_path)
+    assert again.count_tokens(["a red circle above"]) == [5]
+
+
+def _encode(tokenizer: Tokenizer) -> list[list[int]]:
+    return tokenizer.encode(["a red circle"], 6).tolist()
+
+
+def test_works_in_a_loader_worker(words) -> None:
+    assert _encode(pickle.loads(pickle.dumps(words))) == _encode(words)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(_encode, (words,)) == _encode(words)
