@@ -77,7 +77,7 @@ def statement(card: Mapping[str, Any]) -> str:
     return (
         f"({upper(card['epsilon'])}, {card['delta']:.6g})-differential privacy, relation {card['relation']}, "
         f"unit {card['unit']}, {plain(card['sampling'])}, {plain(card['accountant']).upper()} accountant, "
-        f"{card['steps_executed']:,} steps charged."
+        f"{card['steps_charged']:,} steps charged."
     )
 
 
@@ -91,7 +91,7 @@ def _epsilon(card: Mapping[str, Any]) -> str:
 
 def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the card as titled lists of (what, value), all text, for Markdown and HTML alike."""
-    claim = [("epsilon", _epsilon(card)), ("delta", f"{card['delta']:.6g}")]
+    claim = [("epsilon", _epsilon(card)), ("delta", plain(card["delta"]))]
     if not card["stamps"]:
         for accountant in ("pld", "rdp"):
             if card.get(f"epsilon_{accountant}") is not None:
@@ -101,13 +101,24 @@ def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     claim += _rows(card, "unit", "record", "owner_column")
     claim.append(("accountant", plain(card["accountant"]).upper()))
     how = _rows(card, "mechanism", "sampling", "sampling_prob", "expected_batch_size", "presence", "swap", "noise_std")
-    how += _rows(card, "noise_multiplier", "divisor", "steps_executed", "steps_planned", "attempts", "ledger_head")
+    how += _rows(card, "noise_multiplier", "divisor", "steps_charged", "steps_planned")
+    how += [("attempts", _attempts(card["attempts"])), *_rows(card, "ledger_head", "model")]
     parts = [("The claim", claim), ("How it was reached", how), ("What is public", _items(card["public"]))]
     parts.append(("What the claim leaves out", _items(card["left_out"])))
     looks = [(f"look {number}", plain(look)) for number, look in enumerate(card["looks"], 1)]
     parts.append(("Unaccounted looks at the data", looks or [("looks", "none declared")]))
     parts.append(("Versions", _items(card["versions"])))
     return parts
+
+
+def _attempts(attempts: Any) -> str:
+    if not isinstance(attempts, list):
+        return plain(attempts)
+    each = [
+        plain({k: v for k, v in one.items() if k != "number"}) if isinstance(one, dict) else plain(one)
+        for one in attempts
+    ]
+    return f"{len(attempts)} ({' / '.join(each)})"
 
 
 def _rows(card: Mapping[str, Any], *names: str) -> list[tuple[str, str]]:

@@ -32,9 +32,9 @@ MANDATORY = {
     "accountant": "the accountant that epsilon comes from",
     "epsilon": "epsilon for the executed steps, or None under a stamp",
     "delta": "the delta that epsilon is stated at",
-    "steps_executed": "the steps that the ledger charges",
+    "steps_charged": "the steps that the ledger charges",
     "steps_planned": "the steps of the plan",
-    "attempts": "how many attempts the ledger holds",
+    "attempts": "the attempts that the ledger holds: their number, or a list",
     "ledger_head": "the hash at the end of the ledger",
     "public": "what is declared public",
     "left_out": "what the claim leaves out",
@@ -130,12 +130,15 @@ def check(facts: Mapping[str, Any]) -> dict[str, Any]:
     _require(facts["public"], PUBLIC, "public.")
     _require(facts["left_out"], LEFT_OUT, "left_out.")
     found = stamps(facts)
+    proved = not any(stamp.startswith(NOT_PROVED) for stamp in found)
     for name in ("sampling_prob", "delta"):
-        _check_number(facts, name, 0.0, 1.0)
-    for name in ("steps_executed", "steps_planned", "divisor"):
+        if facts[name] is not None or proved:
+            _check_number(facts, name, 0.0, 1.0)
+    for name in ("steps_charged", "steps_planned", "divisor"):
         _check_number(facts, name, 0.0)
-    _check_number(facts, "attempts", 1)
-    _check_noise(facts, proved=not any(stamp.startswith(NOT_PROVED) for stamp in found))
+    if not facts["attempts"]:
+        raise BadInput("the privacy card's fact 'attempts' is empty: nothing was run.")
+    _check_noise(facts, proved)
     _check_claim(facts, found)
     left_out = {**STANDING, **facts["left_out"]}
     if facts["owner_column"] is None:
@@ -150,7 +153,7 @@ def check(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _warnings(facts: Mapping[str, Any]) -> list[str]:
     found = list(facts.get("warnings", []))
     num_records = facts["public"]["num_records"]
-    if num_records and facts["delta"] >= 1 / num_records:
+    if num_records and facts["delta"] is not None and facts["delta"] >= 1 / num_records:
         found.append(
             f"delta {facts['delta']:g} is not below 1/N = {1 / num_records:g}: "
             "publishing one whole record, picked at random, would satisfy it."

@@ -10,6 +10,7 @@ from typing import Any
 
 from sfumato.base import BadInput
 from sfumato.report.card import read as read_card
+from sfumato.report.suites import evaluations, suite_rows
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -118,7 +119,7 @@ def _png(text: Any, path: Path, number: int) -> str:
 
 
 def metric_rows(metrics: Any) -> list[dict[str, Any]]:
-    """Return measurements as flat rows: a list of rows, an object with "rows", or nested objects of numbers.
+    """Return measurements as flat rows: evaluations, a list of rows, an object with "rows", or nested numbers.
 
     >>> metric_rows({"probe": {"pixels": {"accuracy": 0.842, "n": 10}, "HOG": 0.89}, "steps": 400})
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -126,6 +127,8 @@ def metric_rows(metrics: Any) -> list[dict[str, Any]]:
      {'metric': 'probe', 'features': 'HOG', 'value': 0.89},
      {'metric': 'steps', 'value': 400}]
     """
+    if found := evaluations(metrics):
+        return [row for evaluation in found for row in suite_rows(evaluation)]
     if isinstance(metrics, dict) and isinstance(metrics.get("rows"), list):
         metrics = metrics["rows"]
     if isinstance(metrics, list):

@@ -59,7 +59,7 @@ def _is_short(value: Any) -> bool:
 
 def _tiles(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the few figures at the head of the page; none that is not proved."""
-    steps = ("steps charged", f"{card['steps_executed']:,}")
+    steps = ("steps charged", f"{card['steps_charged']:,}")
     if card["stamps"]:
         return [steps]
     return [
@@ -91,7 +91,7 @@ def _metric_chart(chapter: Chapter, key: str) -> str:
     chart = Chart(
         title=chapter.title,
         x_label="step",
-        y_label=chapter.title,
+        y_label=f"{chapter.title} (%)" if chapter.is_share else chapter.title,
         description=f"{chapter.title} over the steps; last values: {ends}.",
     )
     return svg(chart, chapter.series, key=key)

@@ -30,14 +30,15 @@ class Chapter:
     title: str
     lines: Sequence[Line]
     series: Sequence[Series] = ()
+    is_share: bool = False
 
 
 def chapters(rows: Sequence[Row]) -> list[Chapter]:
     """Return one chapter per metric, in the order of first appearance.
 
     A row is {"metric", "value"} with, where it has them, "features" (what was measured: the run or a baseline), "step",
-    "spread" (half the width of an interval) or "low" and "high", "chance" (what guessing gets), "n" and "unit". Other
-    columns become a note.
+    "spread" (half the width of an interval) or "low" and "high", "chance" (what guessing gets), "n" and "unit"; the
+    unit "share" is shown in percent. Other columns become a note.
     """
     by_metric: dict[str, list[Row]] = {}
     for row in rows:
@@ -62,7 +63,7 @@ def _chapter(title: str, rows: Sequence[Row]) -> Chapter:
     numbers = [row["value"] for row in latest.values() if _is_number(row["value"])]
     full = max([1.0 if all(0 <= number <= 1 for number in numbers) else 0.0, *numbers], default=1.0)
     lines = [_line(key, latest[key], full) for key in order]
-    return Chapter(title=title, lines=lines, series=_series(rows))
+    return Chapter(title=title, lines=lines, series=_series(rows), is_share=all(_is_share(row) for row in rows))
 
 
 def _line(key: tuple[str, str], row: Row, full: float) -> Line:
@@ -80,13 +81,24 @@ def _line(key: tuple[str, str], row: Row, full: float) -> Line:
 
 
 def _figure(row: Row) -> str:
-    value = row["value"]
-    text = f"{value:.3f}" if isinstance(value, float) else cell(value)
+    if _is_share(row):
+        show, end = lambda number: f"{100 * number:.1f}", " %"
+    else:
+        show, end = _decimal, f" {cell(row['unit'])}" if row.get("unit") else ""
+    text = show(row["value"])
     if _is_number(row.get("spread")):
-        text += f" ± {row['spread']:.3f}"
+        text += f" ± {show(row['spread'])}"
     elif _is_number(row.get("low")) and _is_number(row.get("high")):
-        text += f" ({row['low']:.3f} to {row['high']:.3f})"
-    return f"{text} {cell(row['unit'])}" if row.get("unit") else text
+        text += f" ({show(row['low'])} to {show(row['high'])})"
+    return text + end
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.3f}" if isinstance(number, float) else cell(number)
+
+
+def _is_share(row: Row) -> bool:
+    return row.get("unit") == "share"
 
 
 def _note(row: Row) -> str:
@@ -101,10 +113,11 @@ def _series(rows: Sequence[Row]) -> list[Series]:
         if not _is_number(row["value"]):
             continue
         name = ", ".join(part for part in (_system(row), _note(row)) if part)
+        value = 100 * row["value"] if _is_share(row) else row["value"]
         if _is_number(row.get("step")):
-            courses.setdefault(name, {})[row["step"]] = row["value"]
+            courses.setdefault(name, {})[row["step"]] = value
         else:
-            levels[name] = row["value"]
+            levels[name] = value
     found = [
         Series(name=name, x=sorted(course), y=[course[step] for step in sorted(course)])
         for name, course in courses.items()
