@@ -1,0 +1,55 @@
+"""What an attacker could know: the best membership test that the privacy loss distribution allows."""
+
+import math
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from sfumato.accounting.epsilon import REPORT_DISCRETIZATION, Steps, charged_delta, compose_pld, merge
+from sfumato.base import BadInput
+
+_LOWEST_LOG_E = -20.0  # 1 - e is then within 1e-8 of 1
+_GRID = 60
+
+
+def max_true_positive_rate(
+    steps: Steps, false_positive_rate: float = 0.01, discretization: float = REPORT_DISCRETIZATION
+) -> float:
+    """Return the largest true-positive rate of any membership test at the given false-positive rate.
+
+    "Positive" is "the record was in the data set". With delta(e) = max over tests A of P(A) - e Q(A), the best test at
+    false-positive rate a has P(A) = min over e > 0 of delta(e) + a e (Neyman-Pearson in dual form). delta(.) comes from
+    the whole distribution, not off one (epsilon, delta). Any e gives a valid bound, so that a numerical minimum errs to
+    the safe side.
+
+    Args:
+        steps: pairs (step, how often it was executed).
+        false_positive_rate: in (0, 1).
+        discretization: of the privacy loss.
+
+    Returns:
+        A rate in [false_positive_rate, 1]; 1 % at 1 % means that nothing can be learned.
+
+    Raises:
+        Refused: no proved PLD charge for some step.
+        BadInput: the rate is out of range.
+    """
+    if not 0.0 < false_positive_rate < 1.0:
+        raise BadInput(f"false_positive_rate must lie in (0, 1), got {false_positive_rate}.")
+    merged = merge(steps)
+    if not merged:
+        return false_positive_rate
+    # The direction in which the record is present under P: dp_accounting's public methods take the worse of both
+    # directions, which for subsampled steps is not the question asked here.
+    present = compose_pld(merged, discretization)._pmf_remove
+
+    def bound(log_e: float) -> float:
+        return float(present.get_delta_for_epsilon(log_e)) + false_positive_rate * math.exp(log_e)
+
+    # The bound is 1 where e = 1 / a, and above 1 - e everywhere: nothing is to be found outside of these limits.
+    grid = np.linspace(_LOWEST_LOG_E, -math.log(false_positive_rate), _GRID)
+    best = int(np.argmin([bound(float(log_e)) for log_e in grid]))
+    limits = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, _GRID - 1)]))
+    refined = minimize_scalar(bound, bounds=limits, method="bounded", options={"xatol": 1e-6})
+    rate = min(bound(float(grid[best])), float(refined.fun)) + charged_delta(merged)
+    return min(max(rate, false_positive_rate), 1.0)
