@@ -1,0 +1,51 @@
+"""Evaluation: what an encoder learned and what a captioner says, always beside features that learned nothing.
+
+Metrics are pure functions of arrays; `run_suite` feeds them. scikit-learn (the extra `eval`) is needed by probes only.
+"""
+
+from sfumato.evaluate.accuracy import Accuracy, counted, per_class, wilson
+from sfumato.evaluate.attributes import attribute_accuracy, read_caption
+from sfumato.evaluate.baselines import hog, raw_pixels
+from sfumato.evaluate.caption import bleu4, cider, cider_scores, words
+from sfumato.evaluate.embed import Embedded, batches, check_distinct, embed
+from sfumato.evaluate.fewshot import Shots, few_shot
+from sfumato.evaluate.probe import Probe, linear_probe
+from sfumato.evaluate.subject import Subject, at_random, captioner
+from sfumato.evaluate.suite import SUITES, check_suites, run_suite, shareable
+from sfumato.evaluate.table import COLUMNS, table
+from sfumato.evaluate.zeroshot import ZeroShot, choose_caption, zero_shot
+
+__all__ = [
+    "COLUMNS",
+    "SUITES",
+    "Accuracy",
+    "Embedded",
+    "Probe",
+    "Shots",
+    "Subject",
+    "ZeroShot",
+    "at_random",
+    "attribute_accuracy",
+    "batches",
+    "bleu4",
+    "captioner",
+    "check_distinct",
+    "check_suites",
+    "choose_caption",
+    "cider",
+    "cider_scores",
+    "counted",
+    "embed",
+    "few_shot",
+    "hog",
+    "linear_probe",
+    "per_class",
+    "raw_pixels",
+    "read_caption",
+    "run_suite",
+    "shareable",
+    "table",
+    "wilson",
+    "words",
+    "zero_shot",
+]
