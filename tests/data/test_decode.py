@@ -104,9 +104,16 @@ def test_what_is_no_picture_is_an_undecodable_row_that_quotes_nothing(tmp_path):
             assert caught.value.__suppress_context__
 
 
-def test_postscript_is_never_run():
-    with pytest.raises(UndecodableRow):
-        DECODE(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n")
+def test_postscript_is_never_run(monkeypatch):
+    from PIL import EpsImagePlugin
+
+    run = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: run.append(args))
+    raw = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
+    for read in (DECODE, header):
+        with pytest.raises(UndecodableRow):
+            read(raw)
+    assert not run
 
 
 def test_huge_is_an_undecodable_row_before_it_is_decoded(monkeypatch):

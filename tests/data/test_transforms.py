@@ -60,6 +60,15 @@ def test_deep_pictures_are_not_rounded():
     assert len(torch.unique(found)) > 500
 
 
+def test_bicubic_overshoot_is_clipped():
+    edge = np.zeros((64, 64, 1), np.float32)
+    edge[:, 32:] = 255
+    found = Preprocess(image_size=40, channels=1).evaluate(edge)
+    assert found.min() == -1
+    assert found.max() == 1
+    assert torch.allclose(found, Preprocess(image_size=40, channels=1).evaluate(edge.astype(np.uint8)), atol=0.005)
+
+
 def test_crops_are_drawn_from_the_generator_alone():
     preprocess = Preprocess(image_size=32, augment="crop", flip=True)
     first = preprocess.train(GRADIENT, rng(1))
