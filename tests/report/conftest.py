@@ -45,7 +45,7 @@ def facts() -> dict[str, Any]:
         "epsilon_pld": 2.996,
         "epsilon_rdp": 3.2041,
         "delta": 1e-6,
-        "steps_charged": 410,
+        "steps_executed": 410,
         "steps_planned": 400,
         "attempts": 2,
         "ledger_head": "ab" * 32,

@@ -77,8 +77,13 @@ def statement(card: Mapping[str, Any]) -> str:
     return (
         f"({upper(card['epsilon'])}, {card['delta']:.6g})-differential privacy, relation {card['relation']}, "
         f"unit {card['unit']}, {plain(card['sampling'])}, {plain(card['accountant']).upper()} accountant, "
-        f"{card['steps_charged']:,} steps charged."
+        f"{charged_steps(card):,} steps charged."
     )
+
+
+def charged_steps(card: Mapping[str, Any]) -> int:
+    """Return the steps that epsilon is computed for: those executed, unless the card names more."""
+    return max(card["steps_executed"], card.get("steps_charged") or 0)
 
 
 def _epsilon(card: Mapping[str, Any]) -> str:
@@ -101,8 +106,8 @@ def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]
     claim += _rows(card, "unit", "record", "owner_column")
     claim.append(("accountant", plain(card["accountant"]).upper()))
     how = _rows(card, "mechanism", "sampling", "sampling_prob", "expected_batch_size", "presence", "swap", "noise_std")
-    how += _rows(card, "noise_multiplier", "divisor", "steps_charged", "steps_planned")
-    how += [("attempts", _attempts(card["attempts"])), *_rows(card, "ledger_head", "model")]
+    how += _rows(card, "noise_multiplier", "divisor", "steps_executed", "steps_charged", "steps_planned")
+    how += [("attempts", _attempts(card["attempts"])), *_rows(card, "steps_by_attempt", "ledger_head", "model")]
     parts = [("The claim", claim), ("How it was reached", how), ("What is public", _items(card["public"]))]
     parts.append(("What the claim leaves out", _items(card["left_out"])))
     looks = [(f"look {number}", plain(look)) for number, look in enumerate(card["looks"], 1)]

@@ -32,7 +32,7 @@ MANDATORY = {
     "accountant": "the accountant that epsilon comes from",
     "epsilon": "epsilon for the executed steps, or None under a stamp",
     "delta": "the delta that epsilon is stated at",
-    "steps_charged": "the steps that the ledger charges",
+    "steps_executed": "the steps that the ledger holds, all attempts together",
     "steps_planned": "the steps of the plan",
     "attempts": "the attempts that the ledger holds: their number, or a list",
     "ledger_head": "the hash at the end of the ledger",
@@ -134,7 +134,7 @@ def check(facts: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("sampling_prob", "delta"):
         if facts[name] is not None or proved:
             _check_number(facts, name, 0.0, 1.0)
-    for name in ("steps_charged", "steps_planned", "divisor"):
+    for name in ("steps_executed", "steps_planned", "divisor"):
         _check_number(facts, name, 0.0)
     if not facts["attempts"]:
         raise BadInput("the privacy card's fact 'attempts' is empty: nothing was run.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.report.card import recognised, sections
+from sfumato.report.card import charged_steps, recognised, sections
 from sfumato.report.folder import RunFiles, read_run
 from sfumato.report.metrics import Chapter, chapters
 from sfumato.report.numbers import percent_at_most, plain, upper
@@ -59,7 +59,7 @@ def _is_short(value: Any) -> bool:
 
 def _tiles(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the few figures at the head of the page; none that is not proved."""
-    steps = ("steps charged", f"{card['steps_charged']:,}")
+    steps = ("steps charged", f"{charged_steps(card):,}")
     if card["stamps"]:
         return [steps]
     return [
