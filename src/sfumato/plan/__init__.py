@@ -1,0 +1,22 @@
+"""The promise in numbers: unit, sampler, noise and accountant in one frozen `Plan`. Imports no torch."""
+
+from sfumato.plan.claim import Claim
+from sfumato.plan.defaults import default_batch_size, default_steps
+from sfumato.plan.explain import card_facts, figures, num_parameters
+from sfumato.plan.grid import epsilon_grid
+from sfumato.plan.plan import Plan
+from sfumato.plan.units import Conjectured, Example, Unit
+
+__all__ = [
+    "Claim",
+    "Conjectured",
+    "Example",
+    "Plan",
+    "Unit",
+    "card_facts",
+    "default_batch_size",
+    "default_steps",
+    "epsilon_grid",
+    "figures",
+    "num_parameters",
+]

@@ -1,0 +1,130 @@
+"""Units: what is clipped, and how far one record can move the sum of clipped things, with the proofs.
+
+A unit is a frozen dataclass with `presence`, `swap`, `proved`, `describe()` and `largest_mean(divisor)`; it is
+listed in `serialise.UNITS` to be written to JSON. Its fields are public constants.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from sfumato.base import BadInput
+from sfumato.plan.checks import positive
+
+
+@runtime_checkable
+class Unit(Protocol):
+    """What a plan needs to know of a unit."""
+
+    proved: ClassVar[bool]
+    """Whether the two distances are proved; else every epsilon is refused."""
+
+    @property
+    def presence(self) -> float:
+        """How far (L2) the sum moves when a record joins or leaves the draw."""
+        ...
+
+    @property
+    def swap(self) -> float:
+        """How far (L2) the sum moves when a drawn record is exchanged for another one."""
+        ...
+
+    def describe(self) -> str:
+        """Return the unit in words, for the card."""
+        ...
+
+    def largest_mean(self, divisor: float) -> float:
+        """Return the largest norm that sum / divisor has when the expected number of records agree fully."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One example: each row's gradient g is scaled to at most `clip_norm` = C, and the scaled gradients are added.
+
+    `clip="flat"` scales by min(1, C / |g|), `clip="automatic"` by C / (|g| + gamma) (Bu et al., NeurIPS 2023).
+
+    Presence C and swap 2C. Proof. The loss is one value per row and rows are independent (the norm engine refuses
+    others), so row i's term in the sum, v_i = s(|g_i|) g_i, is a function of row i and the weights alone. Its norm is
+    min(|g|, C) <= C under flat and C |g| / (|g| + gamma) < C under automatic clipping, as gamma > 0; a row whose loss
+    or gradient is not finite contributes v_i = 0. When a record joins or leaves the draw, one term appears or
+    disappears and no other changes: the sum moves by |v_i| <= C. When a drawn record is exchanged, it moves by
+    |v_i - v_i'| <= |v_i| + |v_i'| <= 2C. Both are attained, up to the safety margin of the clip factor, by a gradient
+    of norm >= C and by two opposite ones (flat). An owner of several rows enters a draw with one of them, so the same
+    holds with "record" read as "owner". QED.
+
+    Attributes:
+        clip_norm: C, in the unit of the loss per parameter.
+        clip: "flat" or "automatic".
+        gamma: the stability constant of automatic clipping; not used by flat clipping.
+
+    Raises:
+        BadInput: a number is not positive, or `clip` is unknown.
+    """
+
+    clip_norm: float
+    clip: Literal["flat", "automatic"] = "flat"
+    gamma: float = 0.01
+    proved: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        positive("clip_norm", self.clip_norm)
+        positive("gamma", self.gamma)
+        if self.clip not in ("flat", "automatic"):
+            raise BadInput(f"clip must be 'flat' or 'automatic', got {self.clip!r}.")
+
+    @property
+    def presence(self) -> float:
+        """C."""
+        return self.clip_norm
+
+    @property
+    def swap(self) -> float:
+        """2C."""
+        return 2.0 * self.clip_norm
+
+    def describe(self) -> str:
+        """Return the unit in words, for the card."""
+        factor = "min(1, C/norm)" if self.clip == "flat" else f"C/(norm + {self.gamma:g})"
+        return f"example: each row's gradient is scaled by {factor}, C = {self.clip_norm:g}"
+
+    def largest_mean(self, divisor: float) -> float:
+        """Return C: the mean of vectors of norm at most C."""
+        del divisor  # as many terms as the divisor says
+        return self.clip_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conjectured:
+    """A researcher's own rule, its distances claimed and not proved: it trains and is audited, but has no epsilon.
+
+    The rule itself (a clip factor) is code and is handed to the training loop; the plan holds its name. Noise is drawn
+    for the claimed distances, every epsilon is refused, and the card says NOT PROVED.
+
+    Attributes:
+        rule: what the rule is, in words; printed on the card.
+        presence: the claimed distance when a record joins.
+        swap: the claimed distance when a record is exchanged.
+
+    Raises:
+        BadInput: a distance is not positive, or the rule has no name.
+    """
+
+    rule: str
+    presence: float
+    swap: float
+    proved: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        positive("presence", self.presence)
+        positive("swap", self.swap)
+        if not isinstance(self.rule, str) or not self.rule.strip():
+            raise BadInput("a Conjectured unit needs a rule: say in words what it does.")
+
+    def describe(self) -> str:
+        """Return the unit in words, for the card."""
+        return f"conjectured rule ({self.rule}); claimed, not proved: presence {self.presence:g}, swap {self.swap:g}"
+
+    def largest_mean(self, divisor: float) -> float:
+        """Return the claimed presence: as if every record could move the sum by it."""
+        del divisor
+        return self.presence
