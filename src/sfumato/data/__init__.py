@@ -9,6 +9,8 @@ from sfumato.data.idx import fashion_mnist, mnist
 from sfumato.data.load import Options, load
 from sfumato.data.pairs import PairRows
 from sfumato.data.shapes import shapes
+from sfumato.data.show import light_up, png_base64
+from sfumato.data.sidecar import picture_files
 from sfumato.data.split import check_disjoint, holdout
 from sfumato.data.table import Columns
 from sfumato.data.transforms import Preprocess
@@ -28,9 +30,12 @@ __all__ = [
     "holdout",
     "hugging_face",
     "image_folder",
+    "light_up",
     "load",
     "mnist",
     "parse_caption",
+    "picture_files",
+    "png_base64",
     "questions",
     "shapes",
     "shapes_vocabulary",

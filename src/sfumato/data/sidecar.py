@@ -10,17 +10,31 @@ from sfumato.data.files import inside, listed
 from sfumato.data.table import TABLES, check_captions
 
 
-def sidecars(folder: Path) -> tuple[list[str], list[tuple[str, ...]]]:
-    """Return files and captions of a folder where x.txt captions x.png; sorted, so that row numbers are stable."""
-    names = sorted(
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures below a folder, by ending, sorted; hidden files are left out.
+
+    Raises:
+        BadInput: there is none.
+    """
+    pictures = [folder / name for name in _names(folder) if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    if not pictures:
+        raise BadInput(f"{folder} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+    return pictures
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(
         os.path.relpath(os.path.join(place, name), folder)
         for place, _, found in os.walk(folder)
         for name in found
         if not name.startswith(".")
     )
-    pictures = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
-    if not pictures:
-        raise BadInput(f"{folder} holds no picture ({', '.join(sorted(EXTENSIONS))}).")
+
+
+def sidecars(folder: Path) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return files and captions of a folder where x.txt captions x.png; sorted, so that row numbers are stable."""
+    names = _names(folder)
+    pictures = [os.path.relpath(path, folder) for path in picture_files(folder)]
     text_of = {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(".txt")}
     stems = [os.path.splitext(name)[0] for name in pictures]
     bare = [name for name, stem in zip(pictures, stems) if stem not in text_of]

@@ -1,0 +1,52 @@
+"""`sfumato evaluate RUN`: measure what a run learned, always beside features that learned nothing."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+EXAMPLES = """
+sfumato evaluate runs/x
+sfumato evaluate runs/x --suite probe,fewshot,zeroshot
+sfumato evaluate runs/shapes --suite shapes,aro --limit 1000
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateCommand:
+    """Measure a run's encoder (probe, fewshot) and captions (zeroshot, caption, shapes, aro) on held-out data.
+
+    Raw pixels, HOG and the same encoder at random initialisation always stand beside. The table goes to the screen, the
+    figures to RUN/export/metrics.json, those that rest on private pictures to RUN/private/metrics.json only.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of a run."""
+
+    suite: str = "probe,fewshot,zeroshot,caption"
+    """Comma-separated: probe, fewshot, zeroshot, caption, shapes, aro."""
+
+    limit: int | None = None
+    """Use at most so many pictures of each set."""
+
+
+def run(command: EvaluateCommand) -> int:
+    """Evaluate, write the figures and show the table."""
+    from sfumato import evaluate
+    from sfumato.recipes.measure import evaluate_run
+    from sfumato.report import tables
+
+    console = Console(file=sys.stderr)
+    with console.status("evaluating") as status:
+
+        def progress(what: str, done: int, total: int) -> None:
+            status.update(f"{what}: {done:,} of {total:,}")
+
+        suites = [name.strip() for name in command.suite.split(",") if name.strip()]
+        results = evaluate_run(command.run, suites=suites, limit=command.limit, progress=progress)
+    rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(results)]
+    Console().print(tables.table(rows, list(evaluate.COLUMNS), title=str(command.run)))
+    return 0

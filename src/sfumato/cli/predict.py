@@ -1,0 +1,51 @@
+"""`sfumato predict RUN IMAGES`: caption new pictures."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+EXAMPLES = """
+sfumato predict runs/x picture.png
+sfumato predict runs/x images/ --jsonl
+sfumato predict runs/x scans/ --window 0 4095 --num-beams 4
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictCommand:
+    """Caption pictures with a run's model: files, or folders whose pictures are all captioned."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The folder of a run, or an export of one."""
+
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Pictures, or folders of pictures."""
+
+    window: tuple[float, float] | None = None
+    """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""
+
+    num_beams: int = 1
+    """Beam search; 1 is greedy."""
+
+    jsonl: bool = False
+    """One JSON object a line instead of text."""
+
+
+def run(command: PredictCommand) -> int:
+    """Write one line per picture; a picture that cannot be read is named and makes the status 1."""
+    from sfumato.recipes.predict import predict
+
+    failed = 0
+    for path, caption, error in predict(command.run, command.images, command.window, command.num_beams):
+        failed += error is not None
+        if command.jsonl:
+            sys.stdout.write(json.dumps({"image": str(path), "caption": caption, "error": error}) + "\n")
+        elif error is not None:
+            sys.stderr.write(f"sfumato: {path}: {error}\n")
+        else:
+            sys.stdout.write(f"{path}: {caption}\n")
+    return 1 if failed else 0

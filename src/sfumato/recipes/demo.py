@@ -1,0 +1,38 @@
+"""The whole way on built-in data: plan, private captioner, evaluation beside its baselines, report."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sfumato import models, report
+from sfumato.recipes.dp_cap import dp_cap
+from sfumato.recipes.execute import read_config, train_run
+from sfumato.recipes.make import sets_of
+from sfumato.recipes.measure import evaluate_run, write_samples
+from sfumato.recipes.run import Run
+
+SUITES = ("probe", "fewshot", "zeroshot", "caption", "shapes")
+
+
+def demo_run(out: Path) -> Run:
+    """Return the demonstration's run: 200,000 procedural scenes, a micro captioner, epsilon 8."""
+    run = dp_cap("shapes:200000", out)
+    return replace(run, privacy=dataclasses.replace(run.privacy, epsilon=8.0))
+
+
+def demo(out: Path, *, on_progress: Callable[[Any], None] | None = None, fresh: bool = True) -> dict[str, Any]:
+    """Train, evaluate and report; return results, samples, epsilon and the report's path.
+
+    Args:
+        out: folder of the run; emptied first where `fresh`, if it holds a run of the demonstration.
+    """
+    run = demo_run(out)
+    if fresh and (out / "run.json").is_file() and read_config(out).recipe == run.recipe:
+        shutil.rmtree(out)
+    epsilon = train_run(run, on_progress=on_progress)
+    results = evaluate_run(out, suites=SUITES, limit=4000)
+    samples = write_samples(out, run, models.load_export(out), sets_of(run.data, run.model.image_size))
+    return {"epsilon": epsilon, "results": results, "samples": samples, "report": report.write_page(out)}

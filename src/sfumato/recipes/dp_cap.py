@@ -1,0 +1,57 @@
+"""DP-Cap (arXiv 2403.02506): representation learning by private image captioning.
+
+`dp_cap` returns the run for a data set; built-in data has settings of its own, found by experiment (docs/results.md),
+other data starts from the paper's.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from sfumato.recipes.run import Data, Model, Privacy, Run, Training
+
+_PAPER = Run(
+    recipe="dp-cap",
+    out=Path("runs/dp-cap"),
+    data=Data(spec=""),
+    model=Model(size="nano", image_size=224),
+    privacy=Privacy(expected_batch_size=4096, steps=2000),
+    training=Training(
+        learning_rate=5e-4,
+        weight_decay=0.005,
+        warmup_steps=200,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+    ),
+)
+_SMALL = replace(
+    _PAPER,
+    model=Model(size="micro", image_size=28, channels=1),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=400, clip_norm=1.0),
+    training=Training(
+        learning_rate=3e-3, weight_decay=0.0, beta2=0.95, warmup_steps=20, ema_decay=0.95, micro_batch_size=256,
+        final_rate=0.1,
+    ),
+)  # fmt: skip
+_SHAPES = replace(
+    _SMALL,
+    model=Model(size="micro", image_size=32, channels=3),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=1024, steps=300),
+)
+_BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES}
+
+
+def dp_cap(spec: str, out: Path | None = None) -> Run:
+    """Return the run that trains a captioner on `spec` (a built-in name or anything that `data.load` reads)."""
+    kind = spec.partition(":")[0]
+    base = _BUILT_IN.get(kind, _PAPER)
+    return replace(base, out=out or Path("runs") / f"dp-cap-{_name(spec)}", data=replace(base.data, spec=spec))
+
+
+def _name(spec: str) -> str:
+    """A folder name for a data set: the last part of its path, without what a file system would not take.
+
+    >>> _name("hf:owner/x-rays"), _name("data/images/"), _name("shapes:5000")
+    ('x-rays', 'images', 'shapes-5000')
+    """
+    last = Path(spec.removeprefix("hf:")).name.replace(":", "-")
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in last) or "data"

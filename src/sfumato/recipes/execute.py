@@ -1,0 +1,207 @@
+"""Train a run and hand on what may be shared: weights, tokenizer, card. The same call again resumes."""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sfumato import losses, models, report, train
+from sfumato.base import BadInput
+from sfumato.recipes.make import Made, make
+from sfumato.recipes.run import Run, Training
+from sfumato.train import Progress
+
+log = logging.getLogger(__name__)
+
+CONFIG = "run.json"
+_PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def train_run(
+    run: Run,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    accept_new_attempt: bool = False,
+    reveal: str | None = None,
+    seed: int | None = None,
+    made: Made | None = None,
+) -> float | None:
+    """Train under the run's plan, write `export/`, and return epsilon for what the ledger holds.
+
+    Args:
+        run: its `out` is the run's folder; if it holds an unfinished run of the same settings, that is resumed.
+        on_progress: called now and then on rank 0.
+        accept_new_attempt: go on with changed settings; steps done again are charged again.
+        reveal: "debug" shows un-noised losses and stamps the card.
+        seed: makes the run reproducible and stamps the card; None takes a secret one.
+        made: what `make(run)` returned, if the caller has it already.
+
+    Raises:
+        BadInput, Refused: before the first step, naming what does not fit.
+    """
+    made = made or make(run)
+    model: Any = made.started.model
+    model.to(_device())
+    optimizer = optimizer_of(run.training, model)
+    precision = _PRECISIONS.get(run.training.precision, "unknown")
+    if precision == "unknown":
+        raise BadInput(f"--precision is one of {', '.join(_PRECISIONS)}, got {run.training.precision!r}.")
+    trainer = train.Trainer(
+        model=model,
+        loss_fn=losses.caption_loss,
+        dataset=made.rows,
+        plan=made.plan,
+        out=run.out,
+        optimizer=optimizer,
+        scheduler=_schedule(run.training, optimizer, made.plan.steps),
+        micro_batch_size=run.training.micro_batch_size,
+        num_workers=run.training.num_workers,
+        ema_decay=run.training.ema_decay,
+        autocast=precision,  # pyright: ignore[reportArgumentType]
+        loss_scale=run.training.loss_scale,
+        checkpoint_every=max(1, min(50, made.plan.steps // 10)),
+        seed=seed,
+        reveal=reveal,
+        accept_new_attempt=accept_new_attempt,
+        settings={"training": run.to_json()["training"], "tokenizer": made.tokenizer.digest},
+        on_progress=on_progress,
+    )
+    if train.join_world(_device()).first:
+        write_config(run)
+    finished = trainer.fit()
+    if train.join_world(_device()).first:
+        if finished.average is not None:
+            with finished.average.applied(model):
+                hand_on(run, made, model)
+        else:
+            hand_on(run, made, model)
+    return finished.epsilon
+
+
+def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None, made: Made | None = None) -> None:
+    """Train the twin without clipping and noise: same model, draws and steps. NOT PRIVATE; no card is written."""
+    made = made or make(run)
+    model: Any = made.started.model
+    model.to(_device())
+    optimizer = optimizer_of(run.training, model)
+    average = train.WeightAverage(model, run.training.ema_decay) if run.training.ema_decay else None
+
+    def after(step: int, loss: float) -> None:
+        if average is not None:
+            average.update(model)
+        if on_step is not None:
+            on_step(step, loss)
+
+    run.out.mkdir(parents=True, exist_ok=True)
+    write_config(run)
+    train.train_without_privacy(
+        model,
+        losses.caption_loss,
+        made.rows,
+        made.plan,
+        optimizer=optimizer,
+        scheduler=_schedule(run.training, optimizer, made.plan.steps),
+        micro_batch_size=run.training.micro_batch_size,
+        num_workers=run.training.num_workers,
+        on_step=after,
+    )
+    if average is not None:
+        with average.applied(model):
+            _export(run, made, model)
+    else:
+        _export(run, made, model)
+    (run.out / "export" / "NOT_PRIVATE.md").write_text(
+        "# Not private\n\nThis model was trained without clipping and noise. It may quote its training records.\n"
+    )
+
+
+def optimizer_of(settings: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer over the trainable parameters.
+
+    Raises:
+        BadInput: an unknown name.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, momentum=settings.beta1, weight_decay=decay)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+    if settings.optimizer not in kinds:
+        raise BadInput(f"--optimizer is adamw, adam or sgd, got {settings.optimizer!r}.")
+    return kinds[settings.optimizer](parameters, lr=rate, betas=(settings.beta1, settings.beta2), weight_decay=decay)
+
+
+def _schedule(settings: Training, optimizer: torch.optim.Optimizer, steps: int) -> Any:
+    warmup = min(settings.warmup_steps, steps)
+    return train.warmup_cosine(optimizer, warmup_steps=warmup, total_steps=steps, final=settings.final_rate)
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def write_config(run: Run) -> None:
+    """Write run.json, the public settings, whole or not at all."""
+    run.out.mkdir(parents=True, exist_ok=True)
+    beside = run.out / f".{CONFIG}.new"
+    beside.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, run.out / CONFIG)
+
+
+def read_config(folder: Path) -> Run:
+    """Return the settings of the run in `folder`.
+
+    Raises:
+        BadInput: there is no run, or not one of this version.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise BadInput(f"{folder} is not the folder of a run: it has no {CONFIG}.")
+    try:
+        return Run.from_json(json.loads(path.read_text(encoding="utf-8")), folder)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is not JSON: {error}.") from error
+
+
+def hand_on(run: Run, made: Made, model: Any) -> None:
+    """Write export/: model, tokenizer, normalisation and card. Everything in it is released or declared public."""
+    _export(run, made, model)
+    report.card.write(report.build(facts(run, made)), run.out / "export")
+
+
+def _export(run: Run, made: Made, model: Any) -> None:
+    models.export(model, made.tokenizer, made.preprocess.to_dict(), run.out / "export")
+
+
+def facts(run: Run, made: Made) -> dict[str, Any]:
+    """Return the facts of the card: measured from plan and ledger, and declared."""
+    owner = run.data.owner_column
+    return train.card_facts(
+        run.out,
+        record=f"all rows of one value of the column {owner!r}" if owner else "one picture with its caption",
+        owner_column=owner,
+        public={
+            "vocabulary": made.vocabulary,
+            "normalisation": f"mean {list(run.training.mean)}, std {list(run.training.std)}: constants, not fitted",
+            "initialisation": "; ".join(made.started.notes),
+        },
+        left_out={
+            "tuning": "the recipe's settings were found on public data sets; what its user tried on the private data "
+            "before this run is not accounted",
+            "evaluation": _evaluation(run, made),
+            "who_sees_what": "export/ is meant to be shared; private/ (seed, ledger, logs, checkpoints) is not",
+        },
+    )
+
+
+def _evaluation(run: Run, made: Made) -> str:
+    if made.sets.test is None:
+        return "none was held out"
+    status = "declared public" if made.sets.test.public else "private: its figures stay in private/"
+    return f"{made.sets.test.name}, {status}"

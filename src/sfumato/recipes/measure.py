@@ -1,0 +1,125 @@
+"""Evaluate a run and write what may be shown of it."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato import data, evaluate, models
+from sfumato.base import BadInput
+from sfumato.base.errors import UndecodableRow
+from sfumato.recipes.execute import read_config
+from sfumato.recipes.make import Sets, sets_of
+from sfumato.recipes.run import Run
+
+log = logging.getLogger(__name__)
+
+_SAMPLES, _ATTENTION = 12, 4
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    suites: Sequence[str],
+    limit: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate the exported model of a run and return the results.
+
+    What rests on private pictures goes to private/metrics.json alone; the rest to export/metrics.json, with sample
+    captions and attention where the evaluation data is public.
+
+    Raises:
+        BadInput: no run, nothing held out, or an unknown suite.
+    """
+    evaluate.check_suites(suites)
+    run = read_config(folder)
+    loaded = models.load_export(folder)
+    sets = sets_of(run.data, run.model.image_size)
+    if sets.test is None:
+        raise BadInput(
+            f"{folder} held nothing out: train with --holdout 0.1, or evaluate a data set with a test split."
+        )
+    preprocess = preprocess_of(run, loaded)
+    results = evaluate.run_suite(
+        loaded.model,
+        loaded.tokenizer,
+        preprocess,
+        sets.train,
+        sets.test,
+        suites=suites,
+        limit=limit,
+        unseen_set=sets.unseen,
+        progress=progress,
+    )
+    _write(folder, results)
+    if sets.test.public:
+        write_samples(folder, run, loaded, sets)
+    return results
+
+
+def preprocess_of(run: Run, loaded: models.Loaded) -> data.Preprocess:
+    """Return the evaluation transform of an export: size and normalisation are those that training used."""
+    known = loaded.preprocess
+    return data.Preprocess(
+        image_size=known["image_size"], mean=tuple(known["mean"]), std=tuple(known["std"]), channels=known["channels"]
+    )
+
+
+def _write(folder: Path, results: dict[str, Any]) -> None:
+    (folder / "export" / "metrics.json").write_text(json.dumps(evaluate.shareable(results), indent=1) + "\n")
+    if results["private"]:
+        private = folder / "private"
+        private.mkdir(mode=0o700, exist_ok=True)
+        path = private / "metrics.json"
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def write_samples(folder: Path, run: Run, loaded: models.Loaded, sets: Sets) -> list[dict[str, str]]:
+    """Write public held-out pictures with their captions, and where the words look, into export/."""
+    assert sets.test is not None
+    assert sets.test.public
+    preprocess = preprocess_of(run, loaded)
+    chosen = np.linspace(0, len(sets.test) - 1, 4 * _SAMPLES).astype(int)
+    examples = []
+    for index in chosen:
+        try:
+            examples.append(sets.test[int(index)])
+        except UndecodableRow:
+            continue
+        if len(examples) == _SAMPLES:
+            break
+    pictures = torch.stack([preprocess.evaluate(example["image"]) for example in examples])
+    texts = models.generate_captions(loaded.model, loaded.tokenizer, pictures)
+    samples = [
+        {"image_png_base64": data.png_base64(e["image"]), "reference": e["caption"], "generated": text}
+        for e, text in zip(examples, texts, strict=True)
+    ]
+    (folder / "export" / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
+    attention = [
+        _attention(loaded, example["image"], picture, text)
+        for example, picture, text in zip(examples[:_ATTENTION], pictures, texts, strict=False)
+    ]
+    (folder / "export" / "attention.json").write_text(json.dumps([a for a in attention if a], indent=1) + "\n")
+    return samples
+
+
+def _attention(loaded: models.Loaded, image: np.ndarray, picture: torch.Tensor, text: str) -> dict[str, str] | None:
+    """Return the picture and the same picture lit where the caption's words look; None without a square of tokens."""
+    max_tokens = max(2, loaded.tokenizer.count_tokens([text])[0])
+    weights = models.cross_attention(loaded.model, picture[None], loaded.tokenizer.encode([text], max_tokens))
+    tokens = weights[0].mean(0)
+    side = int(len(tokens) ** 0.5)
+    if side * side != len(tokens):
+        tokens, side = tokens[-(side * side) :], side  # a leading class token is left out
+    heat = tokens.view(side, side).float().numpy()
+    return {
+        "image_png_base64": data.png_base64(image),
+        "overlay_png_base64": data.png_base64(data.light_up(image, heat)),
+        "caption": text,
+    }
