@@ -29,9 +29,9 @@ def facts() -> dict[str, Any]:
     return {
         "record": "one patient, all their pictures",
         "owner_column": "patient",
-        "unit": "example",
+        "unit": "example: clipped to 1",
         "relation": "zero_out",
-        "sampling": "Poisson sampling",
+        "sampling": "Poisson: each record independently",
         "sampling_prob": 0.02,
         "expected_batch_size": 1200.0,
         "mechanism": "clipped to 1, summed, noise, divided",

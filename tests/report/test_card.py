@@ -56,7 +56,10 @@ def test_epsilon_is_rounded_up(facts: Facts) -> None:
     page = card.markdown(card.build(facts))
     assert "| epsilon | 3.00 |" in page
     assert "| epsilon by RDP | 3.21 |" in page
-    assert card.build(facts)["statement"].startswith("(3.00, 1e-06)-differential privacy")
+    assert card.build(facts)["statement"] == (
+        "(3.00, 1e-06)-differential privacy, relation zero_out, unit example, sampling Poisson, PLD accountant, "
+        "410 steps charged."
+    )
 
 
 def test_markdown_holds_every_fact(facts: Facts) -> None:

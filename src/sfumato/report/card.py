@@ -76,9 +76,14 @@ def statement(card: Mapping[str, Any]) -> str:
         return "No (epsilon, delta) is claimed."
     return (
         f"({upper(card['epsilon'])}, {card['delta']:.6g})-differential privacy, relation {card['relation']}, "
-        f"unit {card['unit']}, {plain(card['sampling'])}, {plain(card['accountant']).upper()} accountant, "
+        f"unit {_head(card['unit'])}, sampling {_head(card['sampling'])}, {plain(card['accountant']).upper()} accountant, "
         f"{charged_steps(card):,} steps charged."
     )
+
+
+def _head(words: Any) -> str:
+    """Return what stands before a colon: the name without its explanation, which the card's table has."""
+    return plain(words).partition(":")[0]
 
 
 def charged_steps(card: Mapping[str, Any]) -> int:
@@ -131,7 +136,7 @@ def _rows(card: Mapping[str, Any], *names: str) -> list[tuple[str, str]]:
 
 
 def _items(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(name.replace("_", " "), plain(value)) for name, value in facts.items()]
+    return [(name.replace("_", " "), plain(value)) for name, value in facts.items()] or [("facts", "none declared")]
 
 
 def markdown(card: Mapping[str, Any]) -> str:
