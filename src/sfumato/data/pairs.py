@@ -33,6 +33,12 @@ class PairRows:
     max_tokens: int
     _known: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
+    def __post_init__(self) -> None:
+        # with public text, before the first row: an error inside a row would count as a row that cannot be read
+        shape = tuple(np.asarray(self.encode(["a picture"])).shape)
+        if shape != (1, self.max_tokens):
+            raise BadInput(f"encode must return (captions, max_tokens) = (1, {self.max_tokens}) ids, got {shape}.")
+
     def __len__(self) -> int:
         return len(self.captioned)
 
@@ -45,14 +51,6 @@ class PairRows:
         """Return row `index` as in evaluation, with its fixed caption. Raises UndecodableRow."""
         row = self.captioned[index]
         return {"pixel_values": self.preprocess.evaluate(row["image"]), "labels": self._ids(row["caption"])}
-
-    def blank(self) -> dict[str, torch.Tensor]:
-        """Return zeros in the shapes of a row: the place of a row that cannot be read, or of padding."""
-        side = self.preprocess.image_size
-        return {
-            "pixel_values": torch.zeros(self.preprocess.channels, side, side),
-            "labels": torch.zeros(self.max_tokens, dtype=torch.int64),
-        }
 
     @property
     def owners(self) -> list[np.ndarray] | None:
@@ -70,12 +68,7 @@ class PairRows:
     def _ids(self, caption: str) -> torch.Tensor:
         known = self._known.get(caption)
         if known is None:
-            ids = np.asarray(self.encode([caption]))
-            if ids.shape != (1, self.max_tokens):
-                raise BadInput(
-                    f"encode must return (number of captions, max_tokens = {self.max_tokens}) ids, got {ids.shape}."
-                )
-            known = torch.from_numpy(ids[0].astype(np.int64))
+            known = torch.from_numpy(np.asarray(self.encode([caption]))[0].astype(np.int64))
             if len(self._known) < _REMEMBERED:
                 self._known[caption] = known
         return known.clone()  # the caller may write into its row
