@@ -76,8 +76,8 @@ def statement(card: Mapping[str, Any]) -> str:
         return "No (epsilon, delta) is claimed."
     return (
         f"({upper(card['epsilon'])}, {card['delta']:.6g})-differential privacy, relation {card['relation']}, "
-        f"unit {_head(card['unit'])}, sampling {_head(card['sampling'])}, {plain(card['accountant']).upper()} accountant, "
-        f"{charged_steps(card):,} steps charged."
+        f"unit {_head(card['unit'])}, sampling {_head(card['sampling'])}, "
+        f"{plain(card['accountant']).upper()} accountant, {charged_steps(card):,} steps charged."
     )
 
 
