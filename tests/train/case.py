@@ -89,9 +89,7 @@ class Run:
         )
 
     def loader(self) -> sf.train.Loader:
-        return loader(
-            self.dataset, self.private, micro_batch_size=self.micro_batch_size, num_workers=self.num_workers
-        )
+        return loader(self.dataset, self.private, micro_batch_size=self.micro_batch_size, num_workers=self.num_workers)
 
     def train(self, until: int = STEPS, save_at: Sequence[int] = ()) -> list[dict[str, Tensor]]:
         """Run to step `until`; return the released gradients of each step done here."""

@@ -123,7 +123,7 @@ def test_resuming_at_a_step_gives_its_draw():
 
 def test_another_attempt_draws_other_records_and_another_augmentation():
     source = Source()
-    step, batches = next(iter(loader(Numbers(), source, micro_batch_size=4)))
+    _, batches = next(iter(loader(Numbers(), source, micro_batch_size=4)))
     before = dict(_rows(batches))
     source.attempt = 1
     after = dict(_rows(batches))
@@ -270,7 +270,9 @@ def test_memory_does_not_grow_with_the_logical_batch():
 
 def test_a_first_draw_that_fails_whole_is_an_error(tmp_path):
     with Run(tmp_path, dataset=Records(broken=range(NUM_RECORDS))) as run:
-        with pytest.raises(BadInput, match="no record of the first draw could be read: the data set raises OSError") as e:
+        with pytest.raises(
+            BadInput, match="no record of the first draw could be read: the data set raises OSError"
+        ) as e:
             run.train(until=1)
         assert "quotes" not in str(e.value)
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
 import stat
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.train.case import NUM_RECORDS, STEPS, Records, Run, bits, loss_fn, make_model, make_plan, whole_run
+from tests.train.case import STEPS, Records, Run, loss_fn, make_model, make_plan
 
 import sfumato as sf
 from sfumato import mechanisms
@@ -79,7 +78,9 @@ def test_batches_of_another_origin_are_refused(tmp_path):
 
 
 def test_declared_batches_train_but_print_no_epsilon(tmp_path):
-    rows = MicroBatch(batch=(torch.randn(4, 6), torch.zeros(4, dtype=torch.long)), valid=torch.ones(4, dtype=torch.bool))
+    rows = MicroBatch(
+        batch=(torch.randn(4, 6), torch.zeros(4, dtype=torch.long)), valid=torch.ones(4, dtype=torch.bool)
+    )
     with Run(tmp_path) as run:
         run.private.declare_batches("my own sampler")
         with pytest.raises(BadInput, match="more than once"):
@@ -112,152 +113,6 @@ def test_epsilon_is_that_of_the_ledger(tmp_path):
 def test_keys_exist_only_with_a_loader(tmp_path):
     with Run(tmp_path) as run, pytest.raises(BadInput, match="make a loader"):
         _ = run.private.attempt
-
-
-# ---------------------------------------------------------------- resuming
-
-
-def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
-    with Run(tmp_path / "cut") as run:
-        run.train(until=5, save_at=[3])
-    with Run(tmp_path / "cut") as run:
-        run.private.load(run.optimizer)
-        assert run.private.step == 3
-        run.train()
-    assert bits(run.model) == whole_run(tmp_path / "whole")
-    assert _history(run).charged() == [(run.plan.to_json(), STEPS)]
-
-
-def test_a_replayed_step_releases_the_same_bits(tmp_path):
-    with Run(tmp_path) as run:
-        first = run.train(until=3)
-    with Run(tmp_path) as run:
-        again = run.train(until=3)
-    for one, two in zip(first, again, strict=True):
-        assert all(torch.equal(one[name], two[name]) for name in one)
-    assert len(_history(run).steps) == 3
-
-
-def test_changed_settings_are_refused_by_name_and_cost(tmp_path):
-    with Run(tmp_path) as run:
-        run.train(until=4)
-    with Run(tmp_path, lr=0.1, micro_batch_size=5) as run, pytest.raises(BadInput) as error:
-        run.loader()
-    text = str(error.value)
-    assert "optimizer.groups.0.lr: 0.05 -> 0.1" in text
-    assert "micro_batch_size: 4 -> 5" in text
-    assert f"{run.plan.epsilon(steps=4):.2f}" in text
-    assert f"{run.plan.epsilon(steps=12):.2f}" in text
-    assert "accept_new_attempt=True" in text
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"plan": make_plan(noise_multiplier=2.0)},
-        {"dataset": Records(name="others")},
-        {"options": {"seed": 2}},
-        {"options": {}},
-        {"options": {"seed": 1, "loss_scale": 2.0}},
-        {"options": {"seed": 1, "autocast": torch.bfloat16}},
-        {"options": {"seed": 1, "settings": {"warmup": 3}}},
-        {"dropout": 0.2},
-    ],
-    ids=["plan", "data", "seed", "secret", "loss_scale", "autocast", "settings", "model"],
-)
-def test_every_change_is_another_fingerprint(tmp_path, change):
-    with Run(tmp_path) as run:
-        run.train(until=1)
-    with Run(tmp_path, **change) as run, pytest.raises(BadInput, match="other settings"):
-        run.loader()
-
-
-def test_changed_settings_before_the_first_step_cost_nothing(tmp_path):
-    with Run(tmp_path) as run:
-        run.loader()
-    with Run(tmp_path, lr=0.1) as run:
-        run.loader()
-        assert run.private.attempt == 1
-        assert run.private.epsilon == 0.0
-
-
-def test_an_accepted_new_attempt_draws_anew_and_charges_again(tmp_path):
-    with Run(tmp_path) as run:
-        first = run.train(until=3)
-    with Run(tmp_path, options={"seed": 1, "accept_new_attempt": True}, lr=0.1) as run:
-        second = run.train(until=3)
-        assert run.private.attempt == 1
-    assert [count for _, count in _history(run).charged()] == [3, 3]
-    assert not any(torch.allclose(first[0][name], second[0][name], atol=1e-3) for name in first[0])
-
-
-def test_other_weights_are_a_conflict(tmp_path):
-    """The same fingerprint, but the step cannot come out the same: nothing leaves, unless charged again."""
-    with Run(tmp_path) as run:
-        first = run.train(until=2)
-    with Run(tmp_path, model_seed=5) as run, pytest.raises(BadInput, match=r"does not come out the same.*epsilon"):
-        run.train(until=1)
-    assert all(p.grad is None for p in run.model.parameters())
-    assert len(_history(run).steps) == 2
-    with Run(tmp_path, model_seed=5, options={"seed": 1, "accept_new_attempt": True}) as run:
-        drawn_before = len(run.dataset.seen)
-        second = run.train(until=2)
-        assert run.private.attempt == 1
-    assert drawn_before == 0
-    assert [count for _, count in _history(run).charged()] == [2, 2]
-    assert not torch.allclose(first[0]["0.weight"], second[0]["0.weight"], atol=1e-3)
-
-
-def test_changed_records_are_a_conflict(tmp_path):
-    """Same names, same sizes, other contents: the clipped sum tells."""
-    with Run(tmp_path, dataset=Records(broken=range(0, NUM_RECORDS, 2))) as run:
-        run.train(until=1)
-    with Run(tmp_path) as run, pytest.raises(BadInput, match="does not come out the same"):
-        run.train(until=1)
-
-
-def test_a_copied_run_with_another_learning_rate_shares_no_noise(tmp_path):
-    """Copied before the first step and trained twice: the difference of the releases is not a difference of sums."""
-    with Run(tmp_path / "a", options={}) as run:
-        pass
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    with Run(tmp_path / "a", options={}) as one, Run(tmp_path / "b", options={}, lr=0.1) as two:
-        first, second = one.train(until=1)[0], two.train(until=1)[0]
-    noise_std = one.plan.noise_std / one.plan.divisor
-    gap = torch.cat([(first[name] - second[name]).flatten() for name in first])
-    assert float(gap.std()) == pytest.approx(2**0.5 * noise_std, rel=0.2)
-
-
-def test_a_copied_run_that_takes_another_path_shares_no_noise(tmp_path):
-    """Same fingerprint, copied ledger, other weights: the sum's own hash keys the noise."""
-    with Run(tmp_path / "a", options={}) as run:
-        pass
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    with Run(tmp_path / "a", options={}) as one, Run(tmp_path / "b", options={}, model_seed=1) as two:
-        first, second = one.train(until=1)[0], two.train(until=1)[0]
-    gap = torch.cat([(first[name] - second[name]).flatten() for name in first])
-    assert float(gap.std()) == pytest.approx(2**0.5 * one.plan.noise_std / one.plan.divisor, rel=0.25)
-
-
-def test_a_checkpoint_of_another_ledger_is_refused(tmp_path):
-    for name in "ab":
-        with Run(tmp_path / name, options={}) as run:
-            run.train(until=2, save_at=[2])
-    shutil.rmtree(tmp_path / "a/private/checkpoints")
-    shutil.copytree(tmp_path / "b/private/checkpoints", tmp_path / "a/private/checkpoints")
-    with Run(tmp_path / "a", options={}) as run, pytest.raises(BadInput, match="not written by the run"):
-        run.private.load(run.optimizer)
-
-
-def test_load_without_the_optimizer_that_is_asked_for(tmp_path):
-    with Run(tmp_path) as run:
-        run.train(until=1)
-        run.private.save()
-        with pytest.raises(BadInput, match="without the optimizer"):
-            run.private.load(run.optimizer)
-
-
-# ---------------------------------------------------------------- secrets and settings
 
 
 def test_private_files_are_private(tmp_path):
@@ -353,7 +208,7 @@ def test_only_released_gradients_enter_the_parameters():
 
 
 def test_a_conjectured_rule_trains_and_prints_no_epsilon(tmp_path):
-    plan = make_plan(unit=sf.Conjectured("normalised"), noise_multiplier=1.0)
+    plan = make_plan(unit=sf.Conjectured(rule="normalised", presence=1.0, swap=2.0), noise_multiplier=1.0)
     with PrivateGradients(make_model(), loss_fn, plan, out=tmp_path, clip_factor=lambda n: 1 / (n + 1)) as private:
         step, batches = next(iter(loader(Records(), private, micro_batch_size=4)))
         private.backward(step, batches)

@@ -2,7 +2,7 @@
 
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Tally
 from sfumato.mechanisms.clip import ClipFactor, automatic, flat
-from sfumato.mechanisms.example import Computation, Engine, LossFn, clip_examples, clip_factor
+from sfumato.mechanisms.example import Computation, Engine, LossFn, MeasureOnce, clip_examples, clip_factor
 from sfumato.mechanisms.release import Released, release
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "LogicalBatch",
     "LossFn",
+    "MeasureOnce",
     "MicroBatch",
     "Released",
     "Tally",

@@ -1,6 +1,5 @@
 """The example unit: every row's gradient is clipped by itself and added up over the micro-batches of the step."""
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from sfumato import norms
 from sfumato.base import BadInput, Refused
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, automatic, flat
-from sfumato.plan import Conjectured, Example
+from sfumato.plan import Conjectured, Example, Unit
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 
@@ -61,7 +60,21 @@ class Computation:
         )
 
 
-def clip_factor(unit: Example | Conjectured, own: ClipFactor | None = None) -> ClipFactor:
+class MeasureOnce:
+    """Asks `Computation.measure` at the first micro-batch that there is; the answer holds for the whole run."""
+
+    def __init__(self, computation: Computation) -> None:
+        self._computation = computation
+        self._answer: Any = None
+
+    def __call__(self, micro_batch: MicroBatch) -> Any:
+        """Return what was measured."""
+        if self._answer is None:
+            self._answer = self._computation.measure(micro_batch)
+        return self._answer
+
+
+def clip_factor(unit: Unit, own: ClipFactor | None = None) -> ClipFactor:
     """Return the factor that the unit declares, or a researcher's own for a `Conjectured` unit.
 
     Raises:
@@ -82,10 +95,10 @@ def clip_factor(unit: Example | Conjectured, own: ClipFactor | None = None) -> C
 def clip_examples(
     computation: Computation,
     micro_batches: LogicalBatch,
-    unit: Example | Conjectured,
+    unit: Unit,
     factor: ClipFactor,
     *,
-    measure: Callable[[MicroBatch], Any] | None = None,
+    measure: MeasureOnce | None = None,
     reduce: Callable[[Tensor], None] = lambda flat_sum: None,
     reseed: Callable[[int], None] = lambda chunk: None,
 ) -> tuple[Clipped, Tally]:
@@ -95,11 +108,12 @@ def clip_examples(
     and no other row's factor depends on it.
 
     Args:
-        measure: `computation.measure`, or something that remembers its answer from step to step.
+        measure: a `MeasureOnce` that is kept from step to step; by default one for this call.
         reduce: adds the flat sum up over all ranks, in place; called once, also for an empty share.
         reseed: called with 0, 1, ... before each micro-batch (dropout must not depend on what ran before).
     """
-    measure = measure or functools.cache(computation.measure)
+    measure = measure or MeasureOnce(computation)
+    bound = unit.presence if unit.proved else None  # what a conjecture claims is for the audit to find out
     parameters = computation.parameters
     sums = Sums(parameters)
     for chunk, micro_batch in enumerate(micro_batches):
@@ -107,7 +121,7 @@ def clip_examples(
             sums.count(len(micro_batch.failures), len(micro_batch.failures))
             continue
         reseed(chunk)
-        _add(sums, computation, micro_batch, measure(micro_batch), factor, unit.presence)
+        _add(sums, computation, micro_batch, measure(micro_batch), factor, bound)
     reduce(sums.flat)
     if not bool(torch.isfinite(sums.flat).all()):
         raise AssertionError("the clipped sum is not finite although every factor is: nothing was released.")
@@ -153,6 +167,7 @@ def _add(
 
 def _check(factors: Tensor, lengths: Tensor, used: Tensor, bound: float | None) -> None:
     """Hold the engine to its word: unused rows weigh exactly 0, used ones reach at most `bound`."""
-    assert bool((factors[~used] == 0).all()), "a row that is padding or not finite entered the sum."
-    if bound is not None:
-        assert bool((factors[used] * lengths[used] <= bound).all()), "a row entered the sum above its clip norm."
+    if bool((factors[~used] != 0).any()):
+        raise AssertionError("a row that is padding or not finite entered the sum.")
+    if bound is not None and not bool((factors[used] * lengths[used] <= bound).all()):
+        raise AssertionError("a row entered the sum above its clip norm.")

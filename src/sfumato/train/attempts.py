@@ -13,7 +13,7 @@ from sfumato.base import BadInput, Refused
 from sfumato.base.ledger import Ledger
 from sfumato.plan import Plan
 from sfumato.train import fingerprint
-from sfumato.train.spent import epsilon_of
+from sfumato.train.spent import QUICK, spent
 
 _HOW = "To go on all the same, pass accept_new_attempt=True (--new-attempt)."
 
@@ -67,11 +67,11 @@ def refuse_conflict(ledger: Ledger, plan: Plan, *, step: int) -> NoReturn:
 def _cost(ledger: Ledger, plan: Plan, step: int) -> str:
     more = plan.steps - step
     try:
-        spent = epsilon_of(ledger.history)
-        total = epsilon_of(ledger.history, more=(plan, more))
+        now = spent(ledger.history).epsilon(discretization=QUICK)
+        then = spent(ledger.history, more=(plan, more)).epsilon(discretization=QUICK)
     except Refused as error:
         return f"No epsilon can be given: {error}"
     return (
-        f"So far epsilon is {spent:.2f}; a new attempt draws anew and charges {more} steps more, "
-        f"which brings it to {total:.2f} at delta {plan.delta:.3g}."
+        f"So far epsilon is {now:.2f}; a new attempt draws anew and charges {more} steps more, "
+        f"which brings it to {then:.2f} at delta {plan.delta:.3g}."
     )

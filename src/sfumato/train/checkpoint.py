@@ -67,9 +67,11 @@ def complete(folder: Path) -> list[Path]:
 
 def _free(target: Path) -> Path:
     """Return `target`, or a name that sorts behind it: no checkpoint is taken away before the next one is there."""
-    names = [target, *(target.with_name(f"{target.name}-{number:03d}") for number in range(1, 1000))]
-    taken = [name for name in names if name.exists()]
-    return names[names.index(taken[-1]) + 1] if taken else target
+    taken = sorted(path.name for path in target.parent.glob(f"{target.name}*"))
+    if not taken:
+        return target
+    _, _, number = taken[-1].removeprefix(target.name).partition("-")
+    return target.with_name(f"{target.name}-{int(number or 0) + 1:03d}")
 
 
 def _flush(path: Path) -> None:

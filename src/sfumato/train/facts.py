@@ -1,6 +1,7 @@
-"""The facts of a run for its privacy card, read off plan and ledger: nothing here is typed in by hand."""
+"""The facts of a run for its privacy card: numbers read off plan and ledger, words given by who trained."""
 
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,35 @@ import numpy as np
 import torch
 
 import sfumato
+from sfumato import plan as plans
+from sfumato.accounting import Accountant, max_true_positive_rate, supported
 from sfumato.base import BadInput, Refused
-from sfumato.base.ledger import Attempt, History, read
+from sfumato.base.ledger import History, read
 from sfumato.plan import Plan
 from sfumato.train.folder import RunFolder
-from sfumato.train.spent import DECLARED, epsilons, plan_of
-
-LEFT_OUT = (
-    "tuning: settings that were chosen by looking at results on the private data",
-    "floating point: the proof is for real numbers; noise is drawn and added in float64",
-    "timing, memory and other side channels of the machine that trained",
-    "what was public before: initial weights, vocabulary, normalisation, prompts",
-)
+from sfumato.train.spent import Spent, plan_of, spent
 
 
-def card_facts(out: str | Path) -> dict[str, Any]:
-    """Return what the card of the run in `out` states.
+def card_facts(
+    out: str | Path,
+    *,
+    record: str,
+    owner_column: str | None,
+    public: Mapping[str, Any],
+    left_out: Mapping[str, Any],
+    stop_was_public: bool = False,
+) -> dict[str, Any]:
+    """Return what the card of the run in `out` states; `report.build` makes the card of it.
 
-    Epsilon counts every charged step of every attempt. It is None where it is not proved, and `not_proved` says why.
+    Epsilon counts every charged step of every attempt, and the steps that the plan has left. Where it is not proved it
+    is None, and a stamp says why.
+
+    Args:
+        record: what one person contributes, in words.
+        owner_column: what joins the rows of one person, or None.
+        public: where vocabulary, normalisation and initialisation come from; seed and N are added.
+        left_out: what is to be said of tuning, evaluation and who sees what.
+        stop_was_public: an early stop was decided without looking at weights or data; else the whole plan is charged.
 
     Raises:
         BadInput: there is no ledger in the folder, no attempt in it, or its lines were changed.
@@ -34,20 +46,27 @@ def card_facts(out: str | Path) -> dict[str, Any]:
     if not history.attempts:
         raise BadInput(f"{out} has a ledger without an attempt: nothing was trained there.")
     plan = plan_of(history.attempts[-1])
+    seeds = [str(a.fields.get("seed", "")) for a, _ in history.charged_attempts()]
+    of_plan = plans.card_facts(plan, sum(count for _, count in history.charged_attempts()))
     return {
-        **_claim(history),
-        **_mechanism(plan),
-        "record": history.attempts[-1].fields.get("data.record", "not stated"),
-        "steps_planned": plan.steps,
-        "steps_charged": sum(count for _, count in history.charged_attempts()),
-        "attempts": [_attempt(attempt, count) for attempt, count in history.charged_attempts()],
-        "public_seed": any(_seed_is_public(attempt) for attempt, _ in history.charged_attempts()),
+        **of_plan,
+        **_claim(history, plan, of_plan["stamps"], stop_was_public=stop_was_public),
+        "attempts": len(history.attempts),
+        "steps_by_attempt": {str(attempt.number): count for attempt, count in history.charged_attempts()},
+        "ledger_head": history.head,
+        "plan": plan.to_json(),
+        "record": record,
+        "owner_column": owner_column,
+        "public": {
+            **public,
+            "num_records": plan.sampler.num_records,
+            "seed": "secret" if all(seed.startswith("secret") for seed in seeds) else "chosen by the user: public",
+        },
+        "left_out": dict(left_out),
         "looks": [{"what": look.what, **look.detail} for look in history.looks],
-        "left_out": list(LEFT_OUT),
-        "model": history.attempts[-1].fields.get("model.class"),
-        "code": history.attempts[-1].fields.get("code"),
         "versions": {
             "sfumato": sfumato.__version__,
+            "code": history.attempts[-1].fields.get("code"),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,
@@ -55,38 +74,45 @@ def card_facts(out: str | Path) -> dict[str, Any]:
     }
 
 
-def _claim(history: History) -> dict[str, Any]:
+def _claim(history: History, plan: Plan, stamps: list[str], *, stop_was_public: bool) -> dict[str, Any]:
+    """Epsilon of the whole ledger, and the stamps. A run that stopped early is charged to the end of its plan.
+
+    Why it stopped is not known here; a stop that depends on the weights is one of the planned number of outcomes.
+    """
+    if any(look.what == "debug revealed" for look in history.looks):
+        stamps = [*stamps, 'NOT PRIVATE: un-noised losses and counts were shown (reveal="debug")']
+    left = 0 if stop_was_public else plan.steps - steps_reached(history)
     try:
-        return {**epsilons(history), "not_proved": None}
+        charged = spent(history, more=(plan, max(left, 0)))
+        by = {"pld": _or_none(charged, "pld"), "rdp": _or_none(charged, "rdp")}
     except Refused as error:
-        return {"epsilon_pld": None, "epsilon_rdp": None, "delta": None, "not_proved": str(error)}
-
-
-def _mechanism(plan: Plan) -> dict[str, Any]:
+        return {"stamps": stamps or [f"NOT PROVED: {error}"], "epsilon": None, "accountant": "none"}
+    accountant = "rdp" if by["pld"] is None else "pld"
     return {
-        "plan": plan.to_json(),
-        "unit": type(plan.unit).__name__,
-        "relation": str(plan.relation_),
-        "sampler": type(plan.sampler).__name__,
-        "sampling_prob": plan.sampler.sampling_prob,
-        "num_records": plan.sampler.num_records,
-        "divisor": plan.divisor,
-        "presence": plan.presence,
-        "swap": plan.swap,
-        "noise_multiplier": plan.noise_multiplier,
-        "noise_std": plan.noise_std,
+        "epsilon": by[accountant],
+        "accountant": accountant,
+        "epsilon_pld": by["pld"],
+        "epsilon_rdp": by["rdp"],
+        "max_true_positive_rate": _attack(charged),
+        "steps_charged": sum(count for _, count in charged.steps),
+        "stamps": stamps,
     }
 
 
-def _attempt(attempt: Attempt, steps: int) -> dict[str, Any]:
-    return {
-        "number": attempt.number,
-        "steps": steps,
-        "start_step": attempt.start_step,
-        "noise_multiplier": plan_of(attempt).noise_multiplier,
-        "batches": attempt.fields.get(DECLARED, "sfumato.loader"),
-    }
+def steps_reached(history: History) -> int:
+    """Return how far the latest attempt has come on the plan: its last charged step, plus one."""
+    last = history.attempts[-1]
+    done = [step for attempt, step in history.steps if attempt == last.number]
+    return max(done) + 1 if done else last.start_step
 
 
-def _seed_is_public(attempt: Attempt) -> bool:
-    return str(attempt.fields.get("seed", "public")).startswith("public")
+def _or_none(charged: Spent, accountant: Accountant) -> float | None:
+    steps = charged.steps
+    return charged.epsilon(accountant) if all(supported(step, accountant) for step, _ in steps) else None
+
+
+def _attack(charged: Spent) -> float | None:
+    try:
+        return max_true_positive_rate(charged.steps)
+    except Refused:
+        return None

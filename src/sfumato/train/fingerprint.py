@@ -22,6 +22,7 @@ from sfumato.base import BadInput
 
 Fields = dict[str, Any]
 _SHOWN = 12
+_ROOMS_OF_A_STEP = ("base", "sampling", "plan", "norms", "models", "data", "losses", "mechanisms", "train")
 _NOT_OF_THE_MODEL = ("_name_or_path", "transformers_version")  # where it came from; versions are fields of their own
 
 
@@ -96,7 +97,7 @@ def function_fields(name: str, function: Callable[..., Any] | None) -> Fields:
 
 
 def surrounding_fields(device: torch.device, world_size: int) -> Fields:
-    """Return code, versions and machine settings on which the bits of a step depend."""
+    """Return code (of the rooms that a step passes through), versions and machine settings: what its bits depend on."""
     return {
         "code": _package_hash(),
         "versions.python": platform.python_version(),
@@ -126,7 +127,7 @@ def data_fields(dataset: Any, num_records: int) -> Fields:
 def _package_hash() -> str:
     root = Path(sfumato.__file__).parent
     total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for room in _ROOMS_OF_A_STEP for path in (root / room).rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
 

@@ -146,10 +146,18 @@ class Loader:
             yield made
 
     def _begin(self, keys: Keys, step: int) -> Iterator[Assembled]:
+        shares = Shares(
+            run=self.run,
+            owners=self.owners,
+            num_records=self.num_records,
+            micro_batch_size=self.assemble.micro_batch_size,
+            keys=keys,
+            first_step=step,
+        )
         return iter(
             DataLoader(
                 self.rows,
-                batch_sampler=_Requests(self, keys, step),  # pyright: ignore[reportArgumentType]
+                batch_sampler=shares,  # pyright: ignore[reportArgumentType]
                 collate_fn=self.assemble,
                 num_workers=self.num_workers,
                 prefetch_factor=self.prefetch_factor if self.num_workers else None,
@@ -157,29 +165,34 @@ class Loader:
             )
         )
 
-    def requests(self, keys: Keys, step: int) -> Iterator[list[RowRequest]]:
-        """Yield this rank's share of the step's draw, a micro-batch at a time."""
-        run, size = self.run, self.assemble.micro_batch_size
-        draw = run.plan.sampler.draw(keys.key("draw", step), self.num_records)
-        share = draw[run.world.rank :: run.world.size]
-        for start in range(0, len(share), size):
-            yield [self._request(keys, step, int(record)) for record in share[start : start + size]]
 
-    def _request(self, keys: Keys, step: int, record: int) -> RowRequest:
-        key = keys.key("augment", step, record)
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Which rows this rank makes at which step, for one attempt: iterating gives the requests of each micro-batch.
+
+    Kept apart from `Loader`, which owns the worker processes: they are stopped as soon as it is dropped.
+    """
+
+    run: Run
+    owners: Any
+    num_records: int
+    micro_batch_size: int
+    keys: Keys
+    first_step: int
+
+    def __iter__(self) -> Iterator[list[RowRequest]]:
+        """All steps from `first_step` on, with an empty list at the end of each step."""
+        for step in range(self.first_step, self.run.plan.steps):
+            draw = self.run.plan.sampler.draw(self.keys.key("draw", step), self.num_records)
+            share = draw[self.run.world.rank :: self.run.world.size]
+            for start in range(0, len(share), self.micro_batch_size):
+                chunk = share[start : start + self.micro_batch_size]
+                yield [self._request(step, int(record)) for record in chunk]
+            yield []
+
+    def _request(self, step: int, record: int) -> RowRequest:
+        key = self.keys.key("augment", step, record)
         if self.owners is None:
             return RowRequest(record, key)
         rows = np.asarray(self.owners[record])
-        return RowRequest(int(rows[seeds.integers(keys.key("owner", step, record), 1, len(rows))[0]]), key)
-
-
-class _Requests:
-    """All steps from `step` on: the requests of each micro-batch, and an empty list at the end of each step."""
-
-    def __init__(self, loader: Loader, keys: Keys, step: int) -> None:
-        self._loader, self._keys, self._step = loader, keys, step
-
-    def __iter__(self) -> Iterator[list[RowRequest]]:
-        for step in range(self._step, self._loader.run.plan.steps):
-            yield from self._loader.requests(self._keys, step)
-            yield []
+        return RowRequest(int(rows[seeds.integers(self.keys.key("owner", step, record), 1, len(rows))[0]]), key)

@@ -17,6 +17,7 @@ from sfumato.train.ema import WeightAverage
 from sfumato.train.loader import DrawnBatch, loader
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.rows import CollateFn
+from sfumato.train.spent import EXACT, QUICK
 from sfumato.train.world import World
 
 
@@ -101,7 +102,7 @@ class Trainer:
                 num_workers=self.num_workers,
             )
             self._run(private, iter(batches), average)
-            return Finished(steps=private.step, epsilon=_epsilon(private), average=average)
+            return Finished(steps=private.step, epsilon=_epsilon(private, EXACT), average=average)
 
     def _private(self) -> PrivateGradients:
         return PrivateGradients(
@@ -146,7 +147,7 @@ class Trainer:
             average.update(self.model)
 
     def _report(self, private: PrivateGradients, eta_seconds: float) -> None:
-        epsilon = _epsilon(private)
+        epsilon = _epsilon(private, QUICK)
         log.public_line(private.folder.progress, step=private.step, epsilon=epsilon)
         if self.on_progress:
             loss = private.revealed.mean_loss if self.reveal else None
@@ -155,9 +156,9 @@ class Trainer:
             )
 
 
-def _epsilon(private: PrivateGradients) -> float | None:
+def _epsilon(private: PrivateGradients, discretization: float) -> float | None:
     """Epsilon where there is one; a run without a proof goes on, and prints none."""
     try:
-        return private.epsilon
+        return private.spent.epsilon(discretization=discretization)
     except Refused:
         return None

@@ -25,8 +25,8 @@ from sfumato.train.folder import RunFolder
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape
-from sfumato.train.spent import DECLARED, epsilon_of
-from sfumato.train.state import keyed_hash, moving_state, restore, set_grads, state_of
+from sfumato.train.spent import DECLARED, Spent, spent
+from sfumato.train.state import keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
 from sfumato.train.world import World, join_world
 
 
@@ -74,6 +74,7 @@ class PrivateGradients:
     ) -> None:
         if reveal not in (None, "debug"):
             raise BadInput(f'reveal is None or "debug", got {reveal!r}.')
+        _ = plan.noise_std  # raises for a plan that was not calibrated, before anything is written
         device = next(model.parameters()).device
         self.plan, self.world = plan, world or join_world(device)
         self.step = 0
@@ -99,7 +100,7 @@ class PrivateGradients:
         self._keys: Keys | None = None
         self._declared = False
         self._shape = ConstantShape(device)
-        self._measured: Any = None
+        self._measure = mechanisms.MeasureOnce(self._computation)
         self._tally: Tally | None = None
         self._rows_seen = False
         self._book = Book(RunFolder(Path(out)), self.world, plan=plan, seed=seed, accept=accept_new_attempt)
@@ -125,9 +126,14 @@ class PrivateGradients:
         return self._book.folder
 
     @property
+    def spent(self) -> Spent:
+        """Every step charged so far, from the ledger. Raises Refused for what is not proved."""
+        return spent(self._book.history)
+
+    @property
     def epsilon(self) -> float:
         """Epsilon of every step charged so far, from the ledger. Raises Refused for what is not proved."""
-        return epsilon_of(self._book.history)
+        return self.spent.epsilon()
 
     @property
     def revealed(self) -> Tally:
@@ -220,11 +226,11 @@ class PrivateGradients:
                 failures.update(micro_batch.failures)
                 yield self._shape.take(micro_batch)
 
-        def reseed(chunk: int) -> None:
-            key = self.keys.key("model", step, self.world.rank, chunk)
-            torch.manual_seed(int.from_bytes(key[:8], "big"))
-
         device = self.world.device
+
+        def reseed(chunk: int) -> None:
+            reseed_model(self.keys.key("model", step, self.world.rank, chunk), device)
+
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             clipped, tally = mechanisms.clip_examples(
                 self._computation,
@@ -237,12 +243,6 @@ class PrivateGradients:
             )
         self._check_readable(tally, failures)
         return clipped, tally, failures
-
-    def _measure(self, micro_batch: MicroBatch) -> Any:
-        """Measure once per process, on the first micro-batch that there is."""
-        if self._measured is None:
-            self._measured = self._computation.measure(micro_batch)
-        return self._measured
 
     def _check_readable(self, tally: Tally, failures: Counter[str]) -> None:
         """One bad record is a private matter; if the whole first draw fails, the data set is wrong."""

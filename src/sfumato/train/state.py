@@ -26,6 +26,14 @@ def moving_state(model: nn.Module) -> dict[str, Tensor]:
     return {**trained, **dict(model.named_buffers())}
 
 
+def reseed_model(key: bytes, device: torch.device) -> None:
+    """Seed the generators that dropout draws from. (torch.manual_seed takes milliseconds, once per micro-batch.)"""
+    number = int.from_bytes(key[:8], "big")
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
+
+
 def set_grads(model: nn.Module, released: Released) -> None:
     """Put the released gradient into `p.grad` of every trainable parameter, in place of whatever is there.
 

@@ -1,0 +1,48 @@
+"""Killed while drawing, computing, reducing, charging, releasing or writing: resumed equals uninterrupted."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.train.case import STEPS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[str, tuple[int, list]]:
+    folder = tmp_path_factory.mktemp("crash")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "tests.train.crash", str(folder)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {place: (ended, found) for place, ended, found in lines}
+
+
+def test_every_place_was_reached(outcomes):
+    assert outcomes["nowhere"][0] == 0
+    killed = {place: ended for place, (ended, _) in outcomes.items() if place != "nowhere"}
+    assert len(killed) >= 15
+    assert set(killed.values()) == {signal.SIGKILL}, killed
+
+
+def test_resumed_equals_uninterrupted_bit_for_bit(outcomes):
+    whole = outcomes["nowhere"][1][0]
+    assert {place: found[0] for place, (_, found) in outcomes.items()} == dict.fromkeys(outcomes, whole)
+
+
+def test_no_step_is_charged_twice(outcomes):
+    assert {place: found[1:] for place, (_, found) in outcomes.items()} == {place: [STEPS, 0] for place in outcomes}
