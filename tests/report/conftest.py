@@ -79,7 +79,8 @@ def run(tmp_path: Path, facts: dict[str, Any], picture: str) -> Path:
     export = folder / "export"
     (folder / "private").mkdir(parents=True)
     (folder / "private" / "log.jsonl").write_text('{"loss": 0.123454321}\n')
-    (folder / "run.json").write_text(json.dumps({"recipe": "dp-cap", "data": "/home/clinic/pictures", "size": "micro"}))
+    config = {"recipe": "dp-cap", "data": {"spec": "/home/clinic/pictures"}, "model": {"size": "micro"}}
+    (folder / "run.json").write_text(json.dumps(config))
     card.write(card.build(facts), export)
     lines = [json.dumps({"step": step, "epsilon": 0.15 * step**0.5}) for step in range(0, 401, 20)]
     (export / "progress.jsonl").write_text("\n".join(lines) + "\n")

@@ -104,7 +104,7 @@ def test_every_text_is_escaped(run: Path, facts: dict[str, Any], picture: str) -
     (export / "attention.json").write_text(json.dumps([{**entry, "caption": EVIL}]))
     rows = [{"metric": EVIL, "features": EVIL, "value": value, "step": step} for step, value in ((1, 0.5), (2, 0.6))]
     (export / "metrics.json").write_text(json.dumps([*rows, {"metric": "b", "value": EVIL, EVIL: EVIL}]))
-    (run / "run.json").write_text(json.dumps({"recipe": "<script>x", "size": "'\"><img src=x>"}))
+    (run / "run.json").write_text(json.dumps({"recipe": "<script>x", "model": {"size": "'\"><img src=x>"}}))
     renamed = run.with_name("<script>y")
     run.rename(renamed)
     text = write_page(renamed).read_text(encoding="utf-8")

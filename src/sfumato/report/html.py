@@ -11,7 +11,13 @@ from sfumato.report.numbers import percent_at_most, plain, upper
 from sfumato.report.plots import Chart, Series, svg
 
 _PAGE = Path(__file__).parent / "page"
-_SHOWN = ("recipe", "data", "model", "size", "image_size")  # of run.json; a path to private pictures is not among them
+# What is shown of run.json, as (words, path to the value); a path to private pictures is not among them.
+_SHOWN = (
+    ("recipe", ("recipe",)),
+    ("data", ("data", "spec")),
+    ("model size", ("model", "size")),
+    ("image size", ("model", "image_size")),
+)
 _MAX_PICTURES = 60
 
 
@@ -40,7 +46,7 @@ def render(files: RunFiles) -> str:
     return environment.get_template("page.html").render(
         style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),
         name=files.name,
-        about=[(key.replace("_", " "), plain(files.config[key])) for key in _SHOWN if _is_short(files.config.get(key))],
+        about=_about(files.config),
         card=files.card,
         tiles=[] if files.card is None else _tiles(files.card),
         card_sections=[] if files.card is None else sections(files.card),
@@ -53,8 +59,16 @@ def render(files: RunFiles) -> str:
     )
 
 
-def _is_short(value: Any) -> bool:
-    return isinstance(value, str | int | float) and len(str(value)) <= 80 and "/" not in str(value)
+def _about(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    for words, path in _SHOWN:
+        value: Any = config
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        # "/" or "\\" tells a path, which may name a clinic or a person
+        if isinstance(value, str | int) and len(str(value)) <= 60 and not {"/", "\\"} & set(str(value)):
+            found.append((words, plain(value)))
+    return found
 
 
 def _tiles(card: Mapping[str, Any]) -> list[tuple[str, str]]:
