@@ -54,6 +54,7 @@ def test_page_tells_everything(run: Path, facts: dict[str, Any]) -> None:
         "0.800 (0.790 to 0.810)",
         "raw pixels",
         "dp-cap",
+        "micro",
         "3.00",
     ):
         assert text in words, text
