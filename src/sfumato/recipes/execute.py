@@ -188,7 +188,7 @@ def facts(run: Run, made: Made) -> dict[str, Any]:
         owner_column=owner,
         public={
             "vocabulary": made.vocabulary,
-            "normalisation": f"mean {list(run.training.mean)}, std {list(run.training.std)}: constants, not fitted",
+            "normalisation": f"constants: mean {list(made.preprocess.mean)}, std {list(made.preprocess.std)}",
             "initialisation": "; ".join(made.started.notes),
         },
         left_out={

@@ -53,7 +53,7 @@ def sets_of(settings: Data, image_size: int) -> Sets:
     options = data.Options(
         captions=settings.captions,
         columns=_columns(settings),
-        decoder=data.Decoder(window=settings.window) if settings.window else data.Decoder(),
+        decoder=decoder_of(settings),
         missing=settings.missing,
         public=settings.public,
         num=settings.num,
@@ -72,6 +72,12 @@ def sets_of(settings: Data, image_size: int) -> Sets:
     few = {"seed": settings.seed, "image_size": image_size, "scenes": settings.scenes}
     test, unseen = (data.shapes(4000, split=split, **few) for split in ("test", "unseen"))
     return Sets(train=train, test=test, unseen=unseen)
+
+
+def decoder_of(settings: Data) -> data.Decoder:
+    """Return how the run's picture files become arrays."""
+    given = {"window": settings.window, "max_pixels": settings.max_pixels}
+    return data.Decoder(**{name: value for name, value in given.items() if value is not None})  # pyright: ignore[reportArgumentType]
 
 
 def _columns(settings: Data) -> data.Columns:
@@ -144,8 +150,8 @@ def preprocess_of(run: Run, train: data.Captioned) -> data.Preprocess:
     """Return the run's augmentation and normalisation; flips only where the set declares them safe or the user does."""
     settings: dict[str, Any] = {
         "channels": run.model.channels,
-        "mean": run.training.mean,
-        "std": run.training.std,
+        "mean": _for_channels(run.training.mean, run.model.channels),
+        "std": _for_channels(run.training.std, run.model.channels),
         "scale": run.training.crop_scale,
     }
     if run.training.augment is not None:
@@ -153,6 +159,11 @@ def preprocess_of(run: Run, train: data.Captioned) -> data.Preprocess:
     if run.training.flip is not None:
         settings["flip"] = run.training.flip
     return data.Preprocess.suited(train, run.model.image_size, **settings)
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Constants for three colours become their average for gray pictures."""
+    return (round(sum(values) / len(values), 6),) if channels == 1 else values
 
 
 def make(run: Run) -> Made:

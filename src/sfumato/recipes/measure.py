@@ -111,7 +111,8 @@ def write_samples(folder: Path, run: Run, loaded: models.Loaded, sets: Sets) -> 
 
 def _attention(loaded: models.Loaded, image: np.ndarray, picture: torch.Tensor, text: str) -> dict[str, str] | None:
     """Return the picture and the same picture lit where the caption's words look; None without a square of tokens."""
-    max_tokens = max(2, loaded.tokenizer.count_tokens([text])[0])
+    limit = loaded.model.generation_config.max_new_tokens  # the positions that the decoder knows
+    max_tokens = min(limit, max(2, loaded.tokenizer.count_tokens([text])[0]))
     weights = models.cross_attention(loaded.model, picture[None], loaded.tokenizer.encode([text], max_tokens))
     tokens = weights[0].mean(0)
     side = int(len(tokens) ** 0.5)

@@ -20,6 +20,7 @@ class Data:
         image_column, caption_column, owner_column, label_column: names in the table.
         holdout: fraction of the owners (or rows) that is held out; 0 where the set has a test split of its own.
         window: declared public range (low, high) of 16-bit and DICOM pictures.
+        max_pixels: public limit on the pixels of a picture; larger ones count as unreadable.
         missing: "error" or "zero": what a listed picture that is absent is.
         public: the user declares pictures and captions public.
         num, seed, scenes: of shapes.
@@ -33,6 +34,7 @@ class Data:
     label_column: str | None = None
     holdout: float = 0.0
     window: tuple[float, float] | None = None
+    max_pixels: int | None = None
     missing: str = "error"
     public: bool = False
     num: int | None = None

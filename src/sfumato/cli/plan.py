@@ -1,0 +1,330 @@
+"""`sfumato plan RECIPE`: what a training run will cost. Touches no data, imports no torch."""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sfumato.base import BadInput
+
+if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
+    from sfumato.plan import Plan
+    from sfumato.sampling import Sampler
+
+EXAMPLES = """
+sfumato plan dp-cap --records 200000
+sfumato plan dp-cap --records 200000 --epsilon 8 --json
+sfumato plan dp-cap --records 200000 --noise-multiplier 1.1 --epsilon 4        # how many steps?
+sfumato plan dp-cap --records 233804767 --expected-batch-size 1310720 --noise-multiplier 0.728 --steps 5708 \\
+    --delta 4.28e-9
+sfumato plan dp-cap --sampling-prob 0.01 --expected-batch-size 2000 --delta 1e-7 --epsilon 4    # N stays hidden
+sfumato plan dp-cap --records 200000 --epsilon 8 --tan 16                      # a 16 times cheaper simulation
+"""
+TABLE_EPSILONS = (1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCommand:
+    """Say what a private training run costs: noise, signal, what an attacker could know. Touches no data.
+
+    Without --epsilon and without --noise-multiplier: a table for epsilon 1, 2, 4 and 8. With --noise-multiplier alone:
+    the epsilon of that run. With --epsilon: whichever of noise multiplier, steps and batch size was left out, in this
+    order, is chosen so that epsilon is met.
+    """
+
+    recipe: Annotated[Literal["dp-cap"], tyro.conf.Positional] = "dp-cap"
+    """What will be trained: dp-cap (a captioner, clipped per example)."""
+
+    records: int | None = None
+    """Number of records N (people, where one person owns several rows). It becomes public."""
+
+    sampling_prob: float | None = None
+    """Instead of --records: the probability that a record is in a step. N stays hidden and is never printed; needs
+    --expected-batch-size (the public divisor) and --delta."""
+
+    epsilon: float | None = None
+    """The epsilon to meet."""
+
+    delta: float | None = None
+    """The delta of the claim. Default: 1 / (10 N)."""
+
+    expected_batch_size: float | None = None
+    """Records of a step, in expectation. Default: the largest power of two up to N / 24, within 64 .. 65,536."""
+
+    noise_multiplier: float | None = None
+    """Standard deviation of the noise over the distance that one record moves the sum (presence)."""
+
+    steps: int | None = None
+    """Number of steps. Default: as many as see each record 20 times in expectation, within 200 .. 10,000."""
+
+    relation: Literal["add_remove", "zero_out", "replace_one"] | None = None
+    """Which data sets are neighbours. Default: zero_out with --records, add_remove with --sampling-prob, replace_one
+    for fixed-size and full-batch."""
+
+    sampler: Literal["poisson", "fixed-size", "full-batch"] = "poisson"
+    """How the records of a step are drawn."""
+
+    cap: int | None = None
+    """Largest number of records in a Poisson draw; of a larger draw a random subset is kept. Epsilon pays for it."""
+
+    clip_norm: float = 1.0
+    """Largest norm C of one example's gradient in the sum."""
+
+    clip: Literal["flat", "automatic"] = "flat"
+    """Scale by min(1, C/norm), or by C/(norm + gamma)."""
+
+    accountant: Literal["pld", "rdp"] | None = None
+    """Which accountant has to meet --epsilon. Default: pld where it is proved, else rdp."""
+
+    size: Literal["micro", "nano", "tiny", "small", "base", "large"] = "micro"
+    """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio."""
+
+    tan: float | None = None
+    """Also show the simulation at a batch and noise this many times smaller (TAN). It carries no epsilon."""
+
+    benchmark: bool = False
+    """Add hours and memory, measured here on synthetic inputs (needs PyTorch)."""
+
+    image_size: int | None = None
+    """Pixels of a side, for --benchmark. Default: 112 for micro, else 224."""
+
+    micro_batch_size: int = 64
+    """Rows in memory at once, for --benchmark."""
+
+    json: bool = False
+    """Print JSON: one object for one plan (the simulation, with --tan), a list for the table."""
+
+
+def run(command: PlanCommand) -> int:
+    """Print the table or the plan; return 0. Raises BadInput and Refused for what cannot be planned."""
+    plans = plans_of(command)
+    rows = [_facts(command, plan) for plan in plans]
+    if command.json:
+        if command.tan is not None:
+            rows = [_facts(command, plan.twin(command.tan)) for plan in plans]
+        sys.stdout.write(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, allow_nan=False) + "\n")
+        return 0
+    console = Console()
+    if len(rows) > 1:
+        console.print(_head(command, plans[0], rows[0]))
+        console.print(_table(rows, plans))
+    else:
+        console.print(_listing(rows[0], plans[0]))
+    if command.tan is not None:
+        for plan in plans:
+            twin = plan.twin(command.tan)
+            console.print(_twin_sentence(twin, command.tan))
+    _print_sentences(console, rows)
+    return 0
+
+
+def plans_of(command: PlanCommand) -> "list[Plan]":
+    """Return the plans that the flags ask for: four of them for the table, else one.
+
+    Raises:
+        BadInput: flags are missing, contradict one another, or leave nothing to solve for.
+        Refused: nothing meets the target, or the combination is not proved.
+    """
+    if command.epsilon is None:
+        plan = _plan(command)
+        if command.noise_multiplier is not None:
+            return [plan]
+        return [plan.calibrated(epsilon=target, accountant=command.accountant) for target in TABLE_EPSILONS]
+    solve = _missing(command)
+    plan = _plan(command)
+    return [plan.calibrated(epsilon=command.epsilon, accountant=command.accountant, solve=solve)]
+
+
+def _missing(command: PlanCommand) -> Literal["noise_multiplier", "steps", "batch_size"]:
+    if command.noise_multiplier is None:
+        return "noise_multiplier"
+    if command.steps is None:
+        return "steps"
+    if command.expected_batch_size is None and command.sampling_prob is None and command.sampler != "full-batch":
+        return "batch_size"
+    raise BadInput(
+        "--noise-multiplier, --steps and the batch size fix epsilon: leave out one of them, or leave out --epsilon."
+    )
+
+
+def _plan(command: PlanCommand) -> "Plan":
+    from sfumato.base import Relation
+    from sfumato.plan import Example, Plan, default_steps
+
+    sampler = _sampler(command)
+    steps = command.steps
+    if steps is None:  # 1 / sampling_prob stands for N / batch, and needs no N
+        steps = default_steps(1, sampler.sampling_prob or 1.0)
+    optional: dict[str, Any] = {"delta": command.delta}
+    if command.relation is not None:
+        optional["relation"] = Relation(command.relation)
+    return Plan(
+        unit=Example(clip_norm=command.clip_norm, clip=command.clip),
+        sampler=sampler,
+        steps=steps,
+        noise_multiplier=command.noise_multiplier,
+        **optional,
+    )
+
+
+def _sampler(command: PlanCommand) -> "Sampler":
+    from sfumato.plan import default_batch_size
+    from sfumato.sampling import FixedSize, FullBatch, Poisson
+
+    if (command.records is None) == (command.sampling_prob is None):
+        raise BadInput("give --records, or --sampling-prob where the number of records is to stay hidden.")
+    if command.cap is not None and command.sampler != "poisson":
+        raise BadInput(f"--cap belongs to Poisson sampling; {command.sampler} has a fixed size already.")
+    if command.records is None:
+        if command.sampler != "poisson":
+            raise BadInput(f"{command.sampler} sampling needs --records.")
+        return Poisson(
+            sampling_prob=command.sampling_prob, expected_batch_size=command.expected_batch_size, cap=command.cap
+        )
+    if command.records < 1:
+        raise BadInput(f"--records must be at least 1, got {command.records}.")
+    if command.sampler == "full-batch":
+        if command.expected_batch_size not in (None, command.records):
+            raise BadInput("--sampler full-batch takes all records: leave out --expected-batch-size.")
+        return FullBatch(num_records=command.records)
+    batch = command.expected_batch_size or default_batch_size(command.records)
+    if command.sampler == "fixed-size":
+        if int(batch) != batch:
+            raise BadInput(f"--sampler fixed-size needs a whole --expected-batch-size, got {batch}.")
+        return FixedSize(num_records=command.records, batch_size=int(batch))
+    return Poisson(num_records=command.records, expected_batch_size=batch, cap=command.cap)
+
+
+def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
+    from sfumato.plan import figures, num_parameters
+
+    facts = {**plan.summary(), **figures(plan, num_parameters(command.size))}
+    return {**facts, **_benchmark(command, plan)} if command.benchmark else facts
+
+
+def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
+    try:
+        from sfumato.recipes.benchmark import measure
+    except ImportError as error:
+        raise BadInput("--benchmark measures with PyTorch, which cannot be imported here: leave it out.") from error
+    image_size = command.image_size or (112 if command.size == "micro" else 224)
+    return measure(command.size, image_size, command.micro_batch_size, plan.divisor, plan.steps)
+
+
+def _head(command: PlanCommand, plan: "Plan", row: dict[str, Any]) -> Text:
+    from sfumato.plan import describe_sampling
+
+    return Text(
+        f"{command.recipe} {command.size} ({row['num_parameters']:,} trainable parameters), {row['unit']}\n"
+        f"{describe_sampling(plan)}\n"
+        f"{plan.steps:,} steps of {_count(plan.divisor)} records in expectation; "
+        f"delta {plan.delta:.3g}, relation {row['relation']}"
+    )
+
+
+def _table(rows: list[dict[str, Any]], plans: "list[Plan]") -> Table:
+    """Return one line per plan: they differ in their noise."""
+    table = Table()
+    for title in (
+        "epsilon",
+        "RDP epsilon",
+        "noise multiplier",
+        "noise std",
+        "signal to noise",
+        "epochs",
+        "found at 1 % FPR",
+    ):
+        table.add_column(title, justify="right")
+    timed = "hours" in rows[0]
+    for title in ("hours", "memory") if timed else ():
+        table.add_column(title, justify="right")
+    for row, plan in zip(rows, plans):
+        table.add_row(
+            _upper(plan.epsilon()),
+            _upper(row["epsilon_rdp"]),
+            f"{row['noise_multiplier']:.5g}",
+            f"{row['noise_std']:.5g}",
+            _short(row["signal_to_noise"]),
+            _short(row["epochs"]),
+            _percent(row["max_true_positive_rate"]),
+            *((f"{row['hours']:.3g}", _gigabytes(row["memory_bytes"])) if timed else ()),
+        )
+    return table
+
+
+def _listing(row: dict[str, Any], plan: "Plan") -> Table:
+    from sfumato.plan import describe_sampling
+
+    lines = {
+        "epsilon (PLD)": _upper(row["epsilon_pld"]),
+        "epsilon (RDP)": _upper(row["epsilon_rdp"]),
+        "delta": f"{row['delta']:.4g}",
+        "relation": row["relation"],
+        "unit": row["unit"],
+        "sampling": describe_sampling(plan),
+        "steps": f"{row['steps']:,} of {_count(plan.divisor)} records in expectation ({row['epochs']:.3g} epochs)",
+        "noise multiplier": f"{row['noise_multiplier']:.6g} (std / presence)",
+        "noise std": f"{row['noise_std']:.6g} on the sum, {row['noise_per_coordinate']:.3g} on the mean",
+        "presence, swap": f"{row['presence']:g}, {row['swap']:g}",
+        "signal to noise": f"{_short(row['signal_to_noise'])} a step, {row['num_parameters']:,} trainable parameters",
+        "found at 1 % FPR": _percent(row["max_true_positive_rate"]),
+        "TAN eta": _short(row["tan_eta"]),
+    }
+    if "hours" in row:
+        lines["time, memory"] = f"{row['hours']:.3g} hours, {_gigabytes(row['memory_bytes'])} (measured here)"
+    table = Table(show_header=False, box=None)
+    for name, value in lines.items():
+        table.add_row(Text(name), Text(value))
+    return table
+
+
+def _twin_sentence(twin: "Plan", k: float) -> Text:
+    return Text(
+        f"Simulation (TAN, {k:g} times smaller): noise multiplier {twin.noise_multiplier:.6g}, "
+        f"batch {_count(twin.divisor)}, {twin.steps:,} steps. "
+        "It carries no epsilon; on private data it is an unaccounted look."
+    )
+
+
+def _print_sentences(console: Console, rows: list[dict[str, Any]]) -> None:
+    console.print(
+        Text(
+            "signal to noise: the largest possible norm of the mean gradient over the expected norm of its noise.\n"
+            "found at 1 % FPR: of the records that were used, the share that the best membership attack finds while it "
+            "wrongly accuses 1 % of the others (blind guessing: 1 %)."
+        )
+    )
+    for row in rows:
+        named = f"epsilon {_short(row['epsilon_pld'] or row['epsilon_rdp'])}: " if len(rows) > 1 else ""
+        for warning in row["warnings"]:
+            console.print(Text(f"Warning: {named}{warning}", style="yellow"))
+    console.print(Text("Epsilon does not cover:"))
+    for sentence in rows[0]["not_covered"]:
+        console.print(Text(f"  - {sentence}"))
+
+
+def _upper(value: float | None) -> str:
+    """Return an upper bound with four decimals, rounded up."""
+    return "-" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 1e4:.4f}"
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 100:.2f} %"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:.2f} GB"

@@ -1,0 +1,92 @@
+"""Recipes as values, the twin, the studies and the demonstration in small."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfumato.base import BadInput
+from sfumato.cli import main
+from sfumato.cli.train import TrainCommand, run_of
+from sfumato.recipes import Run, dp_cap
+from sfumato.recipes.execute import read_config, train_run, train_twin, write_config
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
+
+
+def small(out: Path) -> Run:
+    run = dp_cap("shapes:600", out)
+    privacy = replace(run.privacy, epsilon=None, noise_multiplier=1.0, expected_batch_size=24, steps=3)
+    return replace(run, privacy=privacy, training=replace(run.training, micro_batch_size=16, warmup_steps=1))
+
+
+def test_run_survives_json(tmp_path: Path) -> None:
+    for spec in ("shapes", "fashion-mnist", "somewhere/pictures", "hf:owner/name"):
+        run = dp_cap(spec)
+        write_config(replace(run, out=tmp_path))
+        assert read_config(tmp_path) == replace(run, out=tmp_path)
+
+
+def test_run_of_another_version_is_named(tmp_path: Path) -> None:
+    write_config(dp_cap("shapes", tmp_path))
+    values = json.loads((tmp_path / "run.json").read_text())
+    values["model"]["colour"] = 1
+    (tmp_path / "run.json").write_text(json.dumps(values))
+    with pytest.raises(BadInput, match="colour"):
+        read_config(tmp_path)
+
+
+def test_flags_replace_what_the_recipe_says() -> None:
+    run = run_of(TrainCommand(recipe="dp-cap", data="shapes", steps=7, learning_rate=0.5, noise_multiplier=2.0, seed=1))
+    assert (run.privacy.steps, run.privacy.epsilon, run.privacy.noise_multiplier) == (7, None, 2.0)
+    assert run.training.learning_rate == 0.5
+    assert run.data.seed == 0, "the seed of the run is not the seed of the data"
+
+
+def test_epsilon_and_noise_contradict_each_other() -> None:
+    with pytest.raises(BadInput, match="--epsilon"):
+        run_of(TrainCommand(recipe="dp-cap", data="shapes", epsilon=1.0, noise_multiplier=2.0))
+
+
+def test_train_writes_only_released_things_into_export(tmp_path: Path) -> None:
+    epsilon = train_run(small(tmp_path / "run"))
+    card = json.loads((tmp_path / "run" / "export" / "card.json").read_text())
+    assert card["epsilon"] == pytest.approx(epsilon)
+    assert not [stamp for stamp in card["stamps"] if "NOT" in stamp]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "export" / "progress.jsonl").read_text().splitlines()]
+    assert {key for line in lines for key in line} <= {"step", "epsilon", "total", "time"}
+
+
+def test_public_seed_is_stamped_and_reproduces(tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "two"):
+        train_run(small(tmp_path / name), seed=5)
+        weights.append((tmp_path / name / "export" / "model.safetensors").read_bytes())
+        card = json.loads((tmp_path / name / "export" / "card.json").read_text())
+        assert any("NOT PRIVATE" in stamp for stamp in card["stamps"])
+    assert weights[0] == weights[1]
+
+
+def test_twin_carries_no_card(tmp_path: Path) -> None:
+    train_twin(replace(small(tmp_path / "twin"), private=False))
+    export = tmp_path / "twin" / "export"
+    assert (export / "NOT_PRIVATE.md").is_file()
+    assert not (export / "card.json").exists()
+    assert (export / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["accounting-grid", "batch-scaling"])
+def test_studies_run_in_small(tmp_path: Path, name: str) -> None:
+    assert main(["study", name, "--quick", "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / f"{name}-quick" / "rows.json").read_text())
+    assert len(rows) >= 4
+    assert (tmp_path / f"{name}-quick" / "plot.svg").is_file()
+
+
+def test_grid_has_the_papers_row() -> None:
+    from sfumato.recipes.study import accounting_grid
+
+    (row,) = accounting_grid(233_804_767, [1_310_720], [0.728], 5708, 1 / 233_804_767)
+    assert round(row["epsilon_rdp"], 2) == 8.05
+    assert round(row["epsilon_pld"], 2) == 7.34
