@@ -2,14 +2,12 @@
 
 import math
 
-import numpy as np
 from scipy.optimize import minimize_scalar
 
 from sfumato.accounting.epsilon import REPORT_DISCRETIZATION, Steps, charged_delta, compose_pld, merge
 from sfumato.base import BadInput
 
 _LOWEST_LOG_E = -20.0  # 1 - e is then within 1e-8 of 1
-_GRID = 60
 
 
 def max_true_positive_rate(
@@ -46,10 +44,8 @@ def max_true_positive_rate(
     def bound(log_e: float) -> float:
         return float(present.get_delta_for_epsilon(log_e)) + false_positive_rate * math.exp(log_e)
 
-    # The bound is 1 where e = 1 / a, and above 1 - e everywhere: nothing is to be found outside of these limits.
-    grid = np.linspace(_LOWEST_LOG_E, -math.log(false_positive_rate), _GRID)
-    best = int(np.argmin([bound(float(log_e)) for log_e in grid]))
-    limits = (float(grid[max(best - 1, 0)]), float(grid[min(best + 1, _GRID - 1)]))
-    refined = minimize_scalar(bound, bounds=limits, method="bounded", options={"xatol": 1e-6})
-    rate = min(bound(float(grid[best])), float(refined.fun)) + charged_delta(merged)
+    # The bound is convex in e, above 1 - e everywhere and 1 at e = 1 / a: its minimum lies within these limits.
+    limits = (_LOWEST_LOG_E, -math.log(false_positive_rate))
+    best = minimize_scalar(bound, bounds=limits, method="bounded", options={"xatol": 1e-5})
+    rate = min(float(best.fun), bound(0.0)) + charged_delta(merged)
     return min(max(rate, false_positive_rate), 1.0)

@@ -2,7 +2,7 @@
 
 from sfumato.plan.claim import Claim
 from sfumato.plan.defaults import default_batch_size, default_steps
-from sfumato.plan.explain import card_facts, figures, num_parameters
+from sfumato.plan.explain import card_facts, describe_sampling, figures, num_parameters
 from sfumato.plan.grid import epsilon_grid
 from sfumato.plan.plan import Plan
 from sfumato.plan.units import Conjectured, Example, Unit
@@ -16,6 +16,7 @@ __all__ = [
     "card_facts",
     "default_batch_size",
     "default_steps",
+    "describe_sampling",
     "epsilon_grid",
     "figures",
     "num_parameters",
