@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sfumato.report.numbers import plain
 
-Row = Mapping[str, Any]
+Row = Mapping[Any, Any]  # keys are column names, also of a narrower type than str
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # escape codes, line ends, bidi overrides
 _MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "\\": "\\\\", "`": "\\`", "*": "\\*"})
 
