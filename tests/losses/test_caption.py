@@ -81,6 +81,16 @@ def test_loss_is_float32_under_autocast() -> None:
     torch.testing.assert_close(losses, caption_loss(small, data), rtol=0.02, atol=0.02)
 
 
+def test_loss_is_float32_for_a_half_precision_model() -> None:
+    """The same bfloat16 logits give, in float32, a loss that bfloat16 itself could not hold."""
+    half = build("micro", vocab_size=V, image_size=28, max_tokens=L, channels=1, seed=3).bfloat16()
+    data = batch([6, 3])
+    data["pixel_values"] = data["pixel_values"].bfloat16()
+    losses = caption_loss(half, data)
+    assert losses.dtype == torch.float32
+    assert not torch.equal(losses, losses.bfloat16().float())
+
+
 def test_decoder_inputs_are_those_of_transformers(model) -> None:
     labels = batch([3, 8])["labels"]
     expected = model.prepare_decoder_input_ids_from_labels(labels)

@@ -292,3 +292,13 @@ def test_dropout_of_the_checkpoint_is_replaced(words, vit_folder, tmp_path) -> N
     config = json.loads((vit_folder / "config.json").read_text())
     (tmp_path / "vit" / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.4}))
     assert begin(words, init=tmp_path / "vit", size="micro").model.config.encoder.hidden_dropout_prob == 0.0
+
+
+def test_stochastic_depth_is_off(words, tmp_path) -> None:
+    config = hf.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8, drop_path_rate=0.5
+    )
+    hf.Dinov2Model(config).save_pretrained(tmp_path)
+    started = begin(words, init=tmp_path, size="micro", dropout=0.1)
+    assert started.model.config.encoder.drop_path_rate == 0.0
+    assert started.model.config.encoder.hidden_dropout_prob == 0.1

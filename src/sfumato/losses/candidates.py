@@ -71,7 +71,7 @@ def prefix_tree(
         reachable = alive[:, node[owner]]
         if reachable.sum(dim=1).max() > beam:  # otherwise no prefix is cut, and nothing need be computed yet
             sums = _child_sums(model, image, candidates, length, node, alive, owner)
-            best = sums.masked_fill(~reachable, -torch.inf).topk(beam, dim=1).indices
+            best = sums.topk(beam, dim=1).indices
             reachable = reachable & torch.zeros_like(reachable).scatter(1, best, True)
         node, alive = child, reachable
     return _exact(model, image, candidates, alive[:, node], reduction)
@@ -80,7 +80,7 @@ def prefix_tree(
 def _child_sums(
     model: nn.Module, image: Tensor, candidates: Tensor, length: int, node: Tensor, alive: Tensor, owner: Tensor
 ) -> Tensor:
-    """Return (N, children): the log-likelihood of each child prefix, summed; meaningless below dead prefixes.
+    """Return (N, children): the log-likelihood of each child prefix, summed; -inf below dead prefixes.
 
     One decoder row per picture and living prefix of `length` tokens gives all of that prefix's children.
     """

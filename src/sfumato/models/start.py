@@ -8,7 +8,7 @@ from typing import Any
 from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 
 from sfumato.base import BadInput
-from sfumato.models.captioner import Attention, assemble, build, hold_absent, join
+from sfumato.models.captioner import Attention, assemble, build, join
 from sfumato.models.checkpoint import Checkpoint, read_checkpoint, without_pooler
 from sfumato.models.freeze import Training, choose
 from sfumato.models.initialise import as_key, initialise
@@ -112,7 +112,6 @@ def _skeleton(source: Checkpoint, size: str | None, tokenizer: Tokenizer, fields
     model = assemble(config, max_tokens=fields["max_tokens"], seed=fields["seed"], attention=fields["attention"])
     if hasattr(config, "sfumato"):  # a foreign captioner keeps the initial weights of its own classes
         initialise(model, as_key(fields["seed"]), named_size(config.sfumato["size"]).init_std)
-    hold_absent(model)
     return model
 
 
