@@ -89,11 +89,7 @@ def function_fields(name: str, function: Callable[..., Any] | None) -> Fields:
         bound = {str(k): repr(v) for k, v in (*enumerate(function.args), *function.keywords.items())}
         return function_fields(name, function.func) | flatten(f"{name}.bound", bound)
     target = function if inspect.isroutine(function) else type(function)
-    try:
-        source = _hash(inspect.getsource(target))
-    except (OSError, TypeError):
-        source = "not readable"
-    return {f"{name}.name": _qualified(target), f"{name}.source": source}
+    return {f"{name}.name": _qualified(target), f"{name}.source": _source_hash(target)}
 
 
 def surrounding_fields(device: torch.device, world_size: int) -> Fields:
@@ -130,6 +126,14 @@ def _package_hash() -> str:
     for path in sorted(path for room in _ROOMS_OF_A_STEP for path in (root / room).rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]
+
+
+def _source_hash(target: Any) -> str:
+    try:
+        return _hash(inspect.getsource(target))
+    except (OSError, TypeError):
+        code = getattr(target, "__code__", None)  # typed into an interpreter: its source is nowhere, its bytecode is
+        return _hash(f"{code.co_code!r} {code.co_names} {code.co_consts}") if code else "not readable"
 
 
 def _hash(text: str) -> str:
