@@ -78,7 +78,7 @@ def test_versions_agree() -> None:
 def test_files_keep_the_style() -> None:
     files = [path for path in SOURCE.rglob("*.py") if "__pycache__" not in path.parts]
     assert [path.name for path in files if path.name in ("utils.py", "helpers.py", "misc.py")] == []
-    too_long = {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 320}
+    too_long = {str(path.relative_to(ROOT)): n for path in files if (n := len(path.read_text().splitlines())) > 340}
     assert too_long == {}
 
 
