@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from sfumato.accounting import calibrate_batch, calibrate_noise_multiplier, calibrate_steps, epsilon_pld, epsilon_rdp
+from sfumato.accounting import (
+    calibrate,
+    calibrate_batch,
+    calibrate_noise_multiplier,
+    calibrate_steps,
+    epsilon_pld,
+    epsilon_rdp,
+)
 from sfumato.base import BadInput, FixedSizeDraw, FullBatchDraw, GaussianStep, PoissonDraw, Refused, Relation
 
 DELTA = 1e-6
@@ -34,6 +41,14 @@ def test_noise_meets_the_target_and_hardly_more(target, relation):
     assert epsilon_pld([(_at(step, found), 200)], DELTA) <= target
     assert epsilon_pld([(_at(step, found * 0.998), 200)], DELTA) > target
     assert found == float(f"{found:.5g}")  # what is printed is what is used
+
+
+def test_a_search_that_ends_too_low_is_lifted(monkeypatch):
+    """Whatever the search brings, the reported epsilon decides."""
+    monkeypatch.setattr(calibrate, "_newton", lambda multiplier, epsilon_at, excess: multiplier * 0.9995)
+    step = _step()
+    found = calibrate_noise_multiplier(step, 200, epsilon=2.0, delta=DELTA, accountant="rdp")
+    assert epsilon_rdp([(_at(step, found), 200)], DELTA) <= 2.0
 
 
 def test_published_noise_multipliers():

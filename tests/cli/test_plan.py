@@ -52,6 +52,8 @@ def test_json_of_one_plan(capsys):
     assert found["delta"] == 1e-5
     assert 0.01 < found["max_true_positive_rate"] < 0.1
     assert found["not_covered"]
+    fewer = as_json(capsys, *SMALL, "--epsilon", "0.5", "--num-parameters", str(found["num_parameters"] // 4))
+    assert fewer["signal_to_noise"] == pytest.approx(2 * found["signal_to_noise"], rel=1e-3)
 
 
 def test_table_without_epsilon(capsys):

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -84,6 +85,9 @@ class PlanCommand:
 
     size: Literal["micro", "nano", "tiny", "small", "base", "large"] = "micro"
     """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio."""
+
+    num_parameters: int | None = None
+    """Trainable parameters, where they are not those of --size (a small vocabulary, frozen parts)."""
 
     tan: float | None = None
     """Also show the simulation at a batch and noise this many times smaller (TAN). It carries no epsilon."""
@@ -204,17 +208,23 @@ def _sampler(command: PlanCommand) -> "Sampler":
 def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
     from sfumato.plan import figures, num_parameters
 
-    facts = {**plan.summary(), **figures(plan, num_parameters(command.size))}
+    parameters = command.num_parameters or num_parameters(command.size)
+    facts = {**plan.summary(), **figures(plan, parameters)}
     return {**facts, **_benchmark(command, plan)} if command.benchmark else facts
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
+    image_size = command.image_size or (112 if command.size == "micro" else 224)
+    return _measured(command.size, image_size, command.micro_batch_size, plan.divisor, plan.steps)
+
+
+@lru_cache(maxsize=8)  # the rows of the table differ in their noise only
+def _measured(size: str, image_size: int, micro_batch_size: int, batch_size: float, steps: int) -> dict[str, float]:
     try:
         from sfumato.recipes.benchmark import measure
     except ImportError as error:
         raise BadInput("--benchmark measures with PyTorch, which cannot be imported here: leave it out.") from error
-    image_size = command.image_size or (112 if command.size == "micro" else 224)
-    return measure(command.size, image_size, command.micro_batch_size, plan.divisor, plan.steps)
+    return measure(size, image_size, micro_batch_size, batch_size, steps)
 
 
 def _head(command: PlanCommand, plan: "Plan", row: dict[str, Any]) -> Text:
