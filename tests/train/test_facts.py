@@ -5,7 +5,7 @@ import torch
 from tests.train.case import STEPS, Records, Run, loss_fn, make_model, make_plan
 
 import sfumato as sf
-from sfumato.base import BadInput, Refused
+from sfumato.base import BadInput, Refused, ledger
 from sfumato.report import build
 from sfumato.train import PrivateGradients, card_facts, loader
 
@@ -123,9 +123,10 @@ def test_a_hidden_number_of_records_stays_hidden(tmp_path):
     facts = _facts(tmp_path)
     assert facts["public"]["num_records"] is None
     assert "60" not in str({key: value for key, value in facts.items() if key != "ledger_head" and key != "versions"})
-    with Run(tmp_path, plan=plan, options={}, dataset=Records(size=61)) as run, pytest.raises(BadInput) as error:
+    assert 60 not in ledger.read(run.private.folder.ledger).attempts[0].fields.values()
+    with Run(tmp_path, plan=plan, options={}, dataset=Records(name="61 rows")) as run, pytest.raises(BadInput) as error:
         run.loader()
-    assert "data.num_records: changed" in str(error.value)
+    assert "data.name: changed" in str(error.value)
     assert "61" not in str(error.value)
 
 

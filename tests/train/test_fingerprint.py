@@ -84,6 +84,7 @@ def test_functions_with_one_name_and_another_source_differ():
 
 def test_data_fields():
     assert fp.data_fields(Records(), 60) == {"data.name": "records", "data.num_records": 60, "data.record": "row"}
+    assert "data.num_records" not in fp.data_fields(Records(), None)  # hidden
     assert fp.data_fields([1, 2], 2)["data.class"] == "builtins.list"
     assert fp.data_fields(Records(owners=[[0]]), 1)["data.record"] == "owner"
     bad = Records()

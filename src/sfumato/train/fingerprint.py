@@ -106,8 +106,8 @@ def surrounding_fields(device: torch.device, world_size: int) -> Fields:
     }
 
 
-def data_fields(dataset: Any, num_records: int) -> Fields:
-    """Return what the data set says of itself (`manifest()`), or its class and size.
+def data_fields(dataset: Any, num_records: int | None) -> Fields:
+    """Return what the data set says of itself (`manifest()`), or its class; and its size, where that is public.
 
     Raises:
         BadInput: the manifest is not a dict.
@@ -115,8 +115,9 @@ def data_fields(dataset: Any, num_records: int) -> Fields:
     manifest = dataset.manifest() if hasattr(dataset, "manifest") else {"class": _qualified(type(dataset))}
     if not isinstance(manifest, Mapping):
         raise BadInput(f"manifest() of the data set must return a dict, got {type(manifest).__name__}.")
+    size = {} if num_records is None else {"num_records": num_records}
     by_owner = getattr(dataset, "owners", None) is not None
-    return flatten("data", {**manifest, "num_records": num_records, "record": "owner" if by_owner else "row"})
+    return flatten("data", {**manifest, **size, "record": "owner" if by_owner else "row"})
 
 
 @functools.cache

@@ -74,7 +74,7 @@ def loader(
             f"the plan declares num_records = {declared}, the data set has {num_records} "
             f"{'rows' if owners is None else 'owners'}: plan again with the right number."
         )
-    private.bind({**data_fields(dataset, num_records), "micro_batch_size": micro_batch_size})
+    private.bind({**data_fields(dataset, declared), "micro_batch_size": micro_batch_size})
     return Loader(
         run=private,
         rows=Rows(dataset),
