@@ -91,7 +91,7 @@ def test_initial_weights_are_a_function_of_the_seed_alone() -> None:
     make(seed=5)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(first[name], again[name]) for name in first)
-    name = "encoder.stages.0.patch_embeddings.proj.weight"
+    name = "encoder.stages.0.convolution.weight"
     assert not torch.equal(first[name], other[name])
     assert not torch.equal(first[name], key[name])
 
@@ -141,7 +141,7 @@ def test_dropout_reaches_both_towers() -> None:
     rates = {module.p for module in model.modules() if isinstance(module, nn.Dropout)}
     assert 0.25 in rates
     assert model.config.decoder.dropout == 0.25
-    assert model.config.encoder.drop_path_rate == 0.0
+    assert model.config.encoder.hidden_dropout_prob == 0.25
     assert all(module.p == 0 for module in make().modules() if isinstance(module, nn.Dropout))
 
 
@@ -155,7 +155,7 @@ def test_embed_is_the_mean_of_the_tokens_and_leaves_the_mode() -> None:
     assert not model.decoder.training
     assert not features.requires_grad
     torch.testing.assert_close(features, model.eval().encoder(pixels).last_hidden_state.mean(1))
-    assert features.shape == (4, 64)
+    assert features.shape == (4, 192)
 
 
 def test_cross_attention_maps() -> None:
@@ -170,7 +170,7 @@ def test_cross_attention_maps() -> None:
 
 def test_any_picture_size_for_micro() -> None:
     model = make(image_size=64).eval()
-    assert embed(model, torch.randn(1, 1, 40, 40)).shape == (1, 64)  # no position table: sizes may change
+    assert embed(model, torch.randn(1, 1, 40, 40)).shape == (1, 192)  # no position table: sizes may change
 
 
 def test_settings_that_do_not_fit() -> None:

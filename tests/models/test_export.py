@@ -33,11 +33,14 @@ def load(model_class, folder, **settings):
 
 for folder in map(pathlib.Path, sys.argv[1:]):
     data = load_file(folder / "inputs.safetensors")
+    if (folder / "whole" / "modeling_sfumato_stem.py").is_file():  # the class travels with its weights
+        sys.path.insert(0, str(folder / "whole"))
+        import modeling_sfumato_stem
     model = load(VisionEncoderDecoderModel, folder / "whole")
     if json.loads((folder / "encoder" / "config.json").read_text())["model_type"] == "vit":
         encoder = load(ViTModel, folder / "encoder", add_pooling_layer=False)
     else:
-        encoder = load(AutoModel, folder / "encoder")
+        encoder = load(AutoModel, folder / "encoder", trust_remote_code=True)
     with torch.no_grad():
         logits = model(pixel_values=data["pixels"], decoder_input_ids=data["ids"]).logits
         tokens = encoder(pixel_values=data["pixels"]).last_hidden_state
@@ -118,14 +121,15 @@ def test_files_of_the_export(words, tmp_path) -> None:
     folder = tmp_path / "export"
     assert export(model, words, preprocess, folder) == folder
     names = {"config.json", "generation_config.json", "model.safetensors", "preprocessor_config.json"}
-    names |= {"tokenizer.json", "tokenizer_config.json"}
+    names |= {"tokenizer.json", "tokenizer_config.json", "modeling_sfumato_stem.py"}
     assert {file.name for file in folder.iterdir()} == names
     assert folder.stat().st_mode & 0o777 == 0o755
     assert not list(tmp_path.glob(".export*"))  # nothing is left beside it
-    assert "sfumato" not in (folder / "config.json").read_text().replace('"sfumato": {', "")
+    config = (folder / "config.json").read_text().replace('"sfumato": {', "")
+    assert "sfumato" not in config.replace('"model_type": "sfumato_stem"', "")
     assert str(tmp_path) not in (folder / "config.json").read_text()
     encoder = export(model, words, preprocess, tmp_path / "encoder", part="encoder")
-    names = {"config.json", "model.safetensors", "preprocessor_config.json"}
+    names = {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_sfumato_stem.py"}
     assert {file.name for file in encoder.iterdir()} == names
 
 

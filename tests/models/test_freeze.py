@@ -13,6 +13,7 @@ HEADS = {
     "decoder.model.decoder.layernorm_embedding.weight",  # registered after the blocks
     "decoder.model.decoder.layernorm_embedding.bias",
 }
+PROJECTION = {"enc_to_dec_proj.weight", "enc_to_dec_proj.bias"}  # where the towers have different widths
 
 
 def trainable(words: Tokenizer, **fields) -> set[str]:
@@ -20,23 +21,28 @@ def trainable(words: Tokenizer, **fields) -> set[str]:
 
 
 def test_heads(words) -> None:
-    assert trainable(words, size="micro", train="heads") == HEADS
+    assert trainable(words, size="micro", train="heads") == HEADS | PROJECTION
+    assert trainable(words, size="nano", train="heads") == HEADS
 
 
 def test_last_blocks_of_both_towers(words) -> None:
-    names = trainable(words, size="micro", train="last-1")
+    names = trainable(words, size="nano", train="last-1")
     assert names >= HEADS
     rest = names - HEADS
-    blocks = ("decoder.model.decoder.layers.1.", "encoder.stages.1.blocks.1.", "encoder.stages.1.layer_norm.")
+    blocks = ("decoder.model.decoder.layers.5.", "encoder.layers.11.", "encoder.layernorm.")
     assert all(name.startswith(blocks) for name in rest)
     assert all(any(name.startswith(block) for name in rest) for block in blocks)
-    assert "encoder.stages.1.blocks.1.attention.q_proj.bias" not in names  # absent biases stay absent
+    assert not any(name.endswith("q_proj.bias") for name in names)  # absent biases stay absent
+    stem = trainable(words, size="micro", train="last-1") - HEADS - PROJECTION
+    assert all(
+        n.startswith(("decoder.model.decoder.layers.0.", "encoder.stages.3.", "encoder.layernorm.")) for n in stem
+    )
 
 
 def test_more_blocks_train_more_and_too_many_are_refused(words) -> None:
-    assert trainable(words, size="micro", train="last-1") < trainable(words, size="micro", train="last-2")
-    with pytest.raises(BadInput, match="only 2 blocks"):
-        trainable(words, size="micro", train="last-3")
+    assert trainable(words, size="nano", train="last-1") < trainable(words, size="nano", train="last-2")
+    with pytest.raises(BadInput, match="only 6 blocks"):
+        trainable(words, size="nano", train="last-7")
 
 
 def test_with_an_encoder_checkpoint_the_new_decoder_always_trains(words, vit_folder) -> None:
@@ -53,9 +59,13 @@ def test_with_an_encoder_checkpoint_the_new_decoder_always_trains(words, vit_fol
 def test_new_tokens_train_their_embedding(words, tmp_path) -> None:
     model = build("micro", vocab_size=words.vocab_size, image_size=32, max_tokens=8, seed=1)
     export(model, words, PREPROCESS, tmp_path)
-    assert trainable(words, train="heads", init=tmp_path) == HEADS
+    assert trainable(words, train="heads", init=tmp_path) == HEADS | PROJECTION
     other = Tokenizer.from_public_text(["a red sneaker"])
-    assert trainable(other, train="heads", init=tmp_path) == HEADS | {"decoder.model.decoder.embed_tokens.weight"}
+    assert trainable(other, train="heads", init=tmp_path) == {
+        *HEADS,
+        *PROJECTION,
+        "decoder.model.decoder.embed_tokens.weight",
+    }
 
 
 @pytest.mark.parametrize("train", ["none", "last-0", "last-", "last-x", "ALL"])

@@ -87,7 +87,7 @@ def test_new_vocabulary_keeps_shared_tokens(words, run_folder) -> None:
         for token, row in other.vocabulary.items():
             expected = former[name][words.vocabulary[token]] if token in shared else fresh[name][row]
             assert torch.equal(now[name][row], expected), token
-    assert torch.equal(now["encoder.stages.0.layer_norm.weight"], former["encoder.stages.0.layer_norm.weight"])
+    assert torch.equal(now["encoder.stages.0.norm.weight"], former["encoder.stages.0.norm.weight"])
     assert any(f"{len(shared)} tokens keep their rows" in note for note in started.notes)
 
 
@@ -152,7 +152,7 @@ def test_a_size_that_differs_names_the_tensor(words, run_folder) -> None:
 
 
 def test_other_channels_name_the_tensor(words, run_folder) -> None:
-    with pytest.raises(BadInput, match=r"encoder\.stages\.0\.patch_embeddings\.proj\.weight.*Give 3 channels"):
+    with pytest.raises(BadInput, match=r"encoder\.stages\.0\.convolution\.weight.*Give 3 channels"):
         begin(words, init=run_folder, channels=1)
 
 

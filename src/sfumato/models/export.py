@@ -11,9 +11,11 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, VisionEncoderDecoderModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from sfumato.base import BadInput
+from sfumato.models import modeling_sfumato_stem
 from sfumato.models.captioner import tower
 from sfumato.models.checkpoint import VIT_FIELDS, WHOLE, load_model
 from sfumato.models.folders import locate, quiet, read_json, require_weights
+from sfumato.models.modeling_sfumato_stem import StemConfig
 from sfumato.models.tokenizer import Tokenizer
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -57,6 +59,8 @@ def export(
     try:
         with quiet():
             (model if part == "model" else plain_encoder(model)).save_pretrained(str(beside), max_shard_size="1TB")
+        if tower(model, "encoder").config.model_type == StemConfig.model_type:  # the class travels with its weights
+            shutil.copyfile(str(modeling_sfumato_stem.__file__), beside / "modeling_sfumato_stem.py")
         if part == "model":
             tokenizer.save(beside)
         _processor(preprocess).save_pretrained(str(beside))

@@ -30,7 +30,7 @@ def initialise(model: nn.Module, key: bytes, std: float | None) -> None:
     zero.
 
     Args:
-        model: made of Linear, Conv2d, Embedding, LayerNorm and directly owned parameters.
+        model: made of Linear, Conv2d, Embedding, LayerNorm, GroupNorm and directly owned parameters.
         key: 32 bytes.
         std: standard deviation, or None for the layer's own.
     """
@@ -39,7 +39,7 @@ def initialise(model: nn.Module, key: bytes, std: float | None) -> None:
             generator = torch.Generator().manual_seed(torch_seed(key, "init", f"{prefix}.{name}"))
             if name == "bias":
                 param.zero_()
-            elif isinstance(module, nn.LayerNorm):
+            elif isinstance(module, nn.LayerNorm | nn.GroupNorm):
                 param.fill_(1.0)
             else:
                 param.normal_(0.0, _std(module, param, std), generator=generator)

@@ -26,12 +26,11 @@ _PAPER = Run(
 _SMALL = replace(
     _PAPER,
     model=Model(size="micro", image_size=28, channels=1),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=400, clip_norm=1.0),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=4096, steps=400, clip_norm=1.0),
     training=Training(
-        learning_rate=3e-3, weight_decay=0.0, beta2=0.95, warmup_steps=20, ema_decay=0.95, micro_batch_size=256,
-        final_rate=0.1,
+        optimizer="adam", learning_rate=4e-3, weight_decay=0.0, beta2=0.999, warmup_steps=10, micro_batch_size=256
     ),
-)  # fmt: skip
+)
 _SHAPES = replace(
     _SMALL,
     model=Model(size="micro", image_size=32, channels=3),
