@@ -1,0 +1,43 @@
+"""The examples run, resume where they say so, and stay short."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from sfumato.base import ledger
+
+FOLDER = Path(__file__).parents[2] / "examples"
+MAX_LINES = 120
+
+
+def _main(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short_and_tested(path):
+    assert len(path.read_text().splitlines()) <= MAX_LINES
+    assert path.stem in {"own_model_own_loop", "hf_trainer", "conjectured_rule"}
+
+
+def test_own_model_own_loop(tmp_path):
+    main = _main("own_model_own_loop")
+    first, again = (main(tmp_path, steps=3, num_records=80) for _ in range(2))
+    assert first == again
+    assert 7.9 < first <= 8.0 + 1e-6
+    assert len(ledger.read(tmp_path / "private/ledger.jsonl").steps) == 3
+
+
+def test_hf_trainer(tmp_path):
+    assert 7.9 < _main("hf_trainer")(tmp_path, steps=3, num_records=60) <= 8.0 + 1e-6
+    assert len(ledger.read(tmp_path / "private/ledger.jsonl").steps) == 3
+
+
+def test_conjectured_rule(tmp_path):
+    card = _main("conjectured_rule")(tmp_path, steps=3)
+    assert card["epsilon"] is None
+    assert card["sentence"].startswith("NOT PROVED")
