@@ -15,6 +15,9 @@ from sfumato.norms.factors import Rows, explicit_is_better
 from sfumato.norms.tape import Call, Factor, Tape, register_rule
 
 
+_FEW_POSITIONS = 64  # up to here unfolded patches and a matrix product beat the many-groups convolution (on CPU)
+
+
 @dataclass(frozen=True)
 class Geometry:
     """Stride, padding, dilation and groups of a convolution, one entry for each spatial dimension."""
@@ -81,12 +84,13 @@ def _weight_gradients(tape: Tape, grads: Tensor, inputs: Tensor, weight: Tensor,
     """Return the per-example gradients from grads (N, entries, P, *space) and inputs (N, entries, C, *space)."""
     count, entries, rows = grads.shape[:3]
     steps = entries * grads[0, 0, 0].numel()
-    if geometry.groups == 1 and not explicit_is_better(steps, rows, weight[0].numel()):
+    few = steps <= _FEW_POSITIONS or not explicit_is_better(steps, rows, weight[0].numel())
+    if geometry.groups == 1 and few:
         patches = geometry.patches(inputs.flatten(0, 1)).mT.reshape(count, steps, -1)
         left = grads.flatten(3).transpose(2, 3).reshape(count, steps, rows)
         return tape.outer(left, patches, weight.shape)
     as_groups = [tensor.transpose(0, 1).flatten(1, 2) for tensor in (grads, inputs)]  # (entries, N * channels, *space)
-    many = weight.detach().to(grads.dtype).expand(count, *weight.shape).flatten(0, 1)
+    many = grads.new_empty(count * weight.shape[0], *weight.shape[1:])  # read for its shape alone
     options = (geometry.stride, geometry.padding, geometry.dilation, False, (0,) * len(geometry.kernel))
     _, found, _ = torch.ops.aten.convolution_backward(
         *as_groups, many, None, *options, count * geometry.groups, (False, True, False)

@@ -12,13 +12,14 @@ Legend: N examples, T positions, P output features, D input features.
 | expand, repeat, attention mask | B itself, summed over what was broadcast | chain rule |
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfumato.norms.factors import Rows
-from sfumato.norms.tape import Call, Factor, Tape, register_rule
+from sfumato.norms.tape import INPUT, Call, Factor, Tape, register_rule
 
 Found = list[tuple[Tensor, Factor]]
 
@@ -107,8 +108,10 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
     """y = normalised(x) * weight + bias; the normalised input is computed again by the function itself."""
     x = call.bind("input")[0]
     weight, bias = _affine_parameters(call)
+    shape = (bias if weight is None else weight).shape
     measures_weight = weight is not None and call.is_tracked(weight)
     on_channels = call.name in ("group_norm", "batch_norm")
+    normalised = _normalised(call)
 
     def reduced(tensor: Tensor) -> Tensor:
         rows = call.layout.to_rows(tensor)  # (N, entries, *)
@@ -116,15 +119,13 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
             return rows.transpose(1, 2).flatten(2).sum(2)
         return rows.flatten(1, rows.dim() - 1 - len(shape)).sum(1)
 
-    shape = (bias if weight is None else weight).shape
-
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
         grad = tape.widen(out_grad)
         found: Found = []
         if bias is not None and call.is_tracked(bias):
             found.append((bias, Rows(reduced(grad))))
         if measures_weight and weight is not None:
-            found.append((weight, Rows(reduced(grad * _normalised(call, tape.widen(saved[0]))))))
+            found.append((weight, Rows(reduced(normalised(tape.widen(saved[0])).mul_(grad)))))
         return found
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
@@ -139,16 +140,17 @@ def _affine_parameters(call: Call) -> tuple[Any, Any]:
     return values[0], values[1]
 
 
-def _normalised(call: Call, x: Tensor) -> Tensor:
-    """Run the same normalisation without its affine part, in the precision of `x`."""
+def _normalised(call: Call) -> Callable[[Tensor], Tensor]:
+    """Return the same normalisation without its affine part; it computes in the precision of its input."""
     width = {"layer_norm": 2, "group_norm": 2, "rms_norm": 2, "batch_norm": 3}[call.name]
-    args = (x, *call.detach(call.args[1:width]))
+    args = call.detach(call.args[1:width])
     kwargs = {key: call.detach(value) for key, value in call.kwargs.items() if key not in ("input", "weight", "bias")}
     rest = {"layer_norm": ("eps",), "group_norm": ("eps",), "rms_norm": ("eps",)}
     names = rest.get(call.name, ("training", "momentum", "eps"))
     first = {"layer_norm": 4, "group_norm": 4, "rms_norm": 3}.get(call.name, 5)
     kwargs.update(zip(names, call.args[first:], strict=False))
-    return call.func(*args, **kwargs)
+    func = call.func
+    return lambda x: func(x, *args, **kwargs)
 
 
 _ELEMENTWISE = ("add", "sub", "rsub", "mul", "div", "true_divide", "__radd__", "__rsub__", "__rmul__", "__rtruediv__")
@@ -158,23 +160,21 @@ _ELEMENTWISE += ("__rdiv__", "multiply", "divide", "subtract", "where", "maximum
 @register_rule(*_ELEMENTWISE, "add_", "sub_", "mul_", "div_")
 def elementwise(tape: Tape, call: Call) -> Tensor:
     """Any function that acts entry by entry on broadcast arguments, also in place."""
-    out = None
     saved = [t for t in _tensors(call) if not call.is_tracked(t)]
     if call.name.endswith("_"):
         saved = [tensor.clone() if place == 0 else tensor for place, tensor in enumerate(saved)]
     if call.name in ("add", "sub", "add_", "sub_", "__radd__") and len(call.args) == 2 and not call.kwargs:
         saved = []  # linear: the gradient is +-B and needs no input
-    out = call.run()
     sign = _sign(call)
 
     def gradients(out_grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
         grad = tape.widen(out_grad)
-        if not saved:
+        if not kept:
             unique = {id(t): t for t in call.operands}.values()
-            return [(t, Rows(call.layout.reduce_to(sign(t) * grad, t.shape))) for t in unique]
+            return [(t, Rows(sign(t) * call.layout.reduce_to(grad, t.shape))) for t in unique]
         return _differentiate(call, grad, kept)
 
-    return tape.tap(call, out, tuple(saved), gradients)
+    return tape.tap(call, call.run(), tuple(saved), gradients)
 
 
 def _sign(call: Call) -> Any:
@@ -192,15 +192,15 @@ def _differentiate(call: Call, grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
     leaves: dict[int, tuple[Tensor, Tensor]] = {}
 
     def again(value: Any) -> Any:
+        if value is INPUT:
+            other = next(others)
+            return other.to(grad.dtype) if other.is_floating_point() else other
         if not isinstance(value, Tensor):
             return value
-        if call.is_tracked(value):
-            if id(value) not in leaves:
-                spread = value.detach().to(grad.dtype).expand(grad.shape).clone().requires_grad_()
-                leaves[id(value)] = (value, spread)
-            return leaves[id(value)][1]
-        other = next(others)
-        return other.to(grad.dtype) if other.is_floating_point() else other
+        if id(value) not in leaves:
+            spread = value.detach().to(grad.dtype).expand(grad.shape).clone().requires_grad_()
+            leaves[id(value)] = (value, spread)
+        return leaves[id(value)][1]
 
     func = getattr(torch, call.name[:-1]) if call.name.endswith("_") and call.name[0] != "_" else call.func
     with torch.enable_grad():
@@ -246,6 +246,7 @@ def attention_mask(tape: Tape, call: Call) -> Tensor:
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
         return [(bias, Rows(call.layout.reduce_to(tape.widen(out_grad), bias.shape)))]
 
+    args, kwargs = call.args, call.kwargs
     tapped = tape.tap(call, spread, (), gradients)
-    args = [tapped if value is bias else value for value in call.args]
-    return call.func(*args, **{key: tapped if value is bias else value for key, value in call.kwargs.items()})
+    args = [tapped if value is bias else value for value in args]
+    return call.func(*args, **{key: tapped if value is bias else value for key, value in kwargs.items()})

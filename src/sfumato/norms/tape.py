@@ -11,6 +11,7 @@ by any module, weights tied or used twice. A parameter that reaches the loss pas
 is caught after the backward pass, by name.
 """
 
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ Gradients = Callable[[Tensor, tuple[Tensor, ...]], list[tuple[Tensor, Factor]]]
 Rule = Callable[["Tape", "Call"], Any]
 
 _RULES: dict[str, Rule] = {}
+INPUT = object()  # stands in a finished call for a tensor that is not tracked
 
 
 def register_rule(*function_names: str) -> Callable[[Rule], Rule]:
@@ -95,6 +97,17 @@ class Call:
         """Run the function on detached parameters."""
         return self.func(*self.detach(self.args), **{key: self.detach(value) for key, value in self.kwargs.items()})
 
+    def drop_inputs(self) -> None:
+        """Put `INPUT` in the place of every tensor that is not tracked: held here, all activations would live on."""
+
+        def dropped(value: Any) -> Any:
+            if isinstance(value, (list, tuple)):
+                return type(value)(dropped(item) for item in value)
+            return INPUT if isinstance(value, Tensor) and not self.is_tracked(value) else value
+
+        self.args = dropped(self.args)
+        self.kwargs = {key: dropped(value) for key, value in self.kwargs.items()}
+
     def bind(self, *names: str, **defaults: Any) -> list[Any]:
         """Return the arguments in the order of `names`."""
         bound = {**defaults, **dict(zip(names, self.args, strict=False)), **self.kwargs}
@@ -105,30 +118,34 @@ class Call:
 
 
 class _Tap(torch.autograd.Function):
-    """Identity on `out`; its backward hands the gradient and the saved tensors to `sink`.
+    """Identity on `out`; its backward hands the gradient and the saved tensors to slot `index` of the tape.
 
     The result is a detached alias, not a view, so that in-place activations may follow. `anchor` is a leaf that makes
-    every tap a stop on the way of the backward pass, also where nothing below it needs a gradient.
+    every tap a stop on the way of the backward pass, also where nothing below it needs a gradient. The tape is held
+    weakly: autograd's graph and what refers to it would otherwise keep each other alive, unseen by the collector.
     """
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, out: Tensor, sink: Callable, *saved: Tensor) -> Tensor:
-        ctx.sink = sink
+    def forward(ctx: Any, anchor: Tensor, out: Tensor, tape: Any, index: int, *saved: Tensor) -> Tensor:
+        ctx.tape, ctx.index = tape, index
         ctx.save_for_backward(*saved)
         return out.detach()
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         saved = ctx.saved_tensors
-        ctx.sink(grads[0], saved)
-        return (None, grads[0], None, *(None for _ in saved))
+        tape = ctx.tape()
+        assert tape is not None, "the tape is needed until the backward pass is over."
+        tape.receive(ctx.index, grads[0], saved)
+        return (None, grads[0], None, None, *(None for _ in saved))
 
 
 @dataclass
 class Slot:
-    """One use of tracked tensors, and whether a gradient has arrived at it."""
+    """One use of tracked tensors, what states its per-example gradients, and whether a gradient has arrived."""
 
     call: Call
+    gradients: Gradients
     fired: bool = False
 
 
@@ -208,23 +225,27 @@ class Tape(TorchFunctionMode):
         return self._layouts.of(names, function, position)
 
     def tap(self, call: Call, out: Tensor, saved: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
-        """Return `out` with a stop where `gradients(out_grad, saved)` states the per-example gradients."""
-        slot = Slot(call)
-        self.slots.append(slot)
+        """Return `out` with a stop where `gradients(out_grad, saved)` states the per-example gradients.
 
-        def sink(out_grad: Tensor, kept: tuple[Tensor, ...]) -> None:
-            with torch._C.DisableTorchFunction():
-                slot.fired = True
-                if self._observe is not None:
-                    return self._observe(slot, out_grad)
-                try:
-                    found = gradients(out_grad, kept)
-                except ValueError as error:
-                    raise call.refuse(str(error)) from error
-                for operand, factor in found:
-                    self.factors.setdefault(id(operand), []).append(factor)
+        What `gradients` needs of the forward pass goes through `saved`, so that it is freed after its use.
+        """
+        self.slots.append(Slot(call, gradients))
+        call.drop_inputs()
+        return _Tap.apply(self.anchor, out, weakref.ref(self), len(self.slots) - 1, *saved)  # type: ignore[return-value]
 
-        return _Tap.apply(self.anchor, out, sink, *saved)  # type: ignore[return-value]
+    def receive(self, index: int, out_grad: Tensor, saved: tuple[Tensor, ...]) -> None:
+        """Take in the gradient of the result of slot `index`; called in the backward pass."""
+        slot = self.slots[index]
+        with torch._C.DisableTorchFunction():
+            slot.fired = True
+            if self._observe is not None:
+                return self._observe(slot, out_grad)
+            try:
+                found = slot.gradients(out_grad, saved)
+            except ValueError as error:
+                raise slot.call.refuse(str(error)) from error
+            for operand, factor in found:
+                self.factors.setdefault(id(operand), []).append(factor)
 
     def widen(self, tensor: Tensor) -> Tensor:
         """Return `tensor` in at least float32; one copy for all layers that read the same tensor."""
