@@ -14,4 +14,4 @@ class BadInput(SfumatoError):
 
 
 class UndecodableRow(SfumatoError):
-    """One row of a data set cannot be read. The row stays a record; its contribution is zero and is counted in private."""
+    """One row of a data set cannot be read. It stays a record; its contribution is zero, and is counted in private."""

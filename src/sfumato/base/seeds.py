@@ -58,12 +58,12 @@ def words(key: bytes, count: int) -> np.ndarray:
 
 
 def uniforms(key: bytes, count: int) -> np.ndarray:
-    """Return `count` uniform float64 numbers in the open interval (0, 1): odd multiples of 2^-54.
+    """Return `count` uniform float64 numbers in the open interval (0, 1): odd multiples of 2^-53, each exact.
 
     >>> uniforms(derive(bytes(32), "u"), 3).round(3).tolist()
     [0.346, 0.404, 0.14]
     """
-    return ((words(key, count) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return ((words(key, count) >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
 
 
 def normals(key: bytes, count: int) -> np.ndarray:

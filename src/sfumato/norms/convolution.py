@@ -14,7 +14,6 @@ from torch import Tensor
 from sfumato.norms.factors import Rows, explicit_is_better
 from sfumato.norms.tape import Call, Factor, Tape, register_rule
 
-
 _FEW_POSITIONS = 64  # up to here unfolded patches and a matrix product beat the many-groups convolution (on CPU)
 
 

@@ -31,7 +31,8 @@ def measure(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = models.build(
         size, vocab_size=spec.vocab_size, image_size=image_size, max_tokens=spec.max_tokens, seed=0
-    ).to(device)
+    )
+    model.to(device)
     batch = {
         "pixel_values": torch.randn(micro_batch_size, 3, image_size, image_size, device=device),
         "labels": torch.randint(5, spec.vocab_size, (micro_batch_size, spec.max_tokens), device=device),

@@ -34,7 +34,7 @@ _SMALL = replace(
 _SHAPES = replace(
     _SMALL,
     model=Model(size="micro", image_size=32, channels=3),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=1024, steps=300),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=1024, steps=200),
 )
 _BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES}
 

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sfumato.base import BadInput
 from sfumato.plan import Example, Plan
@@ -106,9 +106,8 @@ class Privacy:
             else FixedSize(num_records=num_records, batch_size=batch)
         )
         unit = Example(clip_norm=self.clip_norm, clip=self.clip)  # pyright: ignore[reportArgumentType]
-        plan = Plan(
-            unit=unit, sampler=sampler, steps=self.steps, delta=self.delta, noise_multiplier=self.noise_multiplier
-        )
+        delta = cast(float, self.delta)  # None becomes 1 / (10 N)
+        plan = Plan(unit=unit, sampler=sampler, steps=self.steps, delta=delta, noise_multiplier=self.noise_multiplier)
         accountant = "pld" if self.sampler == "poisson" else "rdp"
         return plan if self.epsilon is None else plan.calibrated(epsilon=self.epsilon, accountant=accountant)
 
