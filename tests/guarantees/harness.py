@@ -84,7 +84,7 @@ def make_plan(**changes: Any) -> sf.Plan:
     settings: dict[str, Any] = {
         "unit": sf.Example(clip_norm=CLIP_NORM),
         "sampler": poisson(),
-        "steps": 5,
+        "steps": 8,
         "delta": 1e-3,
         "noise_multiplier": 0.0,
     }

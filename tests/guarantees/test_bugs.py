@@ -3,7 +3,7 @@
 import pytest
 from tests.guarantees import bugs, draws, neighbours, noise, record
 
-TABLE = [
+TABLE = [  # bug, check, why the check says it fails
     (bugs.clip_skipped, neighbours.presence, "moved by"),
     (bugs.clip_skipped, neighbours.swap, "moved by"),
     (bugs.clip_skipped, neighbours.automatic_presence, "moved by"),

@@ -7,7 +7,7 @@ from tests.train.case import STEPS, Records, Run, loss_fn, make_model, make_plan
 import sfumato as sf
 from sfumato.base import BadInput, Refused, ledger
 from sfumato.report import build
-from sfumato.train import PrivateGradients, card_facts, loader
+from sfumato.train import PrivateGradients, card_facts, loader, record_look
 
 WORDS = {
     "record": "one row",
@@ -128,6 +128,16 @@ def test_a_hidden_number_of_records_stays_hidden(tmp_path):
         run.loader()
     assert "data.name: changed" in str(error.value)
     assert "61" not in str(error.value)
+
+
+def test_a_look_from_elsewhere_is_on_the_card(tmp_path):
+    record_look(tmp_path, "simulation", steps=100, noise_multiplier=0.1)
+    with Run(tmp_path, options={}) as run:
+        run.train(until=1)
+        with pytest.raises(BadInput, match="already open"):
+            record_look(tmp_path, "another")
+    looks = build(_facts(tmp_path))["looks"]
+    assert looks == [{"what": "simulation", "steps": 100, "noise_multiplier": 0.1}]
 
 
 def test_a_folder_without_a_run(tmp_path):

@@ -82,6 +82,20 @@ def test_functions_with_one_name_and_another_source_differ():
     assert one != two
 
 
+def test_what_a_loss_closes_over_or_holds_counts():
+    def make(tau):
+        return lambda model, batch: loss_fn(model, batch) / tau
+
+    class Scaled(nn.Module):
+        def __init__(self, tau):
+            super().__init__()
+            self.tau = tau
+
+    assert fp.function_fields("loss", make(0.5)) != fp.function_fields("loss", make(0.2))
+    assert fp.function_fields("loss", Scaled(0.5)) != fp.function_fields("loss", Scaled(0.2))
+    assert fp.function_fields("loss", Scaled(0.5)) == fp.function_fields("loss", Scaled(0.5).eval())
+
+
 def test_data_fields():
     assert fp.data_fields(Records(), 60) == {"data.name": "records", "data.num_records": 60, "data.record": "row"}
     assert "data.num_records" not in fp.data_fields(Records(), None)  # hidden

@@ -59,6 +59,20 @@ def test_public_progress_holds_steps_and_epsilon_only(tmp_path):
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["progress.jsonl"]
 
 
+def test_replayed_steps_are_not_reported_twice(tmp_path):
+    def interrupt(progress):
+        if progress.step == 5:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        _trainer(tmp_path, on_progress=interrupt, report_every=1).fit()
+    _trainer(tmp_path, report_every=1).fit()
+    lines = [json.loads(line) for line in (tmp_path / "export/progress.jsonl").read_text().splitlines()]
+    assert [line["epsilon"] for line in lines] == sorted(line["epsilon"] for line in lines)
+    assert [line["step"] for line in lines][-3:] == [6, 7, 8]
+    assert len(lines) <= STEPS + 1
+
+
 @pytest.mark.parametrize("stop", [2, 5])
 def test_the_same_call_again_resumes(tmp_path, stop):
     whole = _trainer(tmp_path / "whole")
@@ -101,7 +115,11 @@ def test_a_run_without_a_proof_reports_no_epsilon(tmp_path):
 
 
 def test_a_changed_schedule_is_a_setting_that_the_caller_names(tmp_path):
-    _trainer(tmp_path, settings={"warmup_steps": 2}).fit()
+    def interrupt(progress):
+        raise _Stop
+
+    with pytest.raises(_Stop):
+        _trainer(tmp_path, settings={"warmup_steps": 2}, on_progress=interrupt).fit()
     with pytest.raises(BadInput, match=r"settings.warmup_steps: 2 -> 3"):
         _trainer(tmp_path, settings={"warmup_steps": 3}).fit()
 

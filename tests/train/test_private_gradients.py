@@ -77,6 +77,17 @@ def test_batches_of_another_origin_are_refused(tmp_path):
         assert not _history(run).steps
 
 
+def test_batches_of_a_loader_that_the_fingerprint_does_not_speak_of_are_refused(tmp_path):
+    """Two loaders of one run: only the last one is in the fingerprint."""
+    with Run(tmp_path) as run:
+        first = next(iter(run.loader()))
+        run.micro_batch_size = 5
+        second = next(iter(run.loader()))
+        with pytest.raises(BadInput, match="not drawn for this step"):
+            run.private.backward(*first)
+        run.private.backward(*second)
+
+
 def test_declared_batches_train_but_print_no_epsilon(tmp_path):
     rows = MicroBatch(
         batch=(torch.randn(4, 6), torch.zeros(4, dtype=torch.long)), valid=torch.ones(4, dtype=torch.bool)
@@ -175,6 +186,19 @@ def test_un_noised_numbers_show_only_when_revealed(tmp_path):
 def test_contradicting_settings_are_refused(tmp_path, options, message):
     with pytest.raises(BadInput, match=message):
         PrivateGradients(make_model(), loss_fn, make_plan(), out=tmp_path, **options)
+
+
+@pytest.mark.parametrize("case", ["frozen", "meta", "two devices"])
+def test_models_that_cannot_be_trained_here_are_refused(tmp_path, case):
+    model = make_model()
+    if case == "frozen":
+        model.requires_grad_(False)
+    else:
+        model[0].to("meta")
+    if case == "meta":
+        model.to("meta")
+    with pytest.raises(BadInput, match="no parameter" if case == "frozen" else "one CPU or CUDA device"):
+        PrivateGradients(model, loss_fn, make_plan(), out=tmp_path)
 
 
 def test_one_process_at_a_time(tmp_path):

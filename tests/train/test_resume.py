@@ -25,6 +25,15 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert _history(run).charged() == [(run.plan.to_json(), STEPS)]
 
 
+def test_a_finished_run_is_not_refused_for_what_changed_since(tmp_path):
+    with Run(tmp_path) as run:
+        run.train(save_at=[STEPS])
+    with Run(tmp_path, lr=0.1) as run:
+        run.private.load(run.optimizer)
+        assert list(run.loader()) == []
+        assert len(_history(run).attempts) == 1
+
+
 def test_a_replayed_step_releases_the_same_bits(tmp_path):
     with Run(tmp_path) as run:
         first = run.train(until=3)

@@ -120,8 +120,9 @@ def clip_examples(
         if micro_batch.batch is None:
             sums.count(len(micro_batch.failures), len(micro_batch.failures))
             continue
+        measured = measure(micro_batch)
         reseed(chunk)
-        _add(sums, computation, micro_batch, measure(micro_batch), factor, bound)
+        _add(sums, computation, micro_batch, measured, factor, bound)
     reduce(sums.flat)
     if not bool(torch.isfinite(sums.flat).all()):
         raise AssertionError("the clipped sum is not finite although every factor is: nothing was released.")

@@ -1,7 +1,7 @@
 """Train: the primitive `PrivateGradients`, the loader that is accounted, and a thin loop over both."""
 
 from sfumato.train.ema import WeightAverage
-from sfumato.train.facts import card_facts
+from sfumato.train.facts import card_facts, record_look
 from sfumato.train.folder import RunFolder
 from sfumato.train.loader import DrawnBatch, Loader, loader
 from sfumato.train.loop import Finished, Progress, Trainer
@@ -23,6 +23,7 @@ __all__ = [
     "card_facts",
     "join_world",
     "loader",
+    "record_look",
     "train_without_privacy",
     "warmup_cosine",
 ]

@@ -34,8 +34,8 @@ def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, ac
             each field that differs, and what going on would cost.
     """
     attempts, digest = ledger.history.attempts, fingerprint.digest(fields)
-    if attempts and attempts[-1].fingerprint == digest:
-        return attempts[-1].number
+    if attempts and (attempts[-1].fingerprint == digest or step >= plan.steps):
+        return attempts[-1].number  # a run that is done goes on with nothing, under whatever versions
     if ledger.history.steps and not accept:
         hidden = "data." if plan.sampler.num_records is None else "\0"  # N is not public under ADD_REMOVE
         named = "; ".join(fingerprint.differences(attempts[-1].fields, fields, hidden))

@@ -12,7 +12,7 @@ import sfumato
 from sfumato import plan as plans
 from sfumato.accounting import Accountant, max_true_positive_rate, supported
 from sfumato.base import BadInput, Refused
-from sfumato.base.ledger import History, read
+from sfumato.base.ledger import History, Ledger, read
 from sfumato.plan import Plan
 from sfumato.train.folder import RunFolder
 from sfumato.train.spent import Spent, plan_of, spent
@@ -72,6 +72,21 @@ def card_facts(
             "numpy": np.__version__,
         },
     }
+
+
+def record_look(out: str | Path, what: str, **detail: Any) -> None:
+    """Write into the ledger of the run in `out` that its private data were looked at without noise.
+
+    For looks that a run does not make itself: a simulation at reduced noise in another folder, a tuning run. The card
+    lists them. Epsilon does not cover them.
+
+    Raises:
+        BadInput: the run is being written by another process.
+    """
+    folder = RunFolder(Path(out))
+    folder.make()
+    with Ledger(folder.ledger) as ledger:
+        ledger.look(what, **detail)
 
 
 def _claim(history: History, plan: Plan, stamps: list[str], *, stop_was_public: bool) -> dict[str, Any]:

@@ -82,14 +82,25 @@ def optimizer_fields(optimizer: torch.optim.Optimizer | None) -> Fields:
 
 
 def function_fields(name: str, function: Callable[..., Any] | None) -> Fields:
-    """Return the function's qualified name and a hash of its source (of its class, if it is an object)."""
+    """Return a function's qualified name, a hash of its source, and the plain values that it closes over.
+
+    Of a callable object: its class, and its plain attributes.
+    """
     if function is None:
         return {}
     if isinstance(function, functools.partial):
         bound = {str(k): repr(v) for k, v in (*enumerate(function.args), *function.keywords.items())}
         return function_fields(name, function.func) | flatten(f"{name}.bound", bound)
-    target = function if inspect.isroutine(function) else type(function)
-    return {f"{name}.name": _qualified(target), f"{name}.source": _source_hash(target)}
+    if inspect.isroutine(function):
+        target = function
+        known = inspect.getclosurevars(function).nonlocals if inspect.isfunction(function) else {}
+    else:
+        target = type(function)
+        known = vars(function) if hasattr(function, "__dict__") else {}
+    plain = {key: value for key, value in known.items() if isinstance(value, bool | int | float | str | None)}
+    settings = {key: value for key, value in plain.items() if not key.startswith("_") and key != "training"}
+    fields = {f"{name}.name": _qualified(target), f"{name}.source": _source_hash(target)}
+    return fields | flatten(f"{name}.settings", settings)
 
 
 def surrounding_fields(device: torch.device, world_size: int) -> Fields:

@@ -74,9 +74,11 @@ def loader(
             f"the plan declares num_records = {declared}, the data set has {num_records} "
             f"{'rows' if owners is None else 'owners'}: plan again with the right number."
         )
-    private.bind({**data_fields(dataset, declared), "micro_batch_size": micro_batch_size})
+    fields = {**data_fields(dataset, declared), "micro_batch_size": micro_batch_size}
+    private.bind(fields)
     return Loader(
         run=private,
+        fields=fields,
         rows=Rows(dataset),
         owners=owners,
         num_records=num_records,
@@ -116,6 +118,7 @@ class Loader:
     """Iterable of (step, DrawnBatch); made by `loader`. Holds at most one stream of micro-batches made ahead."""
 
     run: Run
+    fields: Mapping[str, Any]
     rows: Rows
     owners: Any
     num_records: int

@@ -17,8 +17,14 @@ def private_line(path: Path, *, attempt: int, step: int, tally: Tally, failures:
 
 
 def public_line(path: Path, *, step: int, epsilon: float | None) -> None:
-    """Append the number of steps done, and epsilon of the ledger (None where none is proved), under export/."""
-    _append(path, {"step": step, "epsilon": epsilon}, 0o644)
+    """Append the number of steps done, and epsilon of the ledger (None where none is proved), under export/.
+
+    Nothing is written while steps are replayed: no step is new then, and no epsilon.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    last = json.loads(lines[-1]) if lines else {"step": 0, "epsilon": None}
+    if step > last["step"] or epsilon != last["epsilon"]:
+        _append(path, {"step": step, "epsilon": epsilon}, 0o644)
 
 
 def _append(path: Path, entry: Mapping[str, Any], mode: int) -> None:

@@ -19,6 +19,7 @@ from sfumato.train.keys import Keys, public_seed
 from sfumato.train.loader import loader
 from sfumato.train.rows import CollateFn, seeded
 from sfumato.train.shape import ConstantShape
+from sfumato.train.state import device_of
 from sfumato.train.world import World, join_world
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def train_without_privacy(
     Raises:
         Refused: started with several processes.
     """
-    run = _OpenRun(plan=plan, world=join_world(next(model.parameters()).device), seed=seed)
+    run = _OpenRun(plan=plan, world=join_world(device_of(model)), seed=seed)
     if run.world.size > 1:
         raise Refused("the twin without privacy runs in one process.")
     logger.warning("NOT PRIVATE: training without clipping and noise.")

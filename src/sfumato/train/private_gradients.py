@@ -26,7 +26,7 @@ from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape
 from sfumato.train.spent import DECLARED, Spent, spent
-from sfumato.train.state import keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
+from sfumato.train.state import device_of, keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
 from sfumato.train.world import World, join_world
 
 
@@ -75,7 +75,7 @@ class PrivateGradients:
         if reveal not in (None, "debug"):
             raise BadInput(f'reveal is None or "debug", got {reveal!r}.')
         _ = plan.noise_std  # raises for a plan that was not calibrated, before anything is written
-        device = next(model.parameters()).device
+        device = device_of(model)
         self.plan, self.world = plan, world or join_world(device)
         self.step = 0
         self._factor = mechanisms.clip_factor(plan.unit, clip_factor)
@@ -98,7 +98,7 @@ class PrivateGradients:
         }
         self._reveal = reveal
         self._keys: Keys | None = None
-        self._declared = False
+        self._bound: Mapping[str, Any] = {}  # data fields of the loader that the fingerprint speaks of
         self._shape = ConstantShape(device)
         self._measure = mechanisms.MeasureOnce(self._computation)
         self._tally: Tally | None = None
@@ -148,12 +148,12 @@ class PrivateGradients:
         Raises:
             BadInput: the run was begun with other settings; the message names them and the cost of going on.
         """
-        model, device = self._computation.model, self.world.device
+        model, device, own = self._computation.model, self.world.device, dict(fields)
         fields = {
             **self._fields,
             **fingerprint.model_fields(model),
             **fingerprint.surrounding_fields(device, self.world.size),
-            **fields,
+            **own,
         }
         looks: dict[str, Mapping[str, Any]] = {}
         if self._reveal:
@@ -161,6 +161,7 @@ class PrivateGradients:
         if self.plan.is_simulation:
             looks["simulation"] = {"steps": self.plan.steps}
         self._keys = self._book.join(fields, step=self.step, looks=looks)
+        self._bound = own
 
     def declare_batches(self, how: str) -> None:
         """Accept micro-batches that `loader` did not draw. The run prints no epsilon: its sampling is not known.
@@ -168,7 +169,6 @@ class PrivateGradients:
         Args:
             how: in words, for the card ("Poisson by my own sampler").
         """
-        self._declared = True
         self.bind({DECLARED: how})
 
     # ---------------------------------------------------------------- a step
@@ -205,8 +205,7 @@ class PrivateGradients:
             log.private_line(self.folder.log, attempt=self.attempt, step=step, tally=tally, failures=failures)
 
     def _check_turn(self, step: int, micro_batches: Iterable[MicroBatch]) -> None:
-        own = isinstance(micro_batches, DrawnBatch) and micro_batches.run is self and micro_batches.step == step
-        if not (own or self._declared):
+        if not (DECLARED in self._bound or self._drawn_for(step, micro_batches)):
             raise BadInput(
                 "these micro-batches were not drawn for this step by sf.loader(dataset, private): what trains must be "
                 "what is accounted. (private.declare_batches takes others, and prints no epsilon.)"
@@ -217,6 +216,14 @@ class PrivateGradients:
             raise BadInput(f"step {step} is out of turn: each step is done once, and the next one is {self.step}.")
         if step >= self.plan.steps:
             raise BadInput(f"the plan has {self.plan.steps} steps, and all are done.")
+
+    def _drawn_for(self, step: int, micro_batches: Iterable[MicroBatch]) -> bool:
+        return (
+            isinstance(micro_batches, DrawnBatch)
+            and micro_batches.run is self
+            and micro_batches.step == step
+            and micro_batches.loader.fields == self._bound
+        )
 
     def _clip(self, step: int, micro_batches: Iterable[MicroBatch]) -> tuple[Clipped, Tally, Counter[str]]:
         failures: Counter[str] = Counter()

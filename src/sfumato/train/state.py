@@ -11,6 +11,20 @@ from sfumato.base import BadInput
 from sfumato.mechanisms import Released
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the one device of the model's trainable parameters.
+
+    Raises:
+        BadInput: there are none, or on several devices, or on one without float64.
+    """
+    devices = {p.device for p in model.parameters() if p.requires_grad}
+    if not devices:
+        raise BadInput("the model has no parameter with requires_grad=True.")
+    if len(devices) > 1 or {device.type for device in devices} - {"cpu", "cuda"}:
+        raise BadInput(f"trainable parameters must be on one CPU or CUDA device, not on {sorted(map(str, devices))}.")
+    return devices.pop()
+
+
 def keyed_hash(tensors: Mapping[str, Tensor], key: bytes) -> str:
     """Return a hash of names, types, shapes and bits. Keyed: the ledger alone says nothing about a clipped sum."""
     total = hashlib.blake2b(key=key, digest_size=32)
