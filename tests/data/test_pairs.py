@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+from tests.data.test_idx import write_idx
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, PairRows, Preprocess, image_folder, shapes
+from sfumato.data import Columns, Decoder, PairRows, Preprocess, fashion_mnist, image_folder, shapes
 
 calls: list[str] = []
 
@@ -80,3 +81,18 @@ def test_owners_and_manifest_are_forwarded(tmp_path):
 def test_rows_travel_to_workers():
     rows = pickle.loads(pickle.dumps(pairs(shapes(3))))
     assert rows[2]["labels"].shape == (12,)
+
+
+def test_fixed_captions_do_not_vary(tmp_path):
+    """Rows with several captions: the templates of an IDX set."""
+    for split, count in (("train", 6), ("t10k", 6)):
+        write_idx(tmp_path / f"{split}-images-idx3-ubyte", np.zeros((count, 28, 28), np.uint8))
+        write_idx(tmp_path / f"{split}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8))
+    many = pairs(fashion_mnist("train", tmp_path))
+    fixed = pairs(many.captioned, vary_captions=False)
+    drawn = [
+        tuple(rows.draw(1, np.random.default_rng(n))["labels"].tolist()) for rows in (many, fixed) for n in range(20)
+    ]
+    assert len(set(drawn[:20])) > 1
+    assert set(drawn[20:]) == {tuple(fixed[1]["labels"].tolist())}
+    assert fixed.manifest() != many.manifest()

@@ -156,6 +156,9 @@ class TrainCommand:
     flip: bool | None = None
     """Mirror every second picture: only if no caption says left or right."""
 
+    vary_captions: bool | None = None
+    """Draw one of a row's captions where it has several, as the built-in templates do."""
+
     non_private: bool = False
     """Train the twin without clipping and noise, to see what privacy costs. NOT PRIVATE."""
 

@@ -25,12 +25,14 @@ class PairRows:
         preprocess: augmentation and normalisation.
         encode: list of B captions -> (B, max_tokens) int64 ids, -100 on padding; a pure function.
         max_tokens: L, public.
+        vary_captions: draw one of a row's captions where it has several; otherwise its fixed one.
     """
 
     captioned: Captioned
     preprocess: Preprocess
     encode: Callable[[list[str]], Any]
     max_tokens: int
+    vary_captions: bool = True
     _known: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +46,7 @@ class PairRows:
 
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Return row `index` augmented, its caption drawn where it has several. Raises UndecodableRow."""
-        row = self.captioned.draw(index, rng)
+        row = self.captioned.draw(index, rng) if self.vary_captions else self.captioned[index]
         return {"pixel_values": self.preprocess.train(row["image"], rng), "labels": self._ids(row["caption"])}
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -63,6 +65,7 @@ class PairRows:
             **self.captioned.manifest(),
             "preprocess": self.preprocess.to_dict(),
             "max_tokens": self.max_tokens,
+            "vary_captions": self.vary_captions,
         }
 
     def _ids(self, caption: str) -> torch.Tensor:

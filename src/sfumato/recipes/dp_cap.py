@@ -28,7 +28,15 @@ _SMALL = replace(
     model=Model(size="micro", image_size=28, channels=1),
     privacy=Privacy(epsilon=8.0, expected_batch_size=4096, steps=300, clip_norm=1.0),
     training=Training(
-        optimizer="adam", learning_rate=4e-3, weight_decay=0.0, beta2=0.999, warmup_steps=10, micro_batch_size=256
+        optimizer="adam",
+        learning_rate=4e-3,
+        weight_decay=0.0,
+        beta2=0.999,
+        warmup_steps=10,
+        micro_batch_size=256,
+        augment="none",  # at a few hundred noisy steps augmentation and many templates cost more than they give
+        flip=False,
+        vary_captions=False,
     ),
 )
 _SHAPES = replace(

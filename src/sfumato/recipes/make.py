@@ -181,6 +181,7 @@ def make(run: Run) -> Made:
         preprocess=preprocess,
         encode=lambda captions: tokenizer.encode(captions, max_tokens),
         max_tokens=max_tokens,
+        vary_captions=run.training.vary_captions,
     )
     plan = run.privacy.plan(sets.train.num_records)
     started = models.start(

@@ -126,6 +126,7 @@ class Training:
         precision: "float32", "bfloat16" or "float16" (autocast of the forward pass).
         loss_scale: public constant for float16.
         augment, flip, crop_scale: of pictures; None: what the data set declares safe.
+        vary_captions: draw one of a row's captions where it has several (the built-in templates).
         mean, std: public normalisation.
     """
 
@@ -143,6 +144,7 @@ class Training:
     loss_scale: float = 1.0
     augment: str | None = None
     flip: bool | None = None
+    vary_captions: bool = True
     crop_scale: tuple[float, float] = (0.2, 1.0)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
