@@ -76,6 +76,7 @@ def clipped_sum(
         wanted = [tape.anchor, *parameters.values()]
         grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
     refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
+    tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
     with torch.no_grad():
         merged = _merge(tape, parameters)
         precision = next(iter(parameters.values())).dtype
@@ -96,13 +97,14 @@ def _merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
     """Bring the gradients of all uses home to the parameters."""
     by_name: dict[str, list[Outer | Rows]] = {}
     home = {id(parameter): name for name, parameter in parameters.items()}
-    for key, parts in tape.factors.items():
+    for key in list(tape.factors):
+        parts = tape.factors.pop(key)  # what is merged need not be held twice
         if key in home:
             by_name.setdefault(home[key], []).extend(parts)
             continue
         for name, part in _through_derivation(tape, key, parts, parameters):
             by_name.setdefault(name, []).append(part)
-    return {name: fac.combine(parts) for name, parts in by_name.items()}
+    return {name: fac.combine(by_name.pop(name)) for name in list(by_name)}
 
 
 def _through_derivation(
@@ -145,7 +147,7 @@ def _sums(
     sums = {}
     for name, parameter in parameters.items():
         if name in merged and len(weights):
-            sums[name] = fac.weighted_sum(merged[name], weights).to(dtype)
+            sums[name] = fac.weighted_sum(merged.pop(name), weights).to(dtype)  # frees one as it makes the other
         else:
             sums[name] = torch.zeros_like(parameter, dtype=dtype)
         if sums[name].shape != parameter.shape:

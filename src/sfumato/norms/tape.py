@@ -99,14 +99,13 @@ class Call:
 
     def drop_inputs(self) -> None:
         """Put `INPUT` in the place of every tensor that is not tracked: held here, all activations would live on."""
+        self.args = self._dropped(self.args)
+        self.kwargs = {key: self._dropped(value) for key, value in self.kwargs.items()}
 
-        def dropped(value: Any) -> Any:
-            if isinstance(value, (list, tuple)):
-                return type(value)(dropped(item) for item in value)
-            return INPUT if isinstance(value, Tensor) and not self.is_tracked(value) else value
-
-        self.args = dropped(self.args)
-        self.kwargs = {key: dropped(value) for key, value in self.kwargs.items()}
+    def _dropped(self, value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._dropped(item) for item in value)
+        return INPUT if isinstance(value, Tensor) and not self.is_tracked(value) else value
 
     def bind(self, *names: str, **defaults: Any) -> list[Any]:
         """Return the arguments in the order of `names`."""
