@@ -29,7 +29,7 @@ _SMALL = replace(
     privacy=Privacy(epsilon=8.0, expected_batch_size=4096, steps=300, clip_norm=1.0),
     training=Training(
         optimizer="adam",
-        learning_rate=4e-3,
+        learning_rate=8e-3,
         weight_decay=0.0,
         beta2=0.999,
         warmup_steps=10,
