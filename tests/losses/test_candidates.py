@@ -16,7 +16,7 @@ def model():
     model = build("micro", vocab_size=V, image_size=28, max_tokens=L, channels=1, seed=1).eval()
     with torch.no_grad():  # make pictures and words matter: at initialisation every caption is nearly as likely
         model.decoder.lm_head.weight.mul_(4)
-        model.encoder.stages[-1].layer_norm.weight.mul_(20)
+        model.encoder.layernorm.weight.mul_(20)
     return model
 
 

@@ -35,10 +35,11 @@ def choose(
 
     `all`: everything. `heads`: what stands after the towers' last blocks (the decoder's last norm, the vocabulary head,
     the projection between the towers); the whole decoder where the checkpoint brought an encoder only; the token
-    embedding where tokens are new. `last-K`: the heads, the last K blocks of each tower, and the encoder's last norm.
+    embedding where tokens are new. `last-K`: the heads, the last K blocks of each tower (all of the decoder's where it
+    has fewer), and the encoder's last norm.
 
     Raises:
-        BadInput: `train` is none of these, or K exceeds the blocks of a tower.
+        BadInput: `train` is none of these, or K exceeds the blocks of the encoder.
     """
     chosen = _chosen(model, train, decoder_is_new=decoder_is_new)
     if words_are_new:
@@ -94,10 +95,10 @@ def _chosen(model: VisionEncoderDecoderModel, train: str, *, decoder_is_new: boo
 def _after(model: nn.Module, tower: str, last: int) -> set[str]:
     """Return the names, in one tower, of the last blocks and of all that was registered after them."""
     blocks = _blocks(model, tower)
-    if last > len(blocks):
-        raise BadInput(f"train=last-{last}: the {tower} has only {len(blocks)} blocks.")
+    if last > len(blocks) and tower == "encoder":
+        raise BadInput(f"train=last-{last}: the encoder has only {len(blocks)} blocks.")
     names = [name for name, _ in model.named_parameters() if name.startswith(f"{tower}.")]
-    inside = {name for block in blocks[len(blocks) - last :] for name in names if name.startswith(f"{block}.")}
+    inside = {name for block in blocks[max(len(blocks) - last, 0) :] for name in names if name.startswith(f"{block}.")}
     final = max(index for index, name in enumerate(names) if name.startswith(f"{blocks[-1]}."))
     return inside | set(names[final + 1 :])
 

@@ -7,10 +7,12 @@ without sfumato:
     import modeling_sfumato_stem
     model = transformers.VisionEncoderDecoderModel.from_pretrained("runs/x/export")
 
-Convolution, GroupNorm and GELU, stage after stage; no BatchNorm, which would couple the examples of a batch. Position
-and locality come from the architecture and need not be learned, which a few ten thousand noisy records do not allow.
+Convolution, GroupNorm and GELU, stage after stage; no BatchNorm, which would couple the examples of a batch. Locality
+comes from the convolutions and position from fixed waves: neither need be learned, which a few ten thousand noisy
+records do not allow. Any picture size will do.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -20,7 +22,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class StemConfig(PreTrainedConfig):
-    """Stages of the encoder: `hidden_sizes`, `kernel_sizes` and `strides` have one entry each."""
+    """Stages of the encoder: `hidden_sizes`, `kernel_sizes` and `strides` have one entry each.
+
+    `position_scale` is the amplitude of the waves that tell the decoder where a token lies; 0 leaves them out.
+    """
 
     model_type = "sfumato_stem"
 
@@ -32,6 +37,7 @@ class StemConfig(PreTrainedConfig):
         strides: tuple[int, ...] = (2, 2, 1),
         num_groups: int = 8,
         hidden_dropout_prob: float = 0.0,
+        position_scale: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.num_channels = num_channels
@@ -40,6 +46,7 @@ class StemConfig(PreTrainedConfig):
         self.strides = list(strides)
         self.num_groups = num_groups
         self.hidden_dropout_prob = hidden_dropout_prob
+        self.position_scale = position_scale
         super().__init__(**kwargs)
         self.hidden_size = self.hidden_sizes[-1]
 
@@ -70,6 +77,8 @@ class StemModel(PreTrainedModel):
 
     def __init__(self, config: StemConfig) -> None:
         super().__init__(config)
+        if config.position_scale and config.hidden_size % 4:
+            raise ValueError(f"the last of hidden_sizes must be a multiple of 4, got {config.hidden_size}.")
         self.stages = nn.ModuleList(StemStage(config, stage) for stage in range(len(config.hidden_sizes)))
         self.layernorm = nn.LayerNorm(config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -85,7 +94,22 @@ class StemModel(PreTrainedModel):
         for stage in self.stages:
             x = stage(x)
         tokens = self.layernorm(x.flatten(2).transpose(1, 2))
+        if self.config.position_scale:
+            # Behind the norm: the mean token, which is a picture's feature, moves by the same vector for all pictures.
+            tokens = tokens + self.config.position_scale * waves(x)
         return BaseModelOutput(last_hidden_state=self.dropout(tokens))
+
+
+def waves(grid: Tensor) -> Tensor:
+    """Return (H * W, D) for a grid (N, D, H, W): sine and cosine, at D / 4 frequencies, of the row and the column."""
+    depth, height, width = grid.shape[1:]
+    place = {"device": grid.device, "dtype": grid.dtype}
+    frequencies = math.pi * torch.linspace(0.5, 4.0, depth // 4, **place)
+    row, column = torch.meshgrid(
+        torch.arange(height, **place) / height, torch.arange(width, **place) / width, indexing="ij"
+    )
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (row, column)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
 
 
 AutoConfig.register(StemConfig.model_type, StemConfig, exist_ok=True)

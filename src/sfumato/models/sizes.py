@@ -73,6 +73,7 @@ def _micro_encoder(image_size: int, channels: int, dropout: float) -> PreTrained
         kernel_sizes=(3, 3, 3, 1),
         strides=(2, 2, 1, 1),
         hidden_dropout_prob=dropout,
+        position_scale=0.5,  # without it "left of" is read off the padding alone
     )
 
 
