@@ -157,6 +157,10 @@ def test_nothing_is_written_after_close_or_from_a_fork(tmp_path):
     ledger.close()
     with pytest.raises(BadInput, match="not open"):
         _open_attempt(ledger)
+    with Ledger(tmp_path / "ledger.jsonl") as again, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)  # as in a worker that inherited the object
+        with pytest.raises(BadInput, match="not open"):
+            _open_attempt(again)
 
 
 def test_full_disk_leaves_the_ledger_readable(tmp_path, monkeypatch):
