@@ -69,7 +69,7 @@ def uniforms(key: bytes, count: int) -> np.ndarray:
 def normals(key: bytes, count: int) -> np.ndarray:
     """Return `count` standard normal float64 numbers (Box-Muller on the key's stream), shape (count,).
 
-    Box-Muller has no rejections, so number k of a stream is a function of the key and k alone.
+    Box-Muller has no rejections, so the numbers are a function of the key and the count alone.
     """
     out = np.empty(count + count % 2, np.float64)
     for block, start in enumerate(range(0, len(out), _BLOCK_WORDS)):
