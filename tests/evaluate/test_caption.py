@@ -75,6 +75,15 @@ def test_both_are_cocos_on_any_corpus(corpus):
             assert corpus_bleu(split, [words(c) for c in candidates]) < 1e-50
 
 
+def test_a_word_counts_as_often_as_one_reference_has_it():
+    candidates, references = (
+        ["the the cat sat on the mat"],
+        [["the cat sat on the mat", "the cat sat on the mat again"]],
+    )
+    assert bleu4(candidates, references) == pytest.approx(coco_bleu(candidates, references), rel=1e-6)
+    assert bleu4(candidates, references) < 0.9
+
+
 def test_perfect_captions():
     truths = [[text] for text in CAPTIONS]
     assert bleu4(CAPTIONS, truths) == pytest.approx(1.0)
@@ -92,7 +101,7 @@ def test_a_single_picture_has_no_idf():
 
 
 def test_words_ignore_case_and_punctuation():
-    assert words("A T-shirt; it's (blue)!  Été 3.") == ["a", "t-shirt", "it's", "blue", "été", "3"]
+    assert words("A T-shirt; it's (blue)!  Été 3.5 cm. 3.") == ["a", "t-shirt", "it's", "blue", "été", "3.5", "cm", "3"]
     assert bleu4(["A dog, on the mat."], [["a dog on the mat"]]) == pytest.approx(1.0)
 
 

@@ -14,7 +14,7 @@ from sfumato.base import BadInput
 
 MAX_ORDER = 4
 CIDER_SIGMA = 6.0  # width, in words, of CIDEr-D's penalty for a wrong length
-_WORD = re.compile(r"\w+(?:['\u2019\-]\w+)*")
+_WORD = re.compile(r"\d+\.\d+|\w+(?:['\u2019\-]\w+)*")
 
 Ngram = tuple[str, ...]
 
