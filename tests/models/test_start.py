@@ -272,6 +272,26 @@ def test_weights_that_lack_or_contradict(words, vit_folder, tmp_path) -> None:
         begin(words, init=tmp_path / "wider", size="micro")
 
 
+def test_a_folder_with_code_of_its_own_is_refused_without_a_question(words, vit_folder, tmp_path) -> None:
+    shutil.copytree(vit_folder, tmp_path / "code")
+    config = json.loads((vit_folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    (tmp_path / "code" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "code" / "mine.py").write_text("raise SystemExit('this code ran')")
+    with pytest.raises(BadInput, match="no model that transformers knows"):
+        begin(words, init=tmp_path / "code", size="micro")
+
+
+def test_from_the_encoder_of_micro(words, tmp_path) -> None:
+    """Its folder carries code too, which sfumato knows already."""
+    model = shaken("micro", words)
+    export(model, words, PREPROCESS, tmp_path, part="encoder")
+    started = begin(words, init=tmp_path, size="nano", train="heads")
+    pixels = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(embed(started.model, pixels), embed(model, pixels))
+    assert all(name.startswith("encoder.") for name in started.training.frozen)
+
+
 def test_a_text_model_is_no_start(words, tmp_path) -> None:
     config = hf.BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=32)
     hf.BertModel(config).save_pretrained(tmp_path)

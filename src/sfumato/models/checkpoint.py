@@ -99,7 +99,8 @@ def _checkpoint(
 
 def _load_encoder(path: Path, model_type: str | None) -> PreTrainedModel:
     try:
-        config = AutoConfig.from_pretrained(str(path), local_files_only=True)
+        # A folder's own code is never run, nor asked about.
+        config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {error}") from error
     model = load_model(_TOWERS.get(config.model_type, AutoModel), path)
@@ -118,6 +119,7 @@ def load_model(model_class: Any, path: Path) -> PreTrainedModel:
             model, report = model_class.from_pretrained(
                 str(path),
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 dtype=torch.float32,  # a half-precision file trains in full precision

@@ -146,7 +146,7 @@ class Tokenizer:
             return Tokenizer.from_vocab(path / "vocab.txt")
         try:
             with quiet():
-                backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+                backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exception on a broken file
             raise BadInput(f"the tokenizer in {path} cannot be read: {error}") from error
         if not isinstance(backend, PreTrainedTokenizerFast):
