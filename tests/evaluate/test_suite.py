@@ -89,6 +89,7 @@ def test_private_suites_are_marked_and_not_shareable(train_public, test_public):
     assert found["private"] == (not (train_public and test_public))
     shared = shareable(found)
     assert shared["private"] is False
+    assert ("num_test" in shared) == (train_public and test_public)
     assert ("probe" in shared["suites"]) == (train_public and test_public)  # fitted on the training pictures
     assert ("zeroshot" in shared["suites"]) == test_public
     assert "probe" in found["suites"]
