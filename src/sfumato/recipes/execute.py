@@ -70,10 +70,18 @@ def train_run(
         settings={"training": run.to_json()["training"], "tokenizer": made.tokenizer.digest},
         on_progress=on_progress,
     )
-    if train.join_world(_device()).first:
+    first = train.join_world(_device()).first
+    changed = _changes(run)
+    if first and changed is None:
         write_config(run)
-    finished = trainer.fit()
-    if train.join_world(_device()).first:
+    finished = trainer.fit()  # refuses to go on with an unfinished run of other settings, and says what it would cost
+    if changed and not accept_new_attempt:
+        raise BadInput(
+            f"the run in {run.out} is finished (epsilon {finished.epsilon}) with other settings: {'; '.join(changed)}. "
+            "Name another folder with --out."
+        )
+    if first:
+        write_config(run)
         if finished.average is not None:
             with finished.average.applied(model):
                 hand_on(run, made, model)
@@ -167,6 +175,26 @@ def read_config(folder: Path) -> Run:
         return Run.from_json(json.loads(path.read_text(encoding="utf-8")), folder)
     except json.JSONDecodeError as error:
         raise BadInput(f"{path} is not JSON: {error}.") from error
+
+
+def _changes(run: Run) -> list[str] | None:
+    """Return the settings that differ from those of the run in the folder; None where there is none yet."""
+    if not (run.out / CONFIG).is_file():
+        return None
+    before, now = _flat(read_config(run.out).to_json()), _flat(run.to_json())
+    own = {"training.num_workers", "training.micro_batch_size"}
+    return [
+        f"{name}: {before.get(name)} -> {now.get(name)}"
+        for name in now
+        if before.get(name) != now[name] and name not in own
+    ]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
+    return found
 
 
 def hand_on(run: Run, made: Made, model: Any) -> None:
