@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfumato.norms.factors import Rows, explicit_is_better
-from sfumato.norms.tape import Call, Factor, Tape, register_rule
+from sfumato.norms.tape import Call, Factor, Tape, register_rule, wide
 
 _FEW_POSITIONS = 64  # up to here unfolded patches and a matrix product beat the many-groups convolution (on CPU)
 
@@ -67,7 +67,7 @@ def convolution(tape: Tape, call: Call) -> Tensor:
     geometry = Geometry.of(weight.shape[2:], stride, padding, dilation, groups)
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> list[tuple[Tensor, Factor]]:
-        grads = call.layout.to_rows(tape.widen(out_grad))  # (N, entries, P, *space)
+        grads = call.layout.to_rows(wide(out_grad))  # (N, entries, P, *space)
         found: list[tuple[Tensor, Factor]] = []
         if bias is not None and call.is_tracked(bias):
             found.append((bias, Rows(grads.transpose(1, 2).flatten(2).sum(2))))

@@ -21,7 +21,17 @@ from torch import Tensor
 # Multiply-adds that fit into the time in which one element of an explicit per-example gradient is written and read
 # back, measured on CPU; a bandwidth-bound element is that much dearer than an element of a matrix product.
 _TRAFFIC = 24
-_CHUNK_ELEMENTS = 1 << 25  # explicit gradients that are not kept are formed 128 MiB (float32) at a time
+# What is not kept is formed for so many elements at a time: few enough for a core's cache on a CPU, where fresh memory
+# costs three times the arithmetic; on other devices enough to keep them busy.
+_PIECE_ELEMENTS = {"cpu": 1 << 18}
+_LARGE_PIECE = 1 << 25
+
+
+def pieces(tensor: Tensor, elements_each: int) -> list[slice]:
+    """Return slices over the examples of `tensor` (N, ...), where one example takes `elements_each` elements."""
+    count = len(tensor)
+    size = max(1, _PIECE_ELEMENTS.get(tensor.device.type, _LARGE_PIECE) // max(elements_each, 1))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def explicit_is_better(steps: int, rows: int, width: int) -> bool:
@@ -43,7 +53,7 @@ class Rows:
         return Rows(self.values[index])
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return sum_n weights_n G_n, shape of the parameter."""
+        """Return sum_n weights_n G_n, in a new tensor of the parameter's shape."""
         return (weights.to(self.values.dtype) @ self.values.reshape(len(self.values), -1)).view(self.values.shape[1:])
 
     def squared_norms(self) -> Tensor:
@@ -78,13 +88,25 @@ class Outer:
         return Outer(self.left[index], self.right[index], self.shape)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        """Return sum_n weights_n G_n, shape of the parameter."""
+        """Return sum_n weights_n G_n, in a new tensor of the parameter's shape."""
         if self.is_lookup:
-            scaled = (self.right * weights.to(self.right.dtype)[:, None, None]).flatten(0, 1)
-            table = scaled.new_zeros(self.num_rows, self.right.shape[-1])
-            return table.index_add_(0, self.left.flatten(), scaled).view(self.shape)
-        scaled = self.left * weights.to(self.left.dtype)[:, None, None]
-        return (scaled.flatten(0, 1).t() @ self.right.flatten(0, 1)).view(self.shape)
+            table = self.right.new_zeros(self.num_rows, self.right.shape[-1])
+            return self.add_weighted(table, weights).view(self.shape)
+        by_position = weights.to(self.left.dtype)[:, None, None]
+        left, right = self.left, self.right
+        if left.shape[-1] < right.shape[-1]:  # scale the smaller one: the head of a vocabulary is a large left
+            left = left * by_position
+        else:
+            right = right * by_position
+        return (left.flatten(0, 1).t() @ right.flatten(0, 1)).view(self.shape)
+
+    def add_weighted(self, total: Tensor, weights: Tensor) -> Tensor:
+        """Add sum_n weights_n G_n to `total`, in place; a lookup touches the looked-up rows alone."""
+        if not self.is_lookup:
+            return total.add_(self.weighted_sum(weights))
+        scaled = self.right * weights.to(self.right.dtype)[:, None, None]
+        total.view(self.num_rows, -1).index_add_(0, self.left.flatten(), scaled.flatten(0, 1))
+        return total
 
     def explicit(self) -> Rows:
         """Return the per-example gradients written out, N * P * D elements."""
@@ -103,13 +125,12 @@ class Outer:
         steps, width = self.right.shape[1:]
         rows = 0 if self.is_lookup else self.left.shape[-1]
         if not self.is_lookup and rows * width < steps * (rows + width) and steps > 1:
-            return self._squared_norms_in_chunks()
+            return self._squared_norms_in_pieces()
         return ghost_inner([self])
 
-    def _squared_norms_in_chunks(self) -> Tensor:
-        size = max(1, _CHUNK_ELEMENTS // self.shape.numel())
-        chunks = zip(self.left.split(size), self.right.split(size), strict=True)
-        return torch.cat([Outer(left, right, self.shape).explicit().squared_norms() for left, right in chunks])
+    def _squared_norms_in_pieces(self) -> Tensor:
+        parts = [Outer(self.left[p], self.right[p], self.shape) for p in pieces(self.left, self.shape.numel())]
+        return torch.cat([part.explicit().squared_norms() for part in parts])
 
 
 class GramCache:
@@ -196,9 +217,13 @@ def squared_norms(merged: Outer | Rows | tuple[Outer, ...]) -> Tensor:
 
 def weighted_sum(merged: Outer | Rows | tuple[Outer, ...], weights: Tensor) -> Tensor:
     """Return sum_n weights_n G_n in the shape of the parameter."""
-    if isinstance(merged, tuple):
-        return torch.stack([part.weighted_sum(weights) for part in merged]).sum(0)
-    return merged.weighted_sum(weights)
+    if isinstance(merged, Outer | Rows):
+        return merged.weighted_sum(weights)
+    first, *others = sorted(merged, key=lambda part: part.is_lookup)  # a whole matrix first, then rows into it
+    total = first.weighted_sum(weights)
+    for part in others:
+        part.add_weighted(total, weights)
+    return total
 
 
 def take(merged: Outer | Rows | tuple[Outer, ...], index: Tensor) -> Outer | Rows | tuple[Outer, ...]:

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.norms.factors import Rows
-from sfumato.norms.tape import INPUT, Call, Factor, Tape, register_rule
+from sfumato.norms.factors import Rows, pieces
+from sfumato.norms.tape import INPUT, Call, Factor, Tape, register_rule, wide
 
 Found = list[tuple[Tensor, Factor]]
 
@@ -61,7 +61,7 @@ def _affine(tape: Tape, call: Call, x: Tensor, weight: Any, bias: Any, transpose
     measures_weight = call.is_tracked(weight)
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        left = call.layout.to_tokens(tape.widen(out_grad))
+        left = call.layout.to_tokens(wide(out_grad))
         found: Found = []
         if measures_weight:
             right = call.layout.to_tokens(tape.widen(saved[0]))
@@ -76,7 +76,7 @@ def _affine(tape: Tape, call: Call, x: Tensor, weight: Any, bias: Any, transpose
 
 def _mixing(tape: Tape, call: Call, weight: Tensor, x: Tensor) -> Tensor:
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        left = call.layout.to_tokens(tape.widen(out_grad).mT)
+        left = call.layout.to_tokens(wide(out_grad).mT)
         right = call.layout.to_tokens(tape.widen(saved[0]).mT)
         return [(weight, tape.outer(left, right, weight.shape))]
 
@@ -94,7 +94,7 @@ def embedding(tape: Tape, call: Call) -> Tensor:
     padding = table.shape[0] + padding if padding is not None and padding < 0 else padding
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        right = call.layout.to_tokens(tape.widen(out_grad))
+        right = call.layout.to_tokens(wide(out_grad))
         left = call.layout.to_rows(saved[0]).flatten(1).long()
         if padding is not None:
             right = right.masked_fill((left == padding)[..., None], 0)
@@ -113,20 +113,21 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
     on_channels = call.name in ("group_norm", "batch_norm")
     normalised = _normalised(call)
 
-    def reduced(tensor: Tensor) -> Tensor:
-        rows = call.layout.to_rows(tensor)  # (N, entries, *)
-        if on_channels:  # (N, entries, C, *space)
-            return rows.transpose(1, 2).flatten(2).sum(2)
-        return rows.flatten(1, rows.dim() - 1 - len(shape)).sum(1)
+    def reduced(rows: Tensor) -> Tensor:  # (n, entries, C, *space), or (n, entries, ..., *shape)
+        return rows.sum([1, *range(3, rows.dim())] if on_channels else list(range(1, rows.dim() - len(shape))))
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        grad = tape.widen(out_grad)
-        found: Found = []
-        if bias is not None and call.is_tracked(bias):
-            found.append((bias, Rows(reduced(grad))))
-        if measures_weight and weight is not None:
-            found.append((weight, Rows(reduced(normalised(tape.widen(saved[0])).mul_(grad)))))
-        return found
+        rows = call.layout.to_rows(out_grad)
+        inputs = call.layout.to_rows(saved[0]) if measures_weight else rows
+        of_weight, of_bias = [], []
+        for piece in pieces(rows, rows[0].numel()):
+            grad = wide(rows[piece])
+            of_bias.append(reduced(grad))
+            if measures_weight:
+                plain = normalised(wide(inputs[piece]).flatten(0, 1)).reshape(grad.shape)
+                of_weight.append(reduced(plain.mul_(grad)))
+        found = [(weight, of_weight), (bias, of_bias)]
+        return [(operand, Rows(torch.cat(sums))) for operand, sums in found if sums and call.is_tracked(operand)]
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
 
@@ -168,7 +169,7 @@ def elementwise(tape: Tape, call: Call) -> Tensor:
     sign = _sign(call)
 
     def gradients(out_grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
-        grad = tape.widen(out_grad)
+        grad = wide(out_grad)
         if not kept:
             unique = {id(t): t for t in call.operands}.values()
             return [(t, Rows(sign(t) * call.layout.reduce_to(grad, t.shape))) for t in unique]
@@ -229,7 +230,7 @@ def expand(tape: Tape, call: Call) -> Tensor:
             raise call.refuse("repeat of a dimension larger than one has no rule; use expand.")
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(operand, Rows(call.layout.reduce_to(tape.widen(out_grad), operand.shape)))]
+        return [(operand, Rows(call.layout.reduce_to(wide(out_grad), operand.shape)))]
 
     return tape.tap(call, out, (), gradients)
 
@@ -244,7 +245,7 @@ def attention_mask(tape: Tape, call: Call) -> Tensor:
     spread = bias.detach().expand(shape).clone()
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(bias, Rows(call.layout.reduce_to(tape.widen(out_grad), bias.shape)))]
+        return [(bias, Rows(call.layout.reduce_to(wide(out_grad), bias.shape)))]
 
     args, kwargs = call.args, call.kwargs
     tapped = tape.tap(call, spread, (), gradients)

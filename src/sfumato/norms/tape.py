@@ -30,6 +30,7 @@ Gradients = Callable[[Tensor, tuple[Tensor, ...]], list[tuple[Tensor, Factor]]]
 Rule = Callable[["Tape", "Call"], Any]
 
 _RULES: dict[str, Rule] = {}
+_WIDE = (torch.float32, torch.float64)
 INPUT = object()  # stands in a finished call for a tensor that is not tracked
 
 
@@ -50,6 +51,11 @@ def register_rule(*function_names: str) -> Callable[[Rule], Rule]:
 def has_rule(function_name: str) -> bool:
     """Whether uses of a parameter in the torch function of this name are measured."""
     return function_name in _RULES
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Return `tensor` in at least float32: per-example gradients are neither measured nor summed in less."""
+    return tensor if tensor.dtype in _WIDE else tensor.float()
 
 
 def flat_tensors(args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
@@ -247,12 +253,12 @@ class Tape(TorchFunctionMode):
                 self.factors.setdefault(id(operand), []).append(factor)
 
     def widen(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` in at least float32; one copy for all layers that read the same tensor."""
-        if tensor.dtype in (torch.float32, torch.float64):
+        """Return an input in at least float32; one copy for all layers that read the same one."""
+        if tensor.dtype in _WIDE:
             return tensor
         key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor._version)
         if key not in self._widened:
-            self._widened[key] = (tensor, tensor.float())
+            self._widened[key] = (tensor, wide(tensor))
         return self._widened[key][1]
 
     def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
