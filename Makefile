@@ -14,7 +14,7 @@ help:
 	@echo 'make demo     train a private captioner on built-in data, evaluate it, write its report'
 	@echo 'make test     every check: ruff, pyright, import-linter, pytest with doctests'
 	@echo 'make format   let ruff rewrite the sources'
-	@echo 'make bench    time one private step over one ordinary step'
+	@echo 'make bench    time and memory: prints ratios, writes benchmarks/results/'
 	@echo 'make clean    remove the environment and caches (never runs/)'
 	@echo 'VENV=folder uses that environment; PYTHON=python3.12 makes it with that interpreter.'
 
@@ -49,7 +49,7 @@ format: $(VENV)/.installed-test
 	$(BIN)/ruff format $(CHECKED)
 
 bench: $(VENV)/.installed-test
-	$(BIN)/python benchmarks/step_time.py
+	@for file in benchmarks/[a-z]*.py; do $(BIN)/python $$file || exit; done
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
