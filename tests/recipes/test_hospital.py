@@ -11,9 +11,20 @@ from sfumato.cli import main
 PUBLIC_TEXT = "a small bright disc on the left\na large bright disc on the right\nno disc is seen in the picture\n"
 
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("hospital")
+    path = tmp_path_factory.mktemp("hospital")
+    build_hospital(path, num_patients=24, image_size=32)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path) -> Path:
+    assert main(command(folder)) == 0
+    return folder
 
 
 def command(folder: Path, *more: str) -> list[str]:
@@ -29,14 +40,12 @@ def command(folder: Path, *more: str) -> list[str]:
     return ["train", "dp-cap", *words, "--window", "0", "4095", *more]
 
 
-@pytest.mark.filterwarnings("ignore")  # of the libraries at import
-def test_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build_hospital(folder, num_patients=24, image_size=32)
-    run = folder / "run"
+def test_whole_way(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = trained, trained / "run"
+    capsys.readouterr()
     plan = ["plan", "dp-cap", "--records", "18", "--epsilon", "8", "--delta", "1e-2", "--steps", "4"]
     assert main([*plan, "--expected-batch-size", "6", "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
-    assert main(command(folder)) == 0
     card = json.loads((run / "export" / "card.json").read_text())
     assert card["epsilon"] <= 8.0
     assert card["public"]["num_records"] == 18, "patients are the records, not pictures"
@@ -55,7 +64,8 @@ def test_whole_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all((line["caption"] is None) == (line["error"] is not None) for line in lines)
 
 
-def test_same_command_again_resumes_for_free(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_same_command_again_resumes_for_free(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained
     before = json.loads((folder / "run" / "export" / "card.json").read_text())
     assert main(command(folder)) == 0
     after = json.loads((folder / "run" / "export" / "card.json").read_text())
@@ -67,8 +77,8 @@ def test_same_command_again_resumes_for_free(folder: Path, capsys: pytest.Captur
     assert "epsilon" in said
 
 
-def test_private_folder_holds_what_must_not_leave(folder: Path) -> None:
-    private = folder / "run" / "private"
+def test_private_folder_holds_what_must_not_leave(trained: Path) -> None:
+    folder, private = trained, trained / "run" / "private"
     assert (private.stat().st_mode & 0o077) == 0
     exported = b"".join(p.read_bytes() for p in (folder / "run" / "export").rglob("*") if p.is_file())
     assert (private / "seed").read_bytes()[:24] not in exported
