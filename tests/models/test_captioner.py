@@ -155,7 +155,7 @@ def test_embed_is_the_mean_of_the_tokens_and_leaves_the_mode() -> None:
     assert not model.decoder.training
     assert not features.requires_grad
     torch.testing.assert_close(features, model.eval().encoder(pixels).last_hidden_state.mean(1))
-    assert features.shape == (4, 192)
+    assert features.shape == (4, 576)
 
 
 def test_cross_attention_maps() -> None:
@@ -170,7 +170,7 @@ def test_cross_attention_maps() -> None:
 
 def test_any_picture_size_for_micro() -> None:
     model = make(image_size=64).eval()
-    assert embed(model, torch.randn(1, 1, 40, 40)).shape == (1, 192)  # no position table: sizes may change
+    assert embed(model, torch.randn(1, 1, 40, 40)).shape == (1, 576)  # no position table: sizes may change
 
 
 def test_settings_that_do_not_fit() -> None:

@@ -10,6 +10,10 @@ without sfumato:
 Convolution, GroupNorm and GELU, stage after stage; no BatchNorm, which would couple the examples of a batch. Locality
 comes from the convolutions and position from fixed waves: neither need be learned, which a few ten thousand noisy
 records do not allow. Any picture size will do.
+
+A token is the features of its place times each of the lowest cosines of that place. So the mean of all tokens is the
+beginning of the discrete cosine transform of the feature maps: a picture's feature says what there is and roughly
+where, and the decoder's attention can tell places apart.
 """
 
 import math
@@ -24,7 +28,8 @@ from transformers.modeling_outputs import BaseModelOutput
 class StemConfig(PreTrainedConfig):
     """Stages of the encoder: `hidden_sizes`, `kernel_sizes` and `strides` have one entry each.
 
-    `position_scale` is the amplitude of the waves that tell the decoder where a token lies; 0 leaves them out.
+    `num_waves` is the number K of cosines for each axis; a token is K * K times as wide as the last stage. The first
+    cosine is constant, so 1 leaves position out.
     """
 
     model_type = "sfumato_stem"
@@ -37,7 +42,7 @@ class StemConfig(PreTrainedConfig):
         strides: tuple[int, ...] = (2, 2, 1),
         num_groups: int = 8,
         hidden_dropout_prob: float = 0.0,
-        position_scale: float = 0.0,
+        num_waves: int = 1,
         **kwargs: Any,
     ) -> None:
         self.num_channels = num_channels
@@ -46,9 +51,9 @@ class StemConfig(PreTrainedConfig):
         self.strides = list(strides)
         self.num_groups = num_groups
         self.hidden_dropout_prob = hidden_dropout_prob
-        self.position_scale = position_scale
+        self.num_waves = num_waves
         super().__init__(**kwargs)
-        self.hidden_size = self.hidden_sizes[-1]
+        self.hidden_size = self.hidden_sizes[-1] * num_waves**2
 
 
 class StemStage(nn.Module):
@@ -67,7 +72,7 @@ class StemStage(nn.Module):
 
 
 class StemModel(PreTrainedModel):
-    """Pictures (N, C, H, W) to tokens (N, T, D), one for each position of the last stage."""
+    """Pictures (N, C, H, W) to tokens (N, T, K * K * D), one for each place of the last stage, which has D features."""
 
     config_class = StemConfig
     base_model_prefix = "stem"
@@ -77,10 +82,8 @@ class StemModel(PreTrainedModel):
 
     def __init__(self, config: StemConfig) -> None:
         super().__init__(config)
-        if config.position_scale and config.hidden_size % 4:
-            raise ValueError(f"the last of hidden_sizes must be a multiple of 4, got {config.hidden_size}.")
         self.stages = nn.ModuleList(StemStage(config, stage) for stage in range(len(config.hidden_sizes)))
-        self.layernorm = nn.LayerNorm(config.hidden_size)
+        self.layernorm = nn.LayerNorm(config.hidden_sizes[-1])
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.post_init()
 
@@ -94,22 +97,20 @@ class StemModel(PreTrainedModel):
         for stage in self.stages:
             x = stage(x)
         tokens = self.layernorm(x.flatten(2).transpose(1, 2))
-        if self.config.position_scale:
-            # Behind the norm: the mean token, which is a picture's feature, moves by the same vector for all pictures.
-            tokens = tokens + self.config.position_scale * waves(x)
+        if self.config.num_waves > 1:
+            table = waves(x.shape[2], x.shape[3], self.config.num_waves).to(tokens)
+            tokens = (tokens.unsqueeze(2) * table.unsqueeze(2)).flatten(2)
         return BaseModelOutput(last_hidden_state=self.dropout(tokens))
 
 
-def waves(grid: Tensor) -> Tensor:
-    """Return (H * W, D) for a grid (N, D, H, W): sine and cosine, at D / 4 frequencies, of the row and the column."""
-    depth, height, width = grid.shape[1:]
-    place = {"device": grid.device, "dtype": grid.dtype}
-    frequencies = math.pi * torch.linspace(0.5, 4.0, depth // 4, **place)
-    row, column = torch.meshgrid(
-        torch.arange(height, **place) / height, torch.arange(width, **place) / width, indexing="ij"
+def waves(height: int, width: int, number: int) -> Tensor:
+    """Return (height * width, number ** 2): products of the lowest cosines of row and column, each of mean square 1."""
+    row, column = (
+        torch.cos(math.pi * torch.outer((torch.arange(size) + 0.5) / size, torch.arange(number)))
+        * torch.tensor([1.0] + [math.sqrt(2)] * (number - 1))
+        for size in (height, width)
     )
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (row, column)]
-    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
+    return (row[:, None, :, None] * column[None, :, None, :]).reshape(height * width, number**2)
 
 
 AutoConfig.register(StemConfig.model_type, StemConfig, exist_ok=True)

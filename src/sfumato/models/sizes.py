@@ -63,17 +63,16 @@ def _vit(dim: int, depth: int, heads: int) -> Callable[[int, int, float], PreTra
 
 
 def _micro_encoder(image_size: int, channels: int, dropout: float) -> PreTrainedConfig:
-    # Two strided convolutions bring 28 px to 7 x 7 tokens. The last stage is a 1 x 1 convolution to a wide feature,
-    # which costs little and which a linear probe likes.
+    # Two strided convolutions bring 28 px to 7 x 7 places; three waves for each axis make a token of 64 * 9 numbers.
     if image_size < 8:
         raise BadInput(f"image size {image_size} is too small for the stem of micro; the least is 8.")
     return StemConfig(
         num_channels=channels,
-        hidden_sizes=(32, 64, 64, 192),
-        kernel_sizes=(3, 3, 3, 1),
-        strides=(2, 2, 1, 1),
+        hidden_sizes=(32, 64, 64),
+        kernel_sizes=(3, 3, 3),
+        strides=(2, 2, 1),
         hidden_dropout_prob=dropout,
-        position_scale=0.5,  # without it "left of" is read off the padding alone
+        num_waves=3,
     )
 
 
