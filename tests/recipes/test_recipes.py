@@ -3,14 +3,18 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sfumato import models
 from sfumato.base import BadInput
 from sfumato.cli import main
 from sfumato.cli.train import TrainCommand, run_of
 from sfumato.recipes import Run, dp_cap
+from sfumato.recipes.course import Course, course_of
 from sfumato.recipes.execute import read_config, train_run, train_twin, write_config
+from sfumato.recipes.make import Made, make
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
 
@@ -56,6 +60,43 @@ def test_train_writes_only_released_things_into_export(tmp_path: Path) -> None:
     assert not [stamp for stamp in card["stamps"] if "NOT" in stamp]
     lines = [json.loads(line) for line in (tmp_path / "run" / "export" / "progress.jsonl").read_text().splitlines()]
     assert {key for line in lines for key in line} <= {"step", "epsilon", "total", "time"}
+
+
+def test_the_course_is_measured_on_public_held_out_pictures(tmp_path: Path) -> None:
+    run = small(tmp_path / "run")
+    seen: list[Any] = []
+    train_run(run, on_progress=seen.append, seed=3)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "export" / "course.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [progress.step for progress in seen]
+    assert [line["value"] for line in lines] == [progress.measured for progress in seen]
+
+    loaded = models.load_export(tmp_path / "run" / "export")
+    made = make(run)
+    final = replace_model(course_of(made, tmp_path / "again"), loaded.model)
+    assert final.measure(0) == pytest.approx(lines[-1]["value"], rel=1e-5)
+    assert made.sets.test is not None
+    assert len(final.labels) == 512
+
+    before = (tmp_path / "run" / "export" / "model.safetensors").read_bytes()
+    train_run(small(tmp_path / "other"), seed=3, made=without_test(make(small(tmp_path / "other"))))
+    assert (tmp_path / "other" / "export" / "model.safetensors").read_bytes() == before, "measuring changes nothing"
+    assert not (tmp_path / "other" / "export" / "course.jsonl").exists()
+
+
+def replace_model(course: Course | None, model: Any) -> Course:
+    assert course is not None
+    return replace(course, model=model)
+
+
+def without_test(made: Made) -> Made:
+    return replace(made, sets=replace(made.sets, test=None))
+
+
+def test_no_course_on_private_pictures(tmp_path: Path) -> None:
+    made = make(small(tmp_path / "run"))
+    assert made.sets.test is not None
+    private = replace(made.sets.test, public=False)
+    assert course_of(replace(made, sets=replace(made.sets, test=private)), tmp_path) is None
 
 
 def test_public_seed_is_stamped_and_reproduces(tmp_path: Path) -> None:

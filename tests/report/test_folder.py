@@ -5,6 +5,7 @@ import pytest
 
 from sfumato.base import BadInput
 from sfumato.report.folder import read_run
+from sfumato.report.metrics import chapters
 
 
 def test_everything_is_read(run: Path) -> None:
@@ -41,6 +42,16 @@ def test_progress_keeps_the_last_of_a_replayed_step_and_drops_a_torn_line(run: P
     text = '{"step": 1, "epsilon": 1.0}\n{"step": 1, "epsilon": 1.5}\n{"step": 2, "epsilon": null}\n{"st'
     (run / "export" / "progress.jsonl").write_text(text)
     assert read_run(run).progress == [(1, 1.5)]
+
+
+def test_the_course_of_a_run_becomes_a_chart(run: Path) -> None:
+    named = {"metric": "held-out loss", "unit": "nats per token"}
+    values = [(10, 3.0), (20, 2.5), (10, 2.9), (30, 2.0)]  # step 10 was measured again after a restart
+    text = "\n".join(json.dumps({**named, "step": step, "value": value}) for step, value in values)
+    (run / "export" / "course.jsonl").write_text(text + '\n{"torn')
+    (chapter,) = [chapter for chapter in chapters(read_run(run).metrics) if chapter.title == "held-out loss"]
+    assert [(line.x, line.y) for line in chapter.series] == [([10, 20, 30], [2.9, 2.5, 2.0])]
+    assert [(line.value, line.share) for line in chapter.lines] == [("2.000 nats per token", None)], "no bar for a loss"
 
 
 def test_progress_broken_in_the_middle_is_named(run: Path) -> None:

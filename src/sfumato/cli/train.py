@@ -241,8 +241,9 @@ def show_progress(console: Console) -> Callable[[Any], None]:
     def show(progress: Any) -> None:
         epsilon = "" if progress.epsilon is None else f"  epsilon {progress.epsilon:.3f}"
         loss = "" if progress.loss is None else f"  loss {progress.loss:.4f} (un-noised)"
+        held_out = "" if progress.measured is None else f"  held-out loss {progress.measured:.3f}"
         console.print(
-            f"step {progress.step}/{progress.total}  {_duration(progress.eta_seconds)} left{epsilon}{loss}",
+            f"step {progress.step}/{progress.total}  {_duration(progress.eta_seconds)} left{epsilon}{held_out}{loss}",
             highlight=False,
         )
 

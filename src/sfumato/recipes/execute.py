@@ -11,6 +11,7 @@ import torch
 
 from sfumato import losses, models, report, train
 from sfumato.base import BadInput
+from sfumato.recipes.course import FILE, course_of
 from sfumato.recipes.make import Made, make
 from sfumato.recipes.run import Run, Training
 from sfumato.train import Progress
@@ -47,6 +48,7 @@ def train_run(
     model: Any = made.started.model
     model.to(_device())
     optimizer = optimizer_of(run.training, model)
+    course = course_of(made, run.out)
     precision = _PRECISIONS.get(run.training.precision, "unknown")
     if precision == "unknown":
         raise BadInput(f"--precision is one of {', '.join(_PRECISIONS)}, got {run.training.precision!r}.")
@@ -68,6 +70,7 @@ def train_run(
         reveal=reveal,
         accept_new_attempt=accept_new_attempt,
         settings={"training": run.to_json()["training"], "tokenizer": made.tokenizer.digest},
+        measure=course.measure if course else None,
         on_progress=on_progress,
     )
     first = train.join_world(_device()).first
@@ -97,14 +100,17 @@ def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None,
     model.to(_device())
     optimizer = optimizer_of(run.training, model)
     average = train.WeightAverage(model, run.training.ema_decay) if run.training.ema_decay else None
+    course, every = course_of(made, run.out), max(made.plan.steps // 20, 1)
 
     def after(step: int, loss: float) -> None:
         if average is not None:
             average.update(model)
+        if course and (step % every == 0 or step == made.plan.steps):
+            course.measure(step)
         if on_step is not None:
             on_step(step, loss)
 
-    run.out.mkdir(parents=True, exist_ok=True)
+    (run.out / "export" / FILE).unlink(missing_ok=True)  # a twin does not resume: it starts again
     write_config(run)
     train.train_without_privacy(
         model,

@@ -58,7 +58,7 @@ def read_run(folder: Path) -> RunFiles:
         config=config,
         card=read_card(card_path) if card_path.is_file() else None,
         progress=_progress(export / "progress.jsonl"),
-        metrics=metric_rows(_json(export / "metrics.json", [])),
+        metrics=[*metric_rows(_json(export / "metrics.json", [])), *_course(export / "course.jsonl")],
         samples=_pictures(export / "samples.json", "image_png_base64"),
         attention=_pictures(export / "attention.json", "image_png_base64", overlay="overlay_png_base64"),
     )
@@ -74,22 +74,32 @@ def _json(path: Path, missing: Any) -> Any:
 
 
 def _progress(path: Path) -> list[tuple[int, float]]:
-    """Return (step, epsilon) per line; of a step written twice (a replay) the last; a torn last line is dropped."""
+    """Return (step, epsilon) per line; of a step written twice (a replay) the last."""
+    found = {entry["step"]: entry.get("epsilon") for entry in _lines(path)}
+    return sorted((int(step), float(epsilon)) for step, epsilon in found.items() if isinstance(epsilon, int | float))
+
+
+def _course(path: Path) -> list[dict[str, Any]]:
+    """Return what was measured while the run trained; of a step measured twice the last."""
+    found = {entry["step"]: entry for entry in _lines(path)}
+    return [found[step] for step in sorted(found)]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a log, each with its step; a torn last line is dropped."""
     if not path.is_file():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()
-    found: dict[int, float] = {}
+    found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            step, epsilon = entry["step"], entry.get("epsilon")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            found.append({**entry, "step": int(entry["step"])})
+        except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
             raise BadInput(f"{path}, line {number}: not a JSON object with a step.") from error
-        if isinstance(epsilon, int | float):
-            found[int(step)] = float(epsilon)
-    return sorted(found.items())
+    return found
 
 
 def _pictures(path: Path, image: str, overlay: str | None = None) -> list[Picture]:

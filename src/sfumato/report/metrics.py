@@ -68,8 +68,10 @@ def _chapter(title: str, rows: Sequence[Row]) -> Chapter:
 
 def _line(key: tuple[str, str], row: Row, full: float) -> Line:
     value = row["value"]
-    if not (_is_number(value) and full > 0):
+    if not _is_number(value):
         return Line(system=key[0], value=cell(value), note=key[1])
+    if full <= 0 or row.get("unit") not in (None, "share"):  # a bar would say that more is better
+        return Line(system=key[0], value=_figure(row), note=key[1])
     chance = row.get("chance")
     return Line(
         system=key[0],

@@ -30,6 +30,7 @@ class Progress:
         eta_seconds: time left at the pace of this process so far.
         epsilon: of the ledger, or None where none is proved.
         loss: mean loss of the last step, un-noised: only with reveal="debug".
+        measured: what the trainer's `measure` returned.
     """
 
     step: int
@@ -37,6 +38,7 @@ class Progress:
     eta_seconds: float
     epsilon: float | None
     loss: float | None = None
+    measured: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,8 @@ class Trainer:
         checkpoint_every: steps between checkpoints (the last step always has one); `keep_last` of them stay.
         report_every: steps between calls of `on_progress` and lines of export/progress.jsonl; by default 20 in all.
         ema_decay: keeps an exponential average of the released weights.
+        measure: called on rank 0 with the number of steps done before each report; it looks at the released weights and
+            at public data only, and leaves the model as it is.
         on_progress: called on rank 0 with a `Progress`.
     """
 
@@ -85,6 +89,7 @@ class Trainer:
     settings: Mapping[str, Any] | None = None
     synthetic: Callable[[int], Any] | None = None
     world: World | None = None
+    measure: Callable[[int], float] | None = None
     on_progress: Callable[[Progress], None] | None = None
 
     def fit(self) -> Finished:
@@ -149,11 +154,16 @@ class Trainer:
     def _report(self, private: PrivateGradients, eta_seconds: float) -> None:
         epsilon = _epsilon(private, QUICK)
         log.public_line(private.folder.progress, step=private.step, epsilon=epsilon)
+        progress = Progress(
+            step=private.step,
+            total=self.plan.steps,
+            eta_seconds=eta_seconds,
+            epsilon=epsilon,
+            loss=private.revealed.mean_loss if self.reveal else None,
+            measured=self.measure(private.step) if self.measure else None,
+        )
         if self.on_progress:
-            loss = private.revealed.mean_loss if self.reveal else None
-            self.on_progress(
-                Progress(step=private.step, total=self.plan.steps, eta_seconds=eta_seconds, epsilon=epsilon, loss=loss)
-            )
+            self.on_progress(progress)
 
 
 def _epsilon(private: PrivateGradients, discretization: float) -> float | None:
