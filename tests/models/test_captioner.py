@@ -12,7 +12,7 @@ from sfumato.models.captioner import hold_absent, join
 from sfumato.models.initialise import initialise
 from sfumato.models.sizes import decoder_config, named_size
 
-SHAPES = {"micro": (28, 1), "nano": (32, 3)}
+SHAPES = {"pico": (32, 3), "micro": (28, 1), "nano": (32, 3)}
 TOKENS = 7
 
 

@@ -62,9 +62,9 @@ def test_other_image_sizes_vocabularies_lengths(size: str) -> None:
 
 
 def test_unknown_size_lists_the_names() -> None:
-    with pytest.raises(BadInput, match="micro, nano, tiny, small, base, large"):
+    with pytest.raises(BadInput, match="pico, micro, nano, tiny, small, base, large"):
         named_size("huge")
-    assert set(SIZES) == {"micro", *PAPER}
+    assert set(SIZES) == {"pico", "micro", *PAPER}
 
 
 @pytest.mark.parametrize(("size", "image_size"), [("nano", 28), ("nano", 8), ("micro", 7)])

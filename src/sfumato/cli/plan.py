@@ -83,7 +83,7 @@ class PlanCommand:
     accountant: Literal["pld", "rdp"] | None = None
     """Which accountant has to meet --epsilon. Default: pld where it is proved, else rdp."""
 
-    size: Literal["micro", "nano", "tiny", "small", "base", "large"] = "micro"
+    size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] = "micro"
     """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio."""
 
     num_parameters: int | None = None
@@ -214,7 +214,7 @@ def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
-    image_size = command.image_size or (112 if command.size == "micro" else 224)
+    image_size = command.image_size or (112 if command.size in ("pico", "micro") else 224)
     return _measured(command.size, image_size, command.micro_batch_size, plan.divisor, plan.steps)
 
 

@@ -69,7 +69,10 @@ class TrainCommand:
     public: bool | None = None
     """Declare pictures and captions public (they may then be shown in the report)."""
 
-    size: Literal["micro", "nano", "tiny", "small", "base", "large"] | None = None
+    scenes: Literal["single", "pair", "mixed"] | None = None
+    """Of shapes: one group of objects, two with a relation, or both."""
+
+    size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] | None = None
     """Size of the captioner."""
 
     image_size: int | None = None

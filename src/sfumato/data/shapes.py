@@ -18,11 +18,11 @@ from sfumato.data import grammar
 from sfumato.data.captioned import Captioned, Selection
 from sfumato.data.draw import Blob, paint
 
-VERSION = 1  # of the scenes and pixels: part of the key and of the fingerprint
+VERSION = 2  # of the scenes and pixels: part of the key and of the fingerprint
 SPLITS = ("train", "test", "unseen")
 SCENES = ("mixed", "single", "pair")
 _COLOURS = tuple(grammar.COLOURS)
-_RADIUS = {"small": 0.09, "large": 0.155}  # of the side; three large ones in a row still fit
+_RADIUS = {"small": 0.09, "large": 0.145}  # of the side; three large ones in a row fit, apart
 _PUBLIC = bytes(32)
 
 UNSEEN = tuple((colour, grammar.SHAPES[place]) for place, colour in enumerate(_COLOURS))
@@ -108,7 +108,7 @@ def _layout(scene: grammar.Scene, noise: list[float]) -> list[Blob]:
         shade = 0.9 + 0.1 * jitter[2]
         colour = tuple(shade * value for value in grammar.COLOURS[group["colour"]])
         for number in range(group["count"]):
-            across = slot * number + radius + (slot - 2 * radius) * jitter[3 + number]
+            across = slot * number + radius + (slot - 2 * radius) * (0.2 + 0.6 * jitter[3 + number])
             # a lone group lies in a row from left to right, at any height
             x, y = (along, across) if relation == "left of" else (across, along)
             blobs.append(Blob(shape=group["shape"], x=x, y=y, radius=radius, colour=colour))

@@ -62,17 +62,26 @@ def _vit(dim: int, depth: int, heads: int) -> Callable[[int, int, float], PreTra
     return config
 
 
-def _micro_encoder(image_size: int, channels: int, dropout: float) -> PreTrainedConfig:
+def _stem(num_waves: int) -> Callable[[int, int, float], PreTrainedConfig]:
     # Two strided convolutions bring 28 px to 7 x 7 places; three waves for each axis make a token of 64 * 9 numbers.
-    if image_size < 8:
-        raise BadInput(f"image size {image_size} is too small for the stem of micro; the least is 8.")
-    return StemConfig(
-        num_channels=channels,
-        hidden_sizes=(32, 64, 64),
-        kernel_sizes=(3, 3, 3),
-        strides=(2, 2, 1),
-        hidden_dropout_prob=dropout,
-        num_waves=3,
+    def config(image_size: int, channels: int, dropout: float) -> PreTrainedConfig:
+        if image_size < 8:
+            raise BadInput(f"image size {image_size} is too small for the convolutional stem; the least is 8.")
+        return StemConfig(
+            num_channels=channels,
+            hidden_sizes=(32, 64, 64),
+            kernel_sizes=(3, 3, 3),
+            strides=(2, 2, 1),
+            hidden_dropout_prob=dropout,
+            num_waves=num_waves,
+        )
+
+    return config
+
+
+def _small(num_waves: int) -> Size:
+    return Size(
+        encoder=_stem(num_waves), dim=64, heads=4, depth=1, mlp=128, init_std=None, max_tokens=16, vocab_size=200
     )
 
 
@@ -81,9 +90,8 @@ def _paper(encoder: tuple[int, int, int], dim: int, heads: int) -> Size:
 
 
 SIZES: dict[str, Size] = {
-    "micro": Size(
-        encoder=_micro_encoder, dim=64, heads=4, depth=1, mlp=128, init_std=None, max_tokens=16, vocab_size=200
-    ),
+    "pico": _small(num_waves=1),  # micro that knows no position: for pictures where it matters what, not where
+    "micro": _small(num_waves=3),
     "nano": _paper((192, 12, 6), 192, 6),
     "tiny": _paper((384, 12, 6), 384, 6),
     "small": _paper((576, 12, 12), 576, 12),

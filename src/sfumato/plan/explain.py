@@ -11,7 +11,8 @@ from sfumato.sampling import FixedSize, FullBatch
 
 FALSE_POSITIVE_RATE = 0.01
 NUM_PARAMETERS = {
-    "micro": 230_000,
+    "pico": 130_000,
+    "micro": 170_000,
     "nano": 20_800_000,
     "tiny": 59_400_000,
     "small": 115_700_000,
@@ -20,7 +21,7 @@ NUM_PARAMETERS = {
 }
 """Trainable parameters of the captioner's sizes, rounded: they enter the signal-to-noise ratio under a root.
 
-With a vocabulary of 30,522 words, but for micro: that is for the few hundred words of the built-in captions.
+With a vocabulary of 30,522 words, but for pico and micro: those are for the few hundred words of the built-in captions.
 """
 
 NOT_COVERED: tuple[str, ...] = (

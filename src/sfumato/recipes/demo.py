@@ -18,8 +18,8 @@ SUITES = ("probe", "fewshot", "zeroshot", "caption", "shapes")
 
 
 def demo_run(out: Path) -> Run:
-    """Return the demonstration's run: 200,000 procedural scenes, a micro captioner, epsilon 8."""
-    run = dp_cap("shapes:200000", out)
+    """Return the demonstration's run: a million procedural scenes, a pico captioner, epsilon 8."""
+    run = dp_cap("shapes:1000000", out)
     return replace(run, privacy=dataclasses.replace(run.privacy, epsilon=8.0))
 
 
@@ -33,6 +33,6 @@ def demo(out: Path, *, on_progress: Callable[[Any], None] | None = None, fresh: 
     if fresh and (out / "run.json").is_file() and read_config(out).recipe == run.recipe:
         shutil.rmtree(out)
     epsilon = train_run(run, on_progress=on_progress)
-    results = evaluate_run(out, suites=SUITES, limit=4000)
+    results = evaluate_run(out, suites=SUITES, limit=3000)
     samples = write_samples(out, run, models.load_export(out), sets_of(run.data, run.model.image_size))
     return {"epsilon": epsilon, "results": results, "samples": samples, "report": report.write_page(out)}

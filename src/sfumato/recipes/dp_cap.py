@@ -26,10 +26,10 @@ _PAPER = Run(
 _SMALL = replace(
     _PAPER,
     model=Model(size="micro", image_size=28, channels=1),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=4096, steps=300, clip_norm=1.0),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=8192, steps=300, clip_norm=1.0),
     training=Training(
         optimizer="adam",
-        learning_rate=8e-3,
+        learning_rate=1e-2,
         weight_decay=0.0,
         beta2=0.999,
         warmup_steps=10,
@@ -41,8 +41,9 @@ _SMALL = replace(
 )
 _SHAPES = replace(
     _SMALL,
-    model=Model(size="micro", image_size=32, channels=3),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=1024, steps=200),
+    data=Data(spec="", scenes="single"),
+    model=Model(size="pico", image_size=32, channels=3),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=150),
 )
 _BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES}
 

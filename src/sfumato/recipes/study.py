@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sfumato import losses, report, train
 from sfumato.base import BadInput
 from sfumato.plan import Example, Plan, epsilon_grid
+from sfumato.recipes.course import course_of
 from sfumato.recipes.dp_cap import dp_cap
 from sfumato.recipes.execute import optimizer_of
 from sfumato.recipes.make import make
@@ -100,14 +100,14 @@ def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
     made = make(replace(run, privacy=replace(run.privacy, expected_batch_size=batch, steps=plan.steps)))
     model: Any = made.started.model
     optimizer = optimizer_of(base.training, model)
-    held_out = _held_out(made)
+    course = course_of(made, kept.with_suffix(".run"))
+    assert course is not None, "scenes are public, and some are held out"
     rows: Rows = []
 
     def record(progress: train.Progress) -> None:
-        loss = _loss(model, held_out)
-        point = {"batch size": batch, "noise multiplier": plan.noise_multiplier, "step": progress.step, "loss": loss}
-        rows.append(point)
-        log.info("batch %d, step %d of %d: loss %.4f", batch, progress.step, progress.total, loss)
+        point = {"batch size": batch, "noise multiplier": plan.noise_multiplier, "step": progress.step}
+        rows.append({**point, "loss": progress.measured})
+        log.info("batch %d, step %d of %d: loss %.4f", batch, progress.step, progress.total, progress.measured)
 
     train.Trainer(
         model=model,
@@ -119,27 +119,11 @@ def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
         scheduler=train.warmup_cosine(optimizer, warmup_steps=plan.steps // 10, total_steps=plan.steps),
         micro_batch_size=min(base.training.micro_batch_size, batch),
         report_every=max(1, plan.steps // points),
+        measure=course.measure,
         on_progress=record,
     ).fit()
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(json.dumps(rows, indent=1) + "\n")
-
-
-def _held_out(made: Any) -> dict[str, torch.Tensor]:
-    rows = replace(made.rows, captioned=made.sets.test)
-    chosen = [rows[index] for index in range(min(512, len(rows)))]
-    return {key: torch.stack([row[key] for row in chosen]) for key in chosen[0]}
-
-
-def _loss(model: Any, batch: dict[str, torch.Tensor]) -> float:
-    model.eval()
-    with torch.no_grad():
-        found = [
-            losses.caption_loss(model, {key: value[start : start + 128] for key, value in batch.items()})
-            for start in range(0, len(batch["labels"]), 128)
-        ]
-    model.train()
-    return float(torch.cat(found).mean())
 
 
 def plot_scaling(rows: Rows, path: Path) -> Path:
