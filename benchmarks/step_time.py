@@ -1,6 +1,6 @@
 """Time and memory of a private training step over a non-private one, with opacus beside, all in one run.
 
-Run: `python benchmarks/step_time.py [--cases micro tiny clip blip] [--repeats 15] [--threads 2] [--no-opacus]`.
+Run: `python benchmarks/step_time.py [--cases micro tiny clip blip] [--repeats 15] [--threads 2] [--logical] [--no-opacus]`.
 Prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step.
 
 Every case runs in a process of its own. There all sides take turns, so that a slow moment of the machine meets all of
@@ -33,7 +33,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 RESULT = Path(__file__).parent / "results" / "step_time.json"
-OURS = ("non-private", "private", "non-private logical", "private logical")
+OURS = ("non-private", "private")
+LOGICAL = ("non-private logical", "private logical")
 WARM_UP = 2
 PEAK_STEPS = 3
 PROFILE_STEPS = 3
@@ -180,7 +181,11 @@ def table(name: str, found: dict[str, Any]) -> str:
 
 def compare(options: argparse.Namespace) -> None:
     """Run every case, print the tables, write the JSON."""
-    names = [*OURS, *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES])]
+    names = [
+        *OURS,
+        *(LOGICAL if options.logical else []),
+        *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES]),
+    ]
     cases: dict[str, Any] = {}
     for name in options.cases:
         found = child("time", name, options, "--sides", *names)
@@ -218,6 +223,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=min(2, torch.get_num_threads()))
     parser.add_argument("--rows", type=int, help="micro-batch size in place of the case's own")
+    parser.add_argument("--logical", action="store_true", help="also whole logical steps: ledger, noise, release")
     parser.add_argument("--no-opacus", action="store_true")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the JSON as it is")
     parser.add_argument("--job", choices=("time", "peak"), help=argparse.SUPPRESS)
