@@ -1,7 +1,7 @@
 """Time and memory of a private training step over a non-private one, with opacus beside, all in one run.
 
-Run: `python benchmarks/step_time.py [--cases micro tiny clip blip] [--repeats 15] [--threads 2] [--logical] [--no-opacus]`.
-Prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step.
+Run: `python benchmarks/step_time.py [--cases micro tiny clip blip] [--repeats 15] [--logical] [--no-opacus]`
+prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step.
 
 Every case runs in a process of its own. There all sides take turns, so that a slow moment of the machine meets all of
 them, and a ratio is the median over turns of the two times of one turn. Peak memory is measured in a further fresh
