@@ -197,15 +197,18 @@ def compare(options: argparse.Namespace) -> None:
         cases[name] = found
         sys.stdout.write(table(name, found) + "\n")
         sys.stdout.flush()
+        if options.write:
+            _write(cases, options)
+
+
+def _write(cases: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write what is measured so far."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
     versions |= {"transformers": transformers.__version__, "processor": _processor()}
     if not options.no_opacus:
         versions["opacus"] = __import__("opacus").__version__
-    if options.write:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(
-            json.dumps({"cases": cases, "repeats": options.repeats, "versions": versions}, indent=2) + "\n"
-        )
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps({"cases": cases, "repeats": options.repeats, "versions": versions}, indent=2) + "\n")
 
 
 def _processor() -> str:
