@@ -87,10 +87,10 @@ def operations(step: Step) -> int:
 
 
 def _backward_flops(
-    gradient: list[int], x: list[int], weight: list[int], *settings: Any, out_shape: Any = None, **_: Any
+    gradient: list[int], x: list[int], weight: list[int], *settings: Any, out_shape: Any = None, **rest: Any
 ) -> int:
     """Return two operations for each product: of the input's gradient and of the weight's, where they are asked for."""
-    *_, mask = settings
+    mask = settings[-1]
     return 2 * math.prod(gradient) * math.prod(weight[1:]) * sum(mask[:2])
 
 
