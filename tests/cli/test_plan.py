@@ -168,7 +168,7 @@ def test_benchmark_adds_hours_and_memory(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "sfumato.recipes.benchmark", fake)
     found = as_json(capsys, *SMALL, "--noise-multiplier", "2", "--benchmark", "--size", "tiny")
     assert (found["hours"], found["memory_bytes"]) == (1.5, 2e9)
-    assert asked == [("tiny", 224, 64, 100.0, 50)]
+    assert asked == [("tiny", None, 64, 100.0, 50)]
     run(parse(*SMALL, "--noise-multiplier", "2", "--benchmark"))
     assert "1.5 hours, 2.00 GB" in capsys.readouterr().out
 

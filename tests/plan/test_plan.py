@@ -25,7 +25,7 @@ def make(**changes):
 def test_what_follows_from_the_fields():
     plan = make()
     assert plan.delta == 1 / (10 * N)
-    assert plan.relation is plan.relation_ is Relation.ZERO_OUT
+    assert plan.relation is Relation.ZERO_OUT
     assert (plan.presence, plan.swap, plan.noise_std) == (0.5, 1.0, 1.0)
     assert (plan.divisor, plan.sampling_prob) == (100.0, 0.01)
     assert plan.step_event == GaussianStep(

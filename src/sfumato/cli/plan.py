@@ -1,7 +1,6 @@
 """`sfumato plan RECIPE`: what a training run will cost. Touches no data, imports no torch."""
 
 import json
-import math
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from sfumato.base import BadInput
+from sfumato.cli import _plan_text
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
     from sfumato.plan import Plan
@@ -96,7 +94,7 @@ class PlanCommand:
     """Add hours and memory, measured here on synthetic inputs (needs PyTorch)."""
 
     image_size: int | None = None
-    """Pixels of a side, for --benchmark. Default: 112 for micro, else 224."""
+    """Pixels of a side, for --benchmark. Default: 112 for pico and micro, else 224."""
 
     micro_batch_size: int = 64
     """Rows in memory at once, for --benchmark."""
@@ -116,15 +114,15 @@ def run(command: PlanCommand) -> int:
         return 0
     console = Console()
     if len(rows) > 1:
-        console.print(_head(command, plans[0], rows[0]))
-        console.print(_table(rows, plans))
+        console.print(_plan_text.head(f"{command.recipe} {command.size}", plans[0], rows[0]))
+        console.print(_plan_text.table(rows, plans))
     else:
-        console.print(_listing(rows[0], plans[0]))
+        console.print(_plan_text.listing(rows[0], plans[0]))
     if command.tan is not None:
         for plan in plans:
-            twin = plan.twin(command.tan)
-            console.print(_twin_sentence(twin, command.tan))
-    _print_sentences(console, rows)
+            console.print(_plan_text.twin_sentence(plan.twin(command.tan), command.tan))
+    for sentence in _plan_text.sentences(rows):
+        console.print(sentence)
     return 0
 
 
@@ -214,127 +212,15 @@ def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
-    image_size = command.image_size or (112 if command.size in ("pico", "micro") else 224)
-    return _measured(command.size, image_size, command.micro_batch_size, plan.divisor, plan.steps)
+    return _measured(command.size, command.image_size, command.micro_batch_size, plan.divisor, plan.steps)
 
 
 @lru_cache(maxsize=8)  # the rows of the table differ in their noise only
-def _measured(size: str, image_size: int, micro_batch_size: int, batch_size: float, steps: int) -> dict[str, float]:
+def _measured(
+    size: str, image_size: int | None, micro_batch_size: int, batch_size: float, steps: int
+) -> dict[str, float]:
     try:
         from sfumato.recipes.benchmark import measure
     except ImportError as error:
         raise BadInput("--benchmark measures with PyTorch, which cannot be imported here: leave it out.") from error
     return measure(size, image_size, micro_batch_size, batch_size, steps)
-
-
-def _head(command: PlanCommand, plan: "Plan", row: dict[str, Any]) -> Text:
-    from sfumato.plan import describe_sampling
-
-    return Text(
-        f"{command.recipe} {command.size} ({row['num_parameters']:,} trainable parameters), {row['unit']}\n"
-        f"{describe_sampling(plan)}\n"
-        f"{plan.steps:,} steps of {_count(plan.divisor)} records in expectation; "
-        f"delta {plan.delta:.3g}, relation {row['relation']}"
-    )
-
-
-def _table(rows: list[dict[str, Any]], plans: "list[Plan]") -> Table:
-    """Return one line per plan: they differ in their noise."""
-    table = Table()
-    for title in (
-        "epsilon",
-        "RDP epsilon",
-        "noise multiplier",
-        "noise std",
-        "signal to noise",
-        "epochs",
-        "found at 1 % FPR",
-    ):
-        table.add_column(title, justify="right")
-    timed = "hours" in rows[0]
-    for title in ("hours", "memory") if timed else ():
-        table.add_column(title, justify="right")
-    for row, plan in zip(rows, plans):
-        table.add_row(
-            _upper(plan.epsilon()),
-            _upper(row["epsilon_rdp"]),
-            f"{row['noise_multiplier']:.5g}",
-            f"{row['noise_std']:.5g}",
-            _short(row["signal_to_noise"]),
-            _short(row["epochs"]),
-            _percent(row["max_true_positive_rate"]),
-            *((f"{row['hours']:.3g}", _gigabytes(row["memory_bytes"])) if timed else ()),
-        )
-    return table
-
-
-def _listing(row: dict[str, Any], plan: "Plan") -> Table:
-    from sfumato.plan import describe_sampling
-
-    lines = {
-        "epsilon (PLD)": _upper(row["epsilon_pld"]),
-        "epsilon (RDP)": _upper(row["epsilon_rdp"]),
-        "delta": f"{row['delta']:.4g}",
-        "relation": row["relation"],
-        "unit": row["unit"],
-        "sampling": describe_sampling(plan),
-        "steps": f"{row['steps']:,} of {_count(plan.divisor)} records in expectation ({row['epochs']:.3g} epochs)",
-        "noise multiplier": f"{row['noise_multiplier']:.6g} (std / presence)",
-        "noise std": f"{row['noise_std']:.6g} on the sum, {row['noise_per_coordinate']:.3g} on the mean",
-        "presence, swap": f"{row['presence']:g}, {row['swap']:g}",
-        "signal to noise": f"{_short(row['signal_to_noise'])} a step, {row['num_parameters']:,} trainable parameters",
-        "found at 1 % FPR": _percent(row["max_true_positive_rate"]),
-        "TAN eta": _short(row["tan_eta"]),
-    }
-    if "hours" in row:
-        lines["time, memory"] = f"{row['hours']:.3g} hours, {_gigabytes(row['memory_bytes'])} (measured here)"
-    table = Table(show_header=False, box=None)
-    for name, value in lines.items():
-        table.add_row(Text(name), Text(value))
-    return table
-
-
-def _twin_sentence(twin: "Plan", k: float) -> Text:
-    return Text(
-        f"Simulation (TAN, {k:g} times smaller): noise multiplier {twin.noise_multiplier:.6g}, "
-        f"batch {_count(twin.divisor)}, {twin.steps:,} steps. "
-        "It carries no epsilon; on private data it is an unaccounted look."
-    )
-
-
-def _print_sentences(console: Console, rows: list[dict[str, Any]]) -> None:
-    console.print(
-        Text(
-            "signal to noise: the largest possible norm of the mean gradient over the expected norm of its noise.\n"
-            "found at 1 % FPR: of the records that were used, the share that the best membership attack finds while it "
-            "wrongly accuses 1 % of the others (blind guessing: 1 %)."
-        )
-    )
-    for row in rows:
-        named = f"epsilon {_short(row['epsilon_pld'] or row['epsilon_rdp'])}: " if len(rows) > 1 else ""
-        for warning in row["warnings"]:
-            console.print(Text(f"Warning: {named}{warning}", style="yellow"))
-    console.print(Text("Epsilon does not cover:"))
-    for sentence in rows[0]["not_covered"]:
-        console.print(Text(f"  - {sentence}"))
-
-
-def _upper(value: float | None) -> str:
-    """Return an upper bound with four decimals, rounded up."""
-    return "-" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 1e4:.4f}"
-
-
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{math.ceil(value * 1e4 - 1e-6) / 100:.2f} %"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
-
-
-def _gigabytes(value: float) -> str:
-    return f"{value / 1e9:.2f} GB"

@@ -26,7 +26,7 @@ class Size:
         encoder: (image_size, channels, dropout) -> configuration of the image encoder.
         dim, heads, depth, mlp: width, attention heads, layers and MLP width of the text decoder.
         init_std: standard deviation of the initial weights; None takes 1 / sqrt(fan-in) for each layer.
-        max_tokens, vocab_size: what the paper takes, and the command line's default.
+        max_tokens, vocab_size, image_size: what the paper takes, and the command line's default.
     """
 
     encoder: Callable[[int, int, float], PreTrainedConfig]
@@ -37,6 +37,7 @@ class Size:
     init_std: float | None
     max_tokens: int = 40
     vocab_size: int = 30_522
+    image_size: int = 224
 
 
 def _vit(dim: int, depth: int, heads: int) -> Callable[[int, int, float], PreTrainedConfig]:
@@ -81,7 +82,15 @@ def _stem(num_waves: int) -> Callable[[int, int, float], PreTrainedConfig]:
 
 def _small(num_waves: int) -> Size:
     return Size(
-        encoder=_stem(num_waves), dim=64, heads=4, depth=1, mlp=128, init_std=None, max_tokens=16, vocab_size=200
+        encoder=_stem(num_waves),
+        dim=64,
+        heads=4,
+        depth=1,
+        mlp=128,
+        init_std=None,
+        max_tokens=16,
+        vocab_size=200,
+        image_size=112,
     )
 
 

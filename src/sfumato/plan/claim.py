@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sfumato.accounting import Accountant
 from sfumato.base import Relation
+from sfumato.base.rounding import upper
 
 _PROTECTS = {
     Relation.ADD_REMOVE: "whether or not one record is in the data",
@@ -51,12 +52,6 @@ class Claim:
         if self.steps_charged != self.steps_executed:
             charged += f" ({self.steps_executed:,} executed)"
         return (
-            f"({_upper(self.epsilon)}, {self.delta:.3g})-differential privacy for {_PROTECTS[self.relation]}, "
+            f"({upper(self.epsilon)}, {self.delta:.3g})-differential privacy for {_PROTECTS[self.relation]}, "
             f"after {charged}, accountant {self.accountant}."
         )
-
-
-def _upper(epsilon: float) -> str:
-    """Return epsilon with two decimals, rounded up: a claim is never below what was computed."""
-    rounded = f"{epsilon:.2f}"
-    return rounded if float(rounded) >= epsilon else f"{epsilon + 0.005:.2f}"

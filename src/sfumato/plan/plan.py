@@ -67,11 +67,6 @@ class Plan:
         _ = self.divisor  # raises where it was not declared
 
     @property
-    def relation_(self) -> Relation:
-        """The relation, never None."""
-        return self.relation
-
-    @property
     def presence(self) -> float:
         """How far the sum moves when a record joins the draw, in the unit of the clip norm."""
         return self.unit.presence

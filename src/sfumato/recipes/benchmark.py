@@ -14,12 +14,13 @@ _REPEATS = 5
 
 
 def measure(
-    size: str, image_size: int, micro_batch_size: int, expected_batch_size: float, steps: int
+    size: str, image_size: int | None, micro_batch_size: int, expected_batch_size: float, steps: int
 ) -> dict[str, float]:
     """Return hours and peak memory of `steps` logical batches, from the median of a few private micro-batches here.
 
     Args:
-        size, image_size: of the captioner, with the vocabulary and text length of its size.
+        size: of the captioner, with its vocabulary and text length.
+        image_size: pixels of a side; None takes what is usual for the size.
         micro_batch_size: rows in memory at once.
         expected_batch_size: rows of a logical batch, in expectation.
         steps: of the plan.
@@ -28,6 +29,7 @@ def measure(
         hours; memory_bytes (peak of this process, or of the device); seconds_per_micro_batch; noise_seconds.
     """
     spec = models.SIZES[size]
+    image_size = image_size or spec.image_size
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = models.build(
         size, vocab_size=spec.vocab_size, image_size=image_size, max_tokens=spec.max_tokens, seed=0

@@ -19,6 +19,7 @@ from sfumato.train import Progress
 log = logging.getLogger(__name__)
 
 CONFIG = "run.json"
+_OF_THE_MACHINE = ("training.num_workers", "training.micro_batch_size")
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -187,20 +188,13 @@ def _changes(run: Run) -> list[str] | None:
     """Return the settings that differ from those of the run in the folder; None where there is none yet."""
     if not (run.out / CONFIG).is_file():
         return None
-    before, now = _flat(read_config(run.out).to_json()), _flat(run.to_json())
-    own = {"training.num_workers", "training.micro_batch_size"}
-    return [
-        f"{name}: {before.get(name)} -> {now.get(name)}"
-        for name in now
-        if before.get(name) != now[name] and name not in own
-    ]
+    return train.differences(_settings(read_config(run.out)), _settings(run))
 
 
-def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= _flat(value, f"{path}{name}.") if isinstance(value, dict) else {path + name: value}
-    return found
+def _settings(run: Run) -> dict[str, Any]:
+    """Return the settings that decide the result, by dotted name."""
+    fields = {name: value for key, part in run.to_json().items() for name, value in train.flatten(key, part).items()}
+    return {name: value for name, value in fields.items() if name not in _OF_THE_MACHINE}
 
 
 def hand_on(run: Run, made: Made, model: Any) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base import BadInput, Relation
+from sfumato.base.rounding import percent_at_most, upper
 from sfumato.report.facts import check
-from sfumato.report.numbers import most_recognised, percent_at_most, plain, upper
+from sfumato.report.numbers import most_recognised, plain
 from sfumato.report.tables import markdown as markdown_table
 
 SCHEMA = 1

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sfumato.base.rounding import percent_at_most, upper
 from sfumato.report.card import charged_steps, recognised, sections
 from sfumato.report.folder import RunFiles, read_run
 from sfumato.report.metrics import Chapter, chapters
-from sfumato.report.numbers import percent_at_most, plain, upper
+from sfumato.report.numbers import plain
 from sfumato.report.plots import Chart, Series, svg
 
 _PAGE = Path(__file__).parent / "page"

@@ -1,31 +1,9 @@
-"""Numbers as a reader meets them. An upper bound is rounded up: what is printed is never below what is proved."""
+"""Numbers as a reader meets them."""
 
 import math
-from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from sfumato.base import BadInput
-
-
-def upper(value: float, places: int = 2) -> str:
-    """Return `value` rounded up to `places` decimals, for epsilons and other upper bounds.
-
-    >>> upper(7.34), upper(7.9999), upper(8.001), upper(float("inf"))
-    ('7.34', '8.00', '8.01', 'infinite')
-    """
-    if math.isinf(value):
-        return "infinite"
-    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-places), rounding=ROUND_CEILING))
-
-
-def percent_at_most(share: float) -> str:
-    """Return a share in 0..1 as a percentage rounded up to one decimal, without a trailing zero, at most 100.
-
-    >>> percent_at_most(0.01), percent_at_most(0.41026), percent_at_most(0.99999)
-    ('1 %', '41.1 %', '100 %')
-    """
-    text = upper(float(100 * Decimal(repr(float(share)))), 1) if share < 1 else "100.0"
-    return f"{text.removesuffix('.0')} %"
 
 
 def plain(value: Any) -> str:

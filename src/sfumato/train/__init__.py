@@ -2,6 +2,7 @@
 
 from sfumato.train.ema import WeightAverage
 from sfumato.train.facts import card_facts, record_look
+from sfumato.train.fingerprint import differences, flatten
 from sfumato.train.folder import RunFolder
 from sfumato.train.loader import DrawnBatch, Loader, loader
 from sfumato.train.loop import Finished, Progress, Trainer
@@ -21,6 +22,8 @@ __all__ = [
     "WeightAverage",
     "World",
     "card_facts",
+    "differences",
+    "flatten",
     "join_world",
     "loader",
     "record_look",

@@ -65,7 +65,7 @@ def _check_proved(attempt: Attempt) -> None:
 
 
 def _check_same_claim(attempts: list[Attempt], plans: list[Plan]) -> None:
-    relations = sorted({str(plan.relation_) for plan in plans})
+    relations = sorted({str(plan.relation) for plan in plans})
     if len(relations) > 1:
         raise Refused(f"attempts with different relations ({', '.join(relations)}) have no common epsilon.")
     records = sorted({str(attempt.fields.get("data.record")) for attempt in attempts})
