@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from sfumato.mechanisms.clip import MARGIN
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -43,10 +45,18 @@ def test_all_sides_of_sfumato_are_timed_and_counted(step_time: Any, case: Any) -
 
 def test_the_private_side_updates_by_the_clipped_sum(step_time: Any, case: Any) -> None:
     bench = step_time.Bench(case)
-    bench.model.requires_grad_(True)
-    before = bench.model.weight.detach().clone()
-    step_time.SIDES["private"](bench)()
-    assert not torch.equal(before, bench.model.weight)
+    step = step_time.SIDES["private"](bench)
+    clipped = {name: torch.zeros_like(value) for name, value in bench.model.named_parameters()}
+    for loss in bench.losses():  # the definition: one gradient per row, each scaled below norm 1
+        row = dict(zip(clipped, torch.autograd.grad(loss, list(bench.model.parameters()), retain_graph=True)))
+        norm = torch.sqrt(sum((gradient.square().sum() for gradient in row.values()), torch.zeros(())))
+        for name, gradient in row.items():
+            clipped[name] += gradient * min(1.0, (1.0 - MARGIN) / norm.item())
+    before = {name: value.detach().clone() for name, value in bench.model.named_parameters()}
+    bench.optimizer = torch.optim.SGD(bench.model.parameters(), lr=1.0)
+    step()
+    for name, value in bench.model.named_parameters():
+        torch.testing.assert_close(before[name] - value.detach(), clipped[name], rtol=1e-5, atol=1e-6)
 
 
 def test_a_grouped_convolution_counts_its_own_products_only(step_time: Any) -> None:
