@@ -72,6 +72,7 @@ class Sums:
     """
 
     _COUNTS = 5
+    _AT_ONCE = 1 << 20  # adding across types makes a copy: a small one, not one of the largest parameter
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         sizes = [p.numel() for p in parameters.values()]
@@ -82,9 +83,11 @@ class Sums:
         self._counts = parts[-1]
 
     def add(self, grads: Mapping[str, Tensor]) -> None:
-        """Add the clipped gradients of one micro-batch."""
+        """Add the clipped gradients of one micro-batch; float32 into float64 is exact."""
         for name, view in self.views.items():
-            view.add_(grads[name])  # float32 into float64: exact
+            total, part = view.view(-1), grads[name].reshape(-1)
+            for start in range(0, len(part), self._AT_ONCE):
+                total[start : start + self._AT_ONCE] += part[start : start + self._AT_ONCE]
 
     def count(
         self,
