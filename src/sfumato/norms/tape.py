@@ -24,6 +24,7 @@ from sfumato.base import Refused
 from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
 from sfumato.norms.layout import Axis, Layout, Layouts
+from sfumato.norms.scratch import Scratch
 
 Factor = Outer | Rows
 Gradients = Callable[[Tensor, tuple[Tensor, ...]], list[tuple[Tensor, Factor]]]
@@ -162,6 +163,7 @@ class Tape(TorchFunctionMode):
         layouts: which dimension of a call's result carries the examples (see `probe`).
         num_examples: N of this micro-batch.
         observe: called with (slot, out_grad) as gradients arrive; used by the probes.
+        scratch: memory for gradients that are written out.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class Tape(TorchFunctionMode):
         layouts: Layouts,
         num_examples: int,
         observe: Callable[[Slot, Tensor], None] | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         super().__init__()
         device = next(iter(parameters.values())).device
@@ -184,6 +187,7 @@ class Tape(TorchFunctionMode):
         self._num_examples = num_examples
         self._position = 0
         self._observe = observe
+        self._scratch = scratch
         self._grams = GramCache()
         self._widened: dict[tuple, tuple[Tensor, Tensor]] = {}
 
@@ -264,7 +268,7 @@ class Tape(TorchFunctionMode):
     def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
         """Return sum_t left_t right_t^T in the cheaper of its two forms; explicit frees both factors at once."""
         outer = Outer(left, right, shape, self._grams)
-        return outer.explicit() if outer.prefers_explicit() else outer
+        return outer.explicit(self._scratch) if outer.prefers_explicit() else outer
 
 
 class Tracked:
