@@ -1,14 +1,13 @@
 """Memory for written-out gradients that the next micro-batch uses again.
 
-The system takes large blocks back as soon as they are freed, and clears every page that it hands out anew: for products
-that are bound by memory this costs a CPU about a third of their time. Other devices have allocators of their own for it.
+The system takes large blocks back as soon as they are freed, and clears every page that it hands out anew: of products
+that are bound by memory this costs a CPU about a third of their time. Other devices have allocators for it.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
 
