@@ -18,7 +18,7 @@ def head(title: str, plan: "Plan", row: dict[str, Any]) -> Text:
     return Text(
         f"{title} ({row['num_parameters']:,} trainable parameters), {row['unit']}\n"
         f"{describe_sampling(plan)}\n"
-        f"{plan.steps:,} steps of {_count(plan.divisor)} records in expectation; "
+        f"{plan.steps:,} steps of {_count(plan.batch_size)} records in expectation; "
         f"delta {plan.delta:.3g}, relation {row['relation']}"
     )
 
@@ -64,7 +64,7 @@ def listing(row: dict[str, Any], plan: "Plan") -> Table:
         "relation": row["relation"],
         "unit": row["unit"],
         "sampling": describe_sampling(plan),
-        "steps": f"{row['steps']:,} of {_count(plan.divisor)} records in expectation ({row['epochs']:.3g} epochs)",
+        "steps": f"{row['steps']:,} of {_count(plan.batch_size)} records in expectation ({row['epochs']:.3g} epochs)",
         "noise multiplier": f"{row['noise_multiplier']:.6g} (std / presence)",
         "noise std": f"{row['noise_std']:.6g} on the sum, {row['noise_per_coordinate']:.3g} on the mean",
         "presence, swap": f"{row['presence']:g}, {row['swap']:g}",
@@ -84,7 +84,7 @@ def twin_sentence(twin: "Plan", k: float) -> Text:
     """Return what the simulation of a plan is, and that it proves nothing."""
     return Text(
         f"Simulation (TAN, {k:g} times smaller): noise multiplier {twin.noise_multiplier:.6g}, "
-        f"batch {_count(twin.divisor)}, {twin.steps:,} steps. "
+        f"batch {_count(twin.batch_size)}, {twin.steps:,} steps. "
         "It carries no epsilon; on private data it is an unaccounted look."
     )
 

@@ -212,7 +212,7 @@ def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
-    return _measured(command.size, command.image_size, command.micro_batch_size, plan.divisor, plan.steps)
+    return _measured(command.size, command.image_size, command.micro_batch_size, plan.batch_size, plan.steps)
 
 
 @lru_cache(maxsize=8)  # the rows of the table differ in their noise only

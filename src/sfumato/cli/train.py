@@ -221,7 +221,7 @@ def run(command: TrainCommand) -> int:
     for warning in plan.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False)
     console.print(
-        f"noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of {plan.divisor:g} expected examples, "
+        f"noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of {plan.batch_size:g} expected examples, "
         f"delta {plan.delta:.3g}",
         highlight=False,
     )
