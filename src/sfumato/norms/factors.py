@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sfumato.norms.scratch import Scratch
+
 # Multiply-adds that fit into the time in which one element of an explicit per-example gradient is written and read
 # back, measured on CPU; a bandwidth-bound element is that much dearer than an element of a matrix product.
 _TRAFFIC = 24
@@ -116,14 +118,17 @@ class Outer:
         total.view(self.num_rows, -1).index_add_(0, self.left.flatten(), scaled.flatten(0, 1))
         return total
 
-    def explicit(self) -> Rows:
-        """Return the per-example gradients written out, N * P * D elements."""
+    def explicit(self, scratch: Scratch | None = None) -> Rows:
+        """Return the per-example gradients written out, N * P * D elements, in memory of `scratch` if it is given."""
         count, _, width = self.right.shape
         if self.is_lookup:
             table = self.right.new_zeros(count, self.num_rows, width)
             table.scatter_add_(1, self.left[..., None].expand_as(self.right), self.right)
             return Rows(table.view(count, *self.shape))
-        return Rows(torch.bmm(self.left.mT, self.right).view(count, *self.shape))
+        if scratch is None:
+            return Rows(torch.bmm(self.left.mT, self.right).view(count, *self.shape))
+        out = scratch.empty((count, self.left.shape[-1], width), self.left)
+        return Rows(torch.bmm(self.left.mT, self.right, out=out).view(count, *self.shape))
 
     def prefers_explicit(self) -> bool:
         """Whether to write G_n out and keep it; see `explicit_is_better`."""

@@ -75,25 +75,26 @@ def clipped_sum(
     """
     parameters = measured.parameters(model)
     count = batch_size(batch)
-    tape = Tape(parameters, measured.layouts, count, units=Units.of(units, count))
-    with torch.enable_grad(), tape:
-        with (autocast or nullcontext)():
-            losses = per_example(loss_fn(model, batch), tape.num_units)
-        tape.replaying = True
-        wanted = [tape.anchor, *parameters.values()]
-        grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
-    refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
-    tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
-    with torch.no_grad():
-        merged = merge(tape, parameters)
-        precision = next(iter(parameters.values())).dtype
-        norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
-        usable = norms.isfinite() & losses.detach().isfinite()
-        if valid is not None:
-            usable &= valid.to(usable.device)
-        norms = torch.where(norms.isfinite(), norms, torch.inf)
-        factors = torch.where(usable, clip_factor(torch.where(usable, norms, 1.0)), 0.0)
-        sums = _sums(merged, parameters, factors / loss_scale, usable, norms.dtype)
+    with measured.scratch.lending():
+        tape = Tape(parameters, measured.layouts, count, units=Units.of(units, count), scratch=measured.scratch)
+        with torch.enable_grad(), tape:
+            with (autocast or nullcontext)():
+                losses = per_example(loss_fn(model, batch), tape.num_units)
+            tape.replaying = True
+            wanted = [tape.anchor, *parameters.values()]
+            grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
+        refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
+        tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
+        with torch.no_grad():
+            merged = merge(tape, parameters)
+            precision = next(iter(parameters.values())).dtype
+            norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
+            usable = norms.isfinite() & losses.detach().isfinite()
+            if valid is not None:
+                usable &= valid.to(usable.device)
+            norms = torch.where(norms.isfinite(), norms, torch.inf)
+            factors = torch.where(usable, clip_factor(torch.where(usable, norms, 1.0)), 0.0)
+            sums = _sums(merged, parameters, factors / loss_scale, usable, norms.dtype)
     return ClippedSum(sums, norms, factors, losses.detach())
 
 

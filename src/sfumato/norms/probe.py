@@ -10,7 +10,7 @@ Everything here runs on synthetic inputs (DESIGN section 6, decision 5).
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from sfumato.norms.contract import Autocast, LossFn
 from sfumato.norms.layout import Layouts
 from sfumato.norms.recorder import find_layouts
 from sfumato.norms.rows import check_exchange, check_rows_apart
+from sfumato.norms.scratch import Scratch
 from sfumato.norms.synthetic import batch_size, synthetic_twin
 
 
@@ -32,11 +33,13 @@ class Measured:
         names: the trainable parameters, all of which are measured exactly.
         layouts: where the examples are, for every use of a parameter.
         unused: trainable parameters that no gradient reaches (only with `unused="zero"`).
+        scratch: memory that goes from one micro-batch to the next.
     """
 
     names: tuple[str, ...]
     layouts: Layouts
     unused: tuple[str, ...] = ()
+    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
 
     def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Return the trainable parameters of `model` by name, ties once.

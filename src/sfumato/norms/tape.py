@@ -24,6 +24,7 @@ from sfumato.base import Refused
 from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
 from sfumato.norms.layout import Axis, Layout, Layouts
+from sfumato.norms.scratch import Scratch
 from sfumato.norms.units import Units
 
 Factor = Outer | Rows
@@ -165,6 +166,7 @@ class Tape(TorchFunctionMode):
         num_examples: N of this micro-batch.
         observe: called with (slot, out_grad) as gradients arrive; used by the probes.
         units: groups of examples that are clipped together; None: every example by itself.
+        scratch: memory for gradients that are written out.
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class Tape(TorchFunctionMode):
         num_examples: int,
         observe: Callable[[Slot, Tensor], None] | None = None,
         units: Units | None = None,
+        scratch: Scratch | None = None,
     ) -> None:
         super().__init__()
         device = next(iter(parameters.values())).device
@@ -189,6 +192,7 @@ class Tape(TorchFunctionMode):
         self._position = 0
         self._observe = observe
         self._units = units
+        self._scratch = scratch
         self._grams = GramCache()
         self._widened: dict[tuple, tuple[Tensor, Tensor]] = {}
 
@@ -280,8 +284,8 @@ class Tape(TorchFunctionMode):
         """
         outer = Outer(left, right, shape, self._grams)
         if self._units is not None:
-            return self._units.outer(outer)
-        return outer.explicit() if outer.prefers_explicit() else outer
+            return self._units.outer(outer, self._scratch)
+        return outer.explicit(self._scratch) if outer.prefers_explicit() else outer
 
     def rows(self, values: Tensor) -> Factor:
         """Return gradients that are written out, of each unit."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato.base import BadInput
 from sfumato.norms.factors import Outer, Rows, explicit_is_better
+from sfumato.norms.scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,20 @@ class Units:
         index = torch.repeat_interleave(torch.tensor(self.sizes)).to(values.device)
         return values.new_zeros(len(self.sizes), *values.shape[1:]).index_add_(0, index, values)
 
-    def outer(self, outer: Outer) -> Outer | Rows:
+    def outer(self, outer: Outer, scratch: Scratch | None = None) -> Outer | Rows:
         """Return the gradients of groups from an outer product of rows, in the cheaper of its two forms."""
         left, right, shape = outer.left, outer.right, outer.shape
         if self.equal:
-            return _settled(Outer(_side_by_side(left, self.sizes[0]), _side_by_side(right, self.sizes[0]), shape, outer.gram))
+            whole = Outer(_side_by_side(left, self.sizes[0]), _side_by_side(right, self.sizes[0]), shape, outer.gram)
+            return whole.explicit(scratch) if whole.prefers_explicit() else whole
         steps = sum(self.sizes) * right.shape[1] // len(self.sizes)
         if outer.is_lookup or not explicit_is_better(steps, left.shape[-1], right.shape[-1]):
             return Outer(self._padded(left), self._padded(right), shape)
-        parts = zip(left.split(self.sizes), right.split(self.sizes), strict=True)
-        written = [part.flatten(0, 1).t() @ other.flatten(0, 1) for part, other in parts]
-        return Rows(torch.stack(written).view(len(written), *shape))
+        size = (len(self.sizes), left.shape[-1], right.shape[-1])
+        written = left.new_empty(size) if scratch is None else scratch.empty(size, left)
+        for out, one, other in zip(written, left.split(self.sizes), right.split(self.sizes), strict=True):
+            torch.mm(one.flatten(0, 1).t(), other.flatten(0, 1), out=out)
+        return Rows(written.view(-1, *shape))
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Return (G, most rows * T, ...): groups side by side, zeros behind the shorter ones."""
@@ -77,7 +81,3 @@ class Units:
 
 def _side_by_side(rows: Tensor, size: int) -> Tensor:
     return rows.reshape(len(rows) // size, size * rows.shape[1], *rows.shape[2:])
-
-
-def _settled(outer: Outer) -> Outer | Rows:
-    return outer.explicit() if outer.prefers_explicit() else outer
