@@ -80,6 +80,44 @@ def listing(row: dict[str, Any], plan: "Plan") -> Table:
     return found
 
 
+PASSES = {
+    "example": "1 forward and backward pass",
+    "whole": "the same; a second forward pass where the batch is larger than a micro-batch",
+    "groups": "the same, rows of a group in one micro-batch",
+    "pairs": "the same, twice, and one backward pass for each entry of an embedding and tower",
+}
+
+
+def comparison(rows: list[dict[str, Any]], parameters: int) -> Table:
+    """Return one line per unit: distances, noise, signal, cost."""
+    found = Table(title=f"units at one batch; {parameters:,} trainable parameters")
+    for name in ("clipped", "presence", "swap", "noise multiplier", "noise std", "noise / signal", "signal to noise"):
+        found.add_column(name, justify="left" if name == "clipped" else "right")
+    for row in rows:
+        found.add_row(
+            row["unit"],
+            f"{row['presence']:.5g}",
+            f"{row['swap']:.5g}",
+            f"{row['noise_multiplier']:.5g}",
+            f"{row['noise_std']:.5g}",
+            f"{row['noise_to_signal']:.3g}",
+            _short(row["signal_to_noise"]),
+        )
+    return found
+
+
+def comparison_sentences(rows: list[dict[str, Any]]) -> list[Text]:
+    """Return how to read the comparison, what each unit costs, and what speaks against it."""
+    found = [
+        Text(
+            "noise / signal: noise on a coordinate of the mean over the largest norm that the mean can have. It is one "
+            "scale for all units; how close real gradients come to the largest differs."
+        )
+    ]
+    found += [Text(f"{row['unit']}: {row['passes']}.") for row in rows]
+    return found + [Text(f"Warning: {row['unit']}: {row['caution']}", style="yellow") for row in rows if row["caution"]]
+
+
 def twin_sentence(twin: "Plan", k: float) -> Text:
     """Return what the simulation of a plan is, and that it proves nothing."""
     return Text(

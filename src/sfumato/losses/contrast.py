@@ -1,4 +1,5 @@
-"""Losses of pairwise similarities on tensors: InfoNCE, sigmoid, spread-out. Their bounds are in `sfumato.plan.contrast`.
+"""Losses of pairwise similarities on tensors: InfoNCE, sigmoid, spread-out. Their bounds are in
+`sfumato.plan.contrast`.
 
 n rows with embeddings u_i, v_i; similarities Z_ij = <u_i, v_j>, (n, n). Which rows meet as negatives is the mechanism's
 affair: a group unit lets rows meet inside a group only, a pair unit all of a logical batch.
@@ -38,10 +39,14 @@ class Contrast:
     largest_scale: float = 100.0
 
     def embeddings(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
-        """Return u and v (N, d), in at least float32; a learned scale is a factor of u, so it belongs to single rows."""
+        """Return u and v (N, d), in at least float32; a learned scale is a factor of u, so it belongs to single
+        rows.
+        """
         u, v = self.embed(model, batch)
         if u.dim() != 2 or u.shape != v.shape:
-            raise BadInput(f"embed must return two (N, d) tensors of one shape, got {tuple(u.shape)}, {tuple(v.shape)}.")
+            raise BadInput(
+                f"embed must return two (N, d) tensors of one shape, got {tuple(u.shape)}, {tuple(v.shape)}."
+            )
         u, v = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (u, v))
         if self.log_scale is not None:
             scale = model.get_parameter(self.log_scale)
@@ -64,7 +69,9 @@ def rows(loss: Any, similarity: Tensor, meets: Tensor) -> Tensor:
         similarity: Z (n, n).
         meets: bool (n, n), symmetric: which pairs exist; the diagonal marks the rows that count.
     """
-    raise BadInput(f"there is no loss of similarities for {type(loss).__name__}: register it with losses.contrast.rows.")
+    raise BadInput(
+        f"there is no loss of similarities for {type(loss).__name__}: register it with losses.contrast.rows."
+    )
 
 
 @rows.register

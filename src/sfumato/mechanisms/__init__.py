@@ -2,7 +2,7 @@
 
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Tally
 from sfumato.mechanisms.clip import ClipFactor, automatic, clip_factor, flat
-from sfumato.mechanisms.clip_unit import clip
+from sfumato.mechanisms.clip_batch import clip_batch
 from sfumato.mechanisms.computation import Computation, Engine, LossFn, MeasureOnce
 from sfumato.mechanisms.embedded import Ranks
 from sfumato.mechanisms.example import clip_examples
@@ -23,7 +23,7 @@ __all__ = [
     "Released",
     "Tally",
     "automatic",
-    "clip",
+    "clip_batch",
     "clip_examples",
     "clip_factor",
     "clip_groups",

@@ -1,8 +1,8 @@
 """Losses that couple rows, computed over many micro-batches in constant memory: embed all, then back-propagate parts.
 
-A loss of similarities reaches the parameters through the embeddings alone: grad L = sum_i J_i^T (dL / du_i) and the same
-for v. So a first pass keeps n x d numbers, the loss gives every row its cotangents, and a second pass is an ordinary
-backward pass of one micro-batch at a time (Gao et al. 2021, arXiv 2101.06983).
+A loss of similarities reaches the parameters through the embeddings alone: grad L = sum_i J_i^T (dL / du_i) and the
+same for v. So a first pass keeps n x d numbers, the loss gives every row its cotangents, and a second pass is an
+ordinary backward pass of one micro-batch at a time (Gao et al. 2021, arXiv 2101.06983).
 """
 
 from collections.abc import Callable
@@ -122,7 +122,9 @@ def only_fit(micro_batch: MicroBatch, fit: Tensor) -> MicroBatch | None:
 
 def all_ranks(parts: list[Embedded], ranks: Ranks, device: torch.device) -> tuple[Embedded, int]:
     """Return the rows of all ranks, alike on each, and where this rank's begin; there may be none."""
-    mine = torch.cat([part.packed() for part in parts]) if parts else torch.zeros(0, 3, dtype=torch.float64, device=device)
+    mine = (
+        torch.cat([part.packed() for part in parts]) if parts else torch.zeros(0, 3, dtype=torch.float64, device=device)
+    )
     matrix, begin = ranks.gather(mine)
     return Embedded.unpacked(matrix, parts[0].u.dtype if parts else torch.float32), begin
 

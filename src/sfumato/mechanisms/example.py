@@ -13,6 +13,7 @@ from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation, MeasureOnce
 from sfumato.plan import Unit
 
+
 def clip_examples(
     computation: Computation,
     micro_batches: LogicalBatch,

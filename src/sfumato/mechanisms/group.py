@@ -1,8 +1,9 @@
-"""The group unit: the gradient of each group of rows is clipped by itself and added up over the micro-batches of the step.
+"""The group unit: the gradient of each group of rows is clipped by itself and added up over the micro-batches of the
+step.
 
-Most groups lie within one micro-batch: their gradients come out of one backward pass together, with the group as the unit
-of the norm engine. A group that is larger than a micro-batch, or spread over ranks (batch clipping above all), is embedded
-first and back-propagated in parts into one sum, which is clipped at its end.
+Most groups lie within one micro-batch: their gradients come out of one backward pass together, with the group as the
+unit of the norm engine. A group that is larger than a micro-batch, or spread over ranks (batch clipping above all), is
+embedded first and back-propagated in parts into one sum, which is clipped at its end.
 """
 
 from collections.abc import Callable, Iterator

@@ -60,9 +60,9 @@ def clip_pairs(
 ) -> tuple[Clipped, Tally]:
     """Return sum_ij factor(||grad Z_ij||) D_ij grad Z_ij over the usable rows of the logical batch.
 
-    Presence and swap are the unit's own (proofs at `plan.contrast`): each pair's clipped gradient is a function of its two
-    records, and D moves by what the loss's bounds say. A row that is not finite, in its embedding or in its Jacobian,
-    leaves before the similarities are formed.
+    Presence and swap are the unit's own (proofs at `plan.contrast`): each pair's clipped gradient is a function of its
+    two records, and D moves by what the loss's bounds say. A row that is not finite, in its embedding or in its
+    Jacobian, leaves before the similarities are formed.
 
     Args:
         measure, reduce, reseed, ranks: as for `clip_groups`.
@@ -105,8 +105,8 @@ def clip_pairs(
 def _check_loss(contrast: Contrast, unit: Pair) -> None:
     if contrast.log_scale is not None:
         raise Refused(
-            f"under the Pair unit the temperature is a public constant of the plan: {contrast.log_scale} cannot be learned "
-            "(its gradient sums over all pairs). Freeze it, or use the unit Group."
+            f"under the Pair unit the temperature is a public constant of the plan: {contrast.log_scale} cannot be "
+            "learned (its gradient sums over all pairs). Freeze it, or use the unit Group."
         )
     if contrast.loss != unit.loss:
         raise BadInput(f"the plan is for {unit.loss.describe()}; loss_fn has {contrast.loss.describe()}.")
@@ -123,7 +123,11 @@ def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch:
 
 def _check_memory(part: _Part, batch_size: float) -> None:
     found = part.jacobians
-    if found.shared and found.exact and batch_size * 2 * found.of_u[0].numel() * found.of_u.element_size() > _JACOBIAN_BYTES:
+    if (
+        found.shared
+        and found.exact
+        and batch_size * 2 * found.of_u[0].numel() * found.of_u.element_size() > _JACOBIAN_BYTES
+    ):
         raise BadInput(
             "the exact norms of a shared encoder keep every row's Jacobian, which is too much here: take "
             'Pair(norms="bound"), a narrower embedding, or smaller batches.'
@@ -163,9 +167,7 @@ def _measured(
     return _Part(rows, replace(found, **dict(zip(("of_u", "of_v"), left, strict=True))))
 
 
-def _cotangents(
-    sums: Sums, parts: list[_Part], unit: Pair, factor: ClipFactor, ranks: Ranks
-) -> tuple[Tensor, Tensor]:
+def _cotangents(sums: Sums, parts: list[_Part], unit: Pair, factor: ClipFactor, ranks: Ranks) -> tuple[Tensor, Tensor]:
     """Return W V and W^T U (n, d) over the rows of all ranks, this rank's alone, in their order."""
     device = sums.flat.device
     rows, begin = all_ranks([part.rows for part in parts], ranks, device)

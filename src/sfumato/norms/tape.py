@@ -40,8 +40,8 @@ def register_rule(*function_names: str) -> Callable[[Rule], Rule]:
     """Register how a torch function treats a trainable parameter, by the function's `__name__`; the last one wins.
 
     A rule is `rule(tape, call) -> result`. It runs `call` on `call.detached` arguments and returns
-    `tape.tap(call, out, saved, gradients)`, where `gradients(out_grad, saved)` lists (operand, per-example gradient), the
-    latter made by `tape.rows` or `tape.outer`.
+    `tape.tap(call, out, saved, gradients)`, where `gradients(out_grad, saved)` lists (operand, per-example gradient),
+    the latter made by `tape.rows` or `tape.outer`.
     """
 
     def register(rule: Rule) -> Rule:
@@ -278,7 +278,8 @@ class Tape(TorchFunctionMode):
         return self._widened[key][1]
 
     def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
-        """Return sum_t left_t right_t^T of each unit in the cheaper of its two forms; explicit frees both factors at once.
+        """Return sum_t left_t right_t^T of each unit in the cheaper of its two forms; explicit frees both factors at
+        once.
 
         left (N, T, P) and right (N, T, D) are of examples; so are the `values` (N, *shape) of `rows`.
         """

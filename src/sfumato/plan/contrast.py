@@ -49,14 +49,15 @@ class InfoNCE:
         temperature: tau, a public constant.
         symmetric: the mean of both directions (CLIP) instead of rows alone.
 
-    Joining: (1/tau) [2 (1 - p_min) + 2 (n - 1) p_max], a = e^(2/tau), p_max = a / (a + n - 1), p_min = 1 / (1 + (n - 1) a).
+    Joining: (1/tau) [2 (1 - p_min) + 2 (n - 1) p_max], a = e^(2/tau), p_max = a / (a + n - 1), p_min = 1 / (1 + (n -
+        1) a).
     Proof, rows: D_ij = (p_ij - [i = j]) / tau. Let k join, n records then, p' the new probabilities. Its row has
     sum_j |D_kj| = 2 (1 - p'_kk) / tau, and p'_kk >= p_min because |Z| <= 1. Its column has sum_i p'_ik / tau over the
     n - 1 others. Old entries: p'_ij = p_ij (1 - p'_ik), so row i moves by sum_j p_ij p'_ik / tau = p'_ik / tau: as
     much again. p'_ik <= p_max gives the claim. Exchanging: (1/tau) [4 (1 - p_min) + 2 (n - 1) p_max]: row k counts with
     both of its values; in row i, with s the softmax that leaves k out, p_ij = s_j (1 - p_ik), so column and old
-    entries give p_ik + p'_ik + |p_ik - p'_ik| = 2 max(p_ik, p'_ik) <= 2 p_max. Both directions: D is the mean of the two
-    directions' weights, and so is every sum above. Both bounds grow with n, to (1/tau)(2 + 2a) and (1/tau)(4 + 2a):
+    entries give p_ik + p'_ik + |p_ik - p'_ik| = 2 max(p_ik, p'_ik) <= 2 p_max. Both directions: D is the mean of the
+    two directions' weights, and so is every sum above. Both bounds grow with n, to (1/tau)(2 + 2a) and (1/tau)(4 + 2a):
     these hold for every n. QED. Joining is attained by u_i = u, v_i = -u for i < n and u_n = -u, v_n = u where the pair
     gradients are aligned with the signs of their weights' changes.
 
@@ -113,9 +114,9 @@ class Sigmoid:
         bias: b, a public constant.
 
     Joining: (1/tau) [s(1/tau - b) + 2 (n - 1) s(1/tau + b)], s the logistic function. Proof. D_ij = -(y_ij / tau)
-    s(-y_ij (Z_ij / tau + b)) depends on the pair alone, so old pairs do not move. |D_ii| is largest at Z_ii = -1, |D_ij|
-    at Z_ij = 1; a joining record brings one of the former and 2 (n - 1) of the latter. Exchanging: twice that, both
-    values of row and column k. QED. Both grow with n without a limit: a public n is needed.
+    s(-y_ij (Z_ij / tau + b)) depends on the pair alone, so old pairs do not move. |D_ii| is largest at Z_ii = -1,
+    |D_ij| at Z_ij = 1; a joining record brings one of the former and 2 (n - 1) of the latter. Exchanging: twice that,
+    both values of row and column k. QED. Both grow with n without a limit: a public n is needed.
 
     Raises:
         BadInput: the temperature is not positive, or the bias not finite.
@@ -130,12 +131,9 @@ class Sigmoid:
             raise BadInput(f"bias must be finite, got {self.bias!r}.")
 
     def joining(self, n: int | None) -> float:
-        """Return (1/tau) [s(1/tau - b) + 2 (n - 1) s(1/tau + b)]."""
+        """Return (1/tau) [s(1/tau - b) + 2 (n - 1) s(1/tau + b)]; infinite for None."""
         if n is None:
-            raise BadInput(
-                "the sigmoid loss needs a public largest number of records in a draw: fixed-size sampling, or Poisson "
-                "with a cap."
-            )
+            return math.inf
         scale = 1.0 / self.temperature
         return scale * (_logistic(scale - self.bias) + 2.0 * (n - 1) * _logistic(scale + self.bias))
 
@@ -157,10 +155,10 @@ class Sigmoid:
 class SpreadOut:
     """l_i = (1 / (n - 1)) sum_{j != i} Z_ij^2, n the number of records at hand; one record alone gives zero.
 
-    Joining: 6. Proof. D_ij = 2 Z_ij / (n - 1) off the diagonal, so |D_ij| <= 2 / (n - 1): the new row and the new column
-    have n - 1 such entries each, 2 + 2. Each of the (n - 1)(n - 2) old entries moves from 2 Z / (n - 2) to 2 Z / (n - 1),
-    by at most 2 / ((n - 1)(n - 2)): 2 together. Exchanging: 8; row and column count with both values, 4 + 4, and no other
-    entry moves. For n = 2 a joining record meets no old entries, for n = 1 nothing at all. QED.
+    Joining: 6. Proof. D_ij = 2 Z_ij / (n - 1) off the diagonal, so |D_ij| <= 2 / (n - 1): the new row and the new
+    column have n - 1 such entries each, 2 + 2. Each of the (n - 1)(n - 2) old entries moves from 2 Z / (n - 2) to 2 Z
+    / (n - 1), by at most 2 / ((n - 1)(n - 2)): 2 together. Exchanging: 8; row and column count with both values, 4 +
+    4, and no other entry moves. For n = 2 a joining record meets no old entries, for n = 1 nothing at all. QED.
     """
 
     def joining(self, n: int | None) -> float:

@@ -292,6 +292,7 @@ class Plan:
             epsilon=self.epsilon() if calibrated and not self._stamps() else None,
             signal_to_noise=self.signal_to_noise(num_parameters or warnings.FEW_PARAMETERS) if calibrated else None,
             num_parameters=num_parameters,
+            caution=self.unit.caution(self.batch_size),
         )
 
     def signal_to_noise(self, num_parameters: int) -> float:

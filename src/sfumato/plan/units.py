@@ -1,7 +1,7 @@
 """Units: what is clipped, and how far one record can move the sum of clipped things, with the proofs.
 
-A unit is a frozen dataclass with what the protocol `Unit` lists; it stands in `serialise.UNITS` to be written to JSON. Its
-fields are public constants.
+A unit is a frozen dataclass with what the protocol `Unit` lists; it stands in `serialise.UNITS` to be written to JSON.
+Its fields are public constants.
 """
 
 import math
@@ -11,6 +11,8 @@ from typing import ClassVar, Literal, Protocol, Self, runtime_checkable
 from sfumato.base import BadInput
 from sfumato.plan.checks import positive, whole
 from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
+
+_VACUOUS = 0.5
 
 
 @runtime_checkable
@@ -40,6 +42,10 @@ class Unit(Protocol):
 
     def largest_mean(self, batch_size: float) -> float:
         """Return the largest norm that sum / divisor has when the expected number of records agree fully."""
+        ...
+
+    def caution(self, batch_size: float) -> str | None:
+        """Return what a user of this unit should hear before training at this batch size, or None."""
         ...
 
     def within(self, largest_draw: int | None) -> Self:
@@ -102,6 +108,11 @@ class Example:
         del batch_size
         return self.clip_norm
 
+    def caution(self, batch_size: float) -> str | None:
+        """Return None: the distance is as small as the unit's terms."""
+        del batch_size
+        return None
+
     def within(self, largest_draw: int | None) -> Self:
         """Return the unit itself."""
         del largest_draw
@@ -112,21 +123,21 @@ class Example:
 class Group:
     """Groups of records: every group's gradient is scaled to at most `clip_norm` = C, and the scaled ones are added.
 
-    A drawn record enters one of `num_groups` = m groups by an independent uniform id. The loss may couple the records of
-    a group (in-batch negatives); it does not see other groups. One group of everything is batch clipping (DP-CLIP,
+    A drawn record enters one of `num_groups` = m groups by an independent uniform id. The loss may couple the records
+    of a group (in-batch negatives); it does not see other groups. One group of everything is batch clipping (DP-CLIP,
     arXiv 2306.08173), many small ones are DP-GCL (arXiv 2604.26467).
 
-    Presence 2C and swap 2C. Proof. The id of a record is a function of its own place in the data set, of the step and of
-    the secret seed, never of content or of who else was drawn, and m is fixed. Condition on the draw and the ids of all
-    other records and on its own id g. The sum is sum_h v_h, v_h = s(|G_h|) G_h a function of the records of group h
-    alone, |v_h| <= C; an empty group, one whose loss is undefined, and one whose gradient is not finite contribute zero.
-    A record that joins, leaves or is exchanged changes group g and no other, so the sum moves by
+    Presence 2C and swap 2C. Proof. The id of a record is a function of its own place in the data set, of the step and
+    of the secret seed, never of content or of who else was drawn, and m is fixed. Condition on the draw and the ids of
+    all other records and on its own id g. The sum is sum_h v_h, v_h = s(|G_h|) G_h a function of the records of group h
+    alone, |v_h| <= C; an empty group, one whose loss is undefined, and one whose gradient is not finite contribute
+    zero. A record that joins, leaves or is exchanged changes group g and no other, so the sum moves by
     |v_g - v_g'| <= 2C. (It is 2C and not C: the clipped gradient of a group can turn to its opposite.) The bound holds
     for every value of the conditioned variables, which are distributed alike in both data sets; by joint convexity it
-    holds for the mixture, and Poisson sampling amplifies it as for a single record. Where at a fixed size another record
-    takes the seat, the two may be given one id, as ids are fresh and uniform in every step. Attained, up to the safety margin,
-    by a group of two whose second member outweighs the first. Several views of a record are rows of its own group
-    and change nothing in this. QED.
+    holds for the mixture, and Poisson sampling amplifies it as for a single record. Where at a fixed size another
+    record takes the seat, the two may be given one id, as ids are fresh and uniform in every step. Attained, up to the
+    safety margin, by a group of two whose second member outweighs the first. Several views of a record are rows of its
+    own group and change nothing in this. QED.
 
     What would break it: ids by position in the shuffled draw (a joining record shifts the others), by content (an
     exchanged record leaves one group and enters another: 4C), or re-balanced sizes.
@@ -181,6 +192,11 @@ class Group:
         filled = -math.expm1(-batch_size / self.num_groups)
         return self.clip_norm * filled
 
+    def caution(self, batch_size: float) -> str | None:
+        """Return None: the distance is as small as the unit's terms."""
+        del batch_size
+        return None
+
     def within(self, largest_draw: int | None) -> Self:
         """Return the unit itself."""
         del largest_draw
@@ -192,11 +208,11 @@ class Pair:
     """Pairs of records: the gradient of every similarity Z_ij is scaled to at most `clip_norm` = B; then the loss's own
     weights D_ij = dL / dZ_ij are applied, and all n^2 terms are added (Logit-DP, arXiv 2310.03104).
 
-    Presence B x loss.joining(n) and swap B x loss.exchanging(n); the proofs stand with the losses. A record whose embedding
-    is not finite leaves before the similarities are formed, as if it had not been drawn; exchanging it for a proper one
-    is then a joining, which is never more than an exchange. If the *gradients* of a record are not finite, its row and
-    column are left out of the sum in the same way. What the bound needs besides: the plain loss of all pairs (no
-    masks, no multi-positive targets, no top-k or rank-local negatives), and unit-norm embeddings.
+    Presence B x loss.joining(n) and swap B x loss.exchanging(n); the proofs stand with the losses. A record whose
+    embedding is not finite leaves before the similarities are formed, as if it had not been drawn; exchanging it for a
+    proper one is then a joining, which is never more than an exchange. If the *gradients* of a record are not finite,
+    its row and column are left out of the sum in the same way. What the bound needs besides: the plain loss of all
+    pairs (no masks, no multi-positive targets, no top-k or rank-local negatives), and unit-norm embeddings.
 
     Attributes:
         clip_norm: B, in the unit of one similarity per parameter.
@@ -251,6 +267,20 @@ class Pair:
         """Return B times the largest total weight over the batch size."""
         return self.clip_norm * self.loss.largest_weight(max(1, round(batch_size))) / batch_size
 
+    def caution(self, batch_size: float) -> str | None:
+        """Return a sentence where one record may move the sum by half of what all records together can add up to."""
+        n = max(2, round(batch_size))
+        share = self.loss.joining(self.largest_draw) / self.loss.largest_weight(n)
+        if share < _VACUOUS or not isinstance(self.loss, InfoNCE):
+            return None
+        tau, ratio = self.loss.temperature, self.loss.ratio
+        return (
+            f"at temperature {tau:g} one record may move the sum by {min(share, 1.0):.0%} of what {n:,} records can "
+            "add up to: the bound is vacuous, no better than clipping the whole batch. It would take many more than "
+            f"e^(2/temperature) = {ratio:.3g} records in a batch, or a temperature of "
+            f"{2.0 / math.log(n / 4.0 + 2.0):.2g} or more, or the unit Group."
+        )
+
     def within(self, largest_draw: int | None) -> Self:
         """Return the unit with n = `largest_draw`.
 
@@ -258,7 +288,11 @@ class Pair:
             BadInput: the loss has no bound for unlimited draws.
         """
         found = replace(self, largest_draw=largest_draw)
-        _ = found.presence  # raises where the loss needs a limit
+        if math.isinf(found.presence):
+            raise BadInput(
+                f"{self.loss.describe()} needs a public largest number of records in a draw: fixed-size sampling, or "
+                "Poisson with a cap or with num_records."
+            )
         return found
 
 
@@ -301,6 +335,11 @@ class Conjectured:
         """Return the claimed presence: as if every record could move the sum by it."""
         del batch_size
         return self.presence
+
+    def caution(self, batch_size: float) -> str | None:
+        """Return None: the distance is as small as the unit's terms."""
+        del batch_size
+        return None
 
     def within(self, largest_draw: int | None) -> Self:
         """Return the unit itself."""

@@ -1,6 +1,7 @@
 """The loader: draws each step's records by key, and hands them out as a re-iterable of micro-batches.
 
-The draw is one for all ranks (a function of seed, fingerprint, attempt and step); each rank takes its share of it. The loader that trains is the loader that was accounted: `private.backward` takes no other.
+The draw is one for all ranks (a function of seed, fingerprint, attempt and step); each rank takes its share of it. The
+loader that trains is the loader that was accounted: `private.backward` takes no other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -126,8 +127,12 @@ class Loader:
     prefetch_factor: int
     _stream: Iterator[Assembled] | None = field(default=None, repr=False)
     _keys: Keys | None = field(default=None, repr=False)  # under which the stream was begun
-    _order: Iterator[int] = field(default_factory=lambda: iter(()), repr=False)  # the steps that the stream goes through
-    _upcoming: int | None = field(default=None, repr=False)  # the step that the stream stands before; None: in its midst
+    _order: Iterator[int] = field(
+        default_factory=lambda: iter(()), repr=False
+    )  # the steps that the stream goes through
+    _upcoming: int | None = field(
+        default=None, repr=False
+    )  # the step that the stream stands before; None: in its midst
 
     def __len__(self) -> int:
         """The number of steps left."""

@@ -36,8 +36,8 @@ class PrivateGradients:
 
     Args:
         model: any module; its trainable parameters must be measured exactly (norms) or are refused by name.
-        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); rows independent. Under the units Group and
-            Pair a `Contrast`, in which rows meet.
+        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); rows independent. Under the units Group
+            and Pair a `Contrast`, in which rows meet.
         plan: unit, sampler, noise, steps.
         out: the run's folder; `private/` and `export/` are made in it. Written by one process at a time.
         seed: None takes a secret one. One's own makes the run reproducible, and its card says "public seed".
@@ -236,7 +236,7 @@ class PrivateGradients:
             reseed_model(self.keys.key("model", step, self.world.rank, chunk), device)
 
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            clipped, tally = mechanisms.clip(
+            clipped, tally = mechanisms.clip_batch(
                 self._computation,
                 Prepared(micro_batches, self._shape, failures),
                 self.plan.unit,

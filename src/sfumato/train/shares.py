@@ -1,7 +1,8 @@
 """Which rows a rank makes at which step, and in which micro-batches.
 
 Single rows and pairs: every `size`-th record of the draw. Groups: every record has an id of its own, a function of its
-place in the data set, of the step and the seed; the rows of a group lie side by side, in one micro-batch where they fit.
+place in the data set, of the step and the seed; the rows of a group lie side by side, in one micro-batch where they
+fit.
 """
 
 from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from sfumato.mechanisms.pair import clip_pairs
 from sfumato.plan import Group, Pair, Unit
 
 
-def clip(
+def clip_batch(
     computation: Computation,
     micro_batches: LogicalBatch,
     unit: Unit,
