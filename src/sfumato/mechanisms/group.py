@@ -190,7 +190,7 @@ def _add_in_parts(
     if not present:
         return
     contrast = contrast_of(computation, "Group")
-    on_u, on_v, losses = _cotangents(contrast, rows)
+    on_u, on_v, losses = cotangents(contrast, rows)
     mine = _Ahead(_placed(micro_batches, parts, begin))
     for group in present:
         total = Sums(computation.parameters)
@@ -205,7 +205,7 @@ def _add_in_parts(
         sums.count(loss_sum=losses)
 
 
-def _cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tensor]:
+def cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tensor]:
     """Return dL / du and dL / dv (n, d), L the sum over groups of the mean loss of their rows; and L."""
     on_u, on_v = torch.zeros_like(rows.u), torch.zeros_like(rows.v)
     total = torch.zeros((), dtype=torch.float64, device=rows.u.device)
