@@ -26,14 +26,14 @@ def test_each_recipe_has_its_unit():
     assert plans_of(one("dp-clip"))[0].unit == Group(clip_norm=1.0, num_groups=1)
     assert plans_of(one("dp-gcl"))[0].unit == Group(clip_norm=1.0, num_groups=64)
     assert plans_of(one("dp-gcl", num_groups=10))[0].unit == Group(clip_norm=1.0, num_groups=10)
-    pair = plans_of(one("logit-dp", cap=1200, temperature=0.5))[0]
-    assert pair.unit == Pair(clip_norm=1.0, loss=InfoNCE(temperature=0.5), largest_draw=1200)
-    assert pair.presence == pytest.approx(InfoNCE(temperature=0.5).joining(1200))
+    pair = plans_of(one("logit-dp", cap=1400, temperature=0.5))[0]
+    assert pair.unit == Pair(clip_norm=1.0, loss=InfoNCE(temperature=0.5), largest_draw=1400)
+    assert pair.presence == pytest.approx(InfoNCE(temperature=0.5).joining(1400))
     assert plans_of(one("logit-dp", loss="spread-out"))[0].presence == 6.0
 
 
 def test_all_meet_their_epsilon_and_groups_have_more_signal():
-    plans = dict(compared(one("dp-gcl", cap=1200, temperature=0.5)))
+    plans = dict(compared(one("dp-gcl", cap=1400, temperature=0.5)))
     assert list(plans) == ["example", "whole batch", "groups of 64", "groups of 16", "groups of 4", "pairs"]
     assert all(7.9 < plan.epsilon() <= 8.0 for plan in plans.values())
     signals = [
@@ -44,10 +44,10 @@ def test_all_meet_their_epsilon_and_groups_have_more_signal():
 
 
 def test_a_vacuous_temperature_is_said(capsys):
-    text = said(capsys, "logit-dp", *SMALL, "--cap", "1200", "--temperature", "0.07", "--epsilon", "8")
+    text = said(capsys, "logit-dp", *SMALL, "--cap", "1400", "--temperature", "0.07", "--epsilon", "8")
     assert "the bound is vacuous" in text
     assert "e^(2/temperature) = 2.57e+12" in text
-    quiet = said(capsys, "logit-dp", *SMALL, "--cap", "1200", "--temperature", "1", "--epsilon", "8")
+    quiet = said(capsys, "logit-dp", *SMALL, "--cap", "1400", "--temperature", "1", "--epsilon", "8")
     assert "vacuous" not in quiet
 
 
@@ -62,7 +62,7 @@ def test_the_temperature_that_is_advised_is_not_vacuous():
 
 
 def test_comparison_as_a_table_and_as_json(capsys):
-    text = said(capsys, "dp-gcl", *SMALL, "--cap", "1200", "--epsilon", "8", "--compare")
+    text = said(capsys, "dp-gcl", *SMALL, "--cap", "1400", "--epsilon", "8", "--compare")
     for name in ("example", "whole batch", "groups of 16", "pairs", "noise / signal"):
         assert name in text
     assert main(["plan", "dp-gcl", *SMALL, "--epsilon", "8", "--compare", "--json"]) == 0

@@ -24,7 +24,7 @@ sfumato plan dp-cap --records 233804767 --expected-batch-size 1310720 --noise-mu
     --delta 4.28e-9
 sfumato plan dp-cap --sampling-prob 0.01 --expected-batch-size 2000 --delta 1e-7 --epsilon 4    # N stays hidden
 sfumato plan dp-cap --records 200000 --epsilon 8 --tan 16                      # a 16 times cheaper simulation
-sfumato plan logit-dp --records 60000 --expected-batch-size 1000 --cap 1200 --temperature 0.5 --epsilon 8
+sfumato plan logit-dp --records 60000 --expected-batch-size 1000 --cap 1400 --temperature 0.5 --epsilon 8
 sfumato plan dp-gcl --records 60000 --epsilon 8 --compare                      # which unit?
 """
 TABLE_EPSILONS = (1.0, 2.0, 4.0, 8.0)

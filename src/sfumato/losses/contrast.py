@@ -89,6 +89,7 @@ def _(loss: InfoNCE, similarity: Tensor, meets: Tensor) -> Tensor:
 @rows.register
 def _(loss: Sigmoid, similarity: Tensor, meets: Tensor) -> Tensor:
     sign = 2.0 * torch.eye(len(similarity), dtype=similarity.dtype, device=similarity.device) - 1.0
+    similarity = similarity.masked_fill(~meets, 0.0)  # what does not meet may be anything
     terms = F.softplus(-sign * (similarity / loss.temperature + loss.bias))
     return torch.where(meets, terms, 0.0).sum(1)
 
@@ -96,7 +97,7 @@ def _(loss: Sigmoid, similarity: Tensor, meets: Tensor) -> Tensor:
 @rows.register
 def _(loss: SpreadOut, similarity: Tensor, meets: Tensor) -> Tensor:
     others = meets & ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
-    return torch.where(others, similarity.square(), 0.0).sum(1) / others.sum(1).clamp(min=1)
+    return similarity.masked_fill(~others, 0.0).square().sum(1) / others.sum(1).clamp(min=1)
 
 
 def weights(loss: Any, similarity: Tensor, meets: Tensor) -> tuple[Tensor, Tensor]:
