@@ -138,6 +138,9 @@ class TrainCommand:
     warmup_steps: int | None = None
     """Linear warm-up; cosine decay follows."""
 
+    final_rate: float | None = None
+    """Where the cosine ends, as a share of the learning rate."""
+
     ema_decay: float | None = None
     """Export an exponential average of the released weights."""
 

@@ -43,7 +43,8 @@ _SHAPES = replace(
     _SMALL,
     data=Data(spec="", scenes="single"),
     model=Model(size="pico", image_size=32, channels=3),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=150),
+    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=180),
+    training=replace(_SMALL.training, final_rate=0.3),  # so few steps are better used than cooled down
 )
 _BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES}
 
