@@ -27,6 +27,10 @@ class Rows(Protocol):
         """Return image, caption, label, attributes of a row; what is drawn is drawn from `rng`, None meaning fixed."""
         ...
 
+    def captions_of(self, row: int) -> tuple[str, ...]:
+        """Return the captions of a row, the fixed one first."""
+        ...
+
     def texts(self, rows: Selection) -> Iterator[str]:
         """Yield every caption that the rows can give."""
         ...
@@ -90,11 +94,19 @@ class Captioned:
         """
         return self._read(index, rng)
 
-    def _read(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Return every caption of row `index`, the fixed one first: as private as the row."""
+        return self.rows.captions_of(self._row(index))
+
+    def _row(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} rows; asked for number {index}.")
+        return int(self.selection[index])
+
+    def _read(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        row = self._row(index)
         try:
-            return self.rows.read(int(self.selection[index]), rng)
+            return self.rows.read(row, rng)
         except BadInput as error:  # found too late to be the user's mistake: in training it must not stop the run
             raise UndecodableRow(str(error)) from None
 
