@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -136,3 +137,9 @@ def test_all_captions_of_a_row(hospital):
     assert shapes(3).captions_of(2) == (shapes(3)[2]["caption"],)
     with pytest.raises(IndexError, match="asked for number 2"):
         some.captions_of(2)
+
+
+def test_a_vocabulary_can_spell_the_captions_of_classes(hospital):
+    public = replace(hospital, public=True)
+    told = list(public.captions())
+    assert list(replace(public, class_captions=("a new one", told[0])).captions()) == [*told, "a new one"]

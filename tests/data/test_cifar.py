@@ -158,3 +158,9 @@ def test_own_templates(ten):
     assert found.captions_of(1) == ("a blurred automobile",)
     with pytest.raises(BadInput, match="caption template 'a photo'"):
         cifar10("test", ten, templates=("a photo",))
+
+
+def test_the_words_of_coarse_groups_are_in_the_public_text(hundred):
+    told = list(cifar100("train", hundred, coarse=True).captions())
+    assert told[-20:] == [f"a photo of {name}" for name in COARSE_NAMES]
+    assert len(set(told)) == len(told) == 520

@@ -137,13 +137,24 @@ class Captioned:
         return len(self) if self.owners is None else len(self.owners)
 
     def captions(self) -> Iterator[str]:
-        """Yield every caption of the set, for a vocabulary. Raises Refused unless the set is declared public."""
+        """Yield every caption of the set, then those of its classes that no row has: what a vocabulary must spell.
+
+        Raises:
+            Refused: the set is not declared public.
+        """
         if not self.public:
             raise Refused(
                 f"captions of '{self.name}' are private: a vocabulary or a count made from them would be an "
                 "unaccounted look. Use declared public text, or declare the set public."
             )
-        return self.rows.texts(self.selection)
+        return self._captions()
+
+    def _captions(self) -> Iterator[str]:
+        of_classes = dict.fromkeys(self.class_captions or ())
+        for text in self.rows.texts(self.selection):
+            of_classes.pop(text, None)
+            yield text
+        yield from of_classes
 
     def manifest(self) -> dict[str, Any]:
         """Return what identifies the set in a fingerprint, as JSON values: no caption, file or owner name."""
