@@ -34,7 +34,8 @@ class TrainCommand:
     """What to train: dp-cap (a captioner, clipped per example)."""
 
     data: str
-    """shapes[:NUM], fashion-mnist, mnist, a folder of pictures, a .parquet file, or hf:NAME."""
+    """shapes[:NUM], fashion-mnist, mnist, cifar10:FOLDER, cifar100:FOLDER, emoji, a folder of pictures, a .parquet
+    file, or hf:NAME."""
 
     out: Path | None = None
     """Folder of the run. Default: runs/dp-cap-DATA."""
