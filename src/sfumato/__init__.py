@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what `__getattr__` does, told to type checkers and editors; a test compares the two
     from sfumato.base import BadInput, Refused, Relation, SfumatoError
-    from sfumato.losses import caption_loss
-    from sfumato.plan import Conjectured, Example, Plan
+    from sfumato.losses import Contrast, caption_loss
+    from sfumato.plan import Conjectured, Example, Group, InfoNCE, Pair, Plan, Sigmoid, SpreadOut
     from sfumato.sampling import FixedSize, FullBatch, Poisson
     from sfumato.train import PrivateGradients, Trainer, loader
 
@@ -27,7 +27,13 @@ _HOME_OF = {
     "Poisson": "sfumato.sampling",
     "Conjectured": "sfumato.plan",
     "Example": "sfumato.plan",
+    "Group": "sfumato.plan",
+    "InfoNCE": "sfumato.plan",
+    "Pair": "sfumato.plan",
     "Plan": "sfumato.plan",
+    "Sigmoid": "sfumato.plan",
+    "SpreadOut": "sfumato.plan",
+    "Contrast": "sfumato.losses",
     "caption_loss": "sfumato.losses",
     "PrivateGradients": "sfumato.train",
     "Trainer": "sfumato.train",
@@ -52,15 +58,21 @@ _ROOMS = (
 __all__ = [
     "BadInput",
     "Conjectured",
+    "Contrast",
     "Example",
     "FixedSize",
     "FullBatch",
+    "Group",
+    "InfoNCE",
+    "Pair",
     "Plan",
     "Poisson",
     "PrivateGradients",
     "Refused",
     "Relation",
     "SfumatoError",
+    "Sigmoid",
+    "SpreadOut",
     "Trainer",
     "__version__",
     "caption_loss",

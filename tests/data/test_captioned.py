@@ -1,5 +1,6 @@
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,3 +129,17 @@ def test_digests_keep_parts_apart():
     assert digest_of(["ab", "c"]) != digest_of(["a", "bc"])
     assert digest_of(["a", "b"]) != digest_of(["b", "a"])
     assert digest_of(["a", ""]) != digest_of(["a"])
+
+
+def test_all_captions_of_a_row(hospital):
+    some = hospital.select([5, 3])
+    assert some.captions_of(1) == hospital.captions_of(3) == (hospital.rows.texts_of[3][0],)
+    assert shapes(3).captions_of(2) == (shapes(3)[2]["caption"],)
+    with pytest.raises(IndexError, match="asked for number 2"):
+        some.captions_of(2)
+
+
+def test_a_vocabulary_can_spell_the_captions_of_classes(hospital):
+    public = replace(hospital, public=True)
+    told = list(public.captions())
+    assert list(replace(public, class_captions=("a new one", told[0])).captions()) == [*told, "a new one"]

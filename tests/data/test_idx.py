@@ -92,3 +92,13 @@ def test_the_real_fashion_mnist():
     assert len(test) == 10_000
     assert np.bincount(test.labels).tolist() == [1000] * 10
     assert test[0]["caption"] == "a photo of an ankle boot"
+
+
+def test_own_templates(root):
+    found = mnist("test", root, templates=("a photo of {a} {label}", "the number {label}"))
+    assert found.captions_of(8) == ("a photo of an eight", "the number eight")
+    assert found.class_captions[8] == "a photo of an eight"
+    assert "a photo of an eight" in mnist("test", root).captions_of(8)
+    assert found.manifest() != mnist("test", root).manifest()
+    with pytest.raises(BadInput, match="caption template"):
+        fashion_mnist("test", root, templates=("a photo",))

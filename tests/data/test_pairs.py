@@ -7,8 +7,19 @@ import torch
 from tests.data.hospital import COLUMNS, WINDOW, build_hospital
 from tests.data.test_idx import write_idx
 
+from sfumato import models
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, PairRows, Preprocess, fashion_mnist, image_folder, shapes
+from sfumato.data import (
+    Columns,
+    Decoder,
+    PairRows,
+    Preprocess,
+    fashion_mnist,
+    image_folder,
+    padded,
+    shapes,
+    shapes_vocabulary,
+)
 
 calls: list[str] = []
 
@@ -96,3 +107,35 @@ def test_fixed_captions_do_not_vary(tmp_path):
     assert len(set(drawn[:20])) > 1
     assert set(drawn[20:]) == {tuple(fixed[1]["labels"].tolist())}
     assert fixed.manifest() != many.manifest()
+
+
+def test_input_ids_are_padded_with_the_pad_id():
+    ids = padded(encode, pad_id=0)
+    rows = pairs(shapes(2), encode=ids, text_name="input_ids")
+    found = rows.draw(0, np.random.default_rng(0))
+    assert list(found) == list(rows[0]) == ["pixel_values", "input_ids"]
+    words = [len(word) for word in rows.captioned[0]["caption"].split()][:12]
+    assert found["input_ids"].tolist() == words + [0] * (12 - len(words))
+    assert found["input_ids"].dtype == torch.int64
+    started = pairs(shapes(2), encode=padded(encode, pad_id=0, start_id=99), text_name="input_ids", max_tokens=13)
+    assert started[0]["input_ids"].tolist() == [99, *found["input_ids"].tolist()]
+    assert rows.manifest() != pairs(shapes(2)).manifest()
+
+
+def test_labels_are_no_input_ids():
+    with pytest.raises(BadInput, match=r"pad input_ids .* see `padded`"):
+        pairs(shapes(1), text_name="input_ids")
+    with pytest.raises(BadInput, match="labels, input_ids, got 'text'"):
+        pairs(shapes(1), text_name="text")
+    tensors = padded(lambda captions: torch.from_numpy(encode(captions)), pad_id=0)
+    assert pairs(shapes(1), encode=tensors, text_name="input_ids")[0]["input_ids"].min() == 0
+
+
+def test_a_tokenizer_of_this_library_makes_input_ids():
+    words = models.Tokenizer.from_public_text(shapes_vocabulary())
+    ids = padded(lambda texts: words.encode(texts, 15), pad_id=words.pad_id, start_id=words.bos_id)
+    rows = pairs(shapes(2, scenes="single"), encode=ids, text_name="input_ids", max_tokens=16)
+    found = rows[1]["input_ids"].tolist()
+    length = 2 + len(rows.captioned[1]["caption"].split())
+    assert (found[0], found[length - 1], found[length]) == (words.bos_id, words.eos_id, words.pad_id)
+    assert words.decode(rows[1]["input_ids"][None, 1:]) == [rows.captioned[1]["caption"]]

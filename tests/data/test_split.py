@@ -5,7 +5,7 @@ import pytest
 from tests.data.hospital import COLUMNS, WINDOW, build_hospital
 
 from sfumato.base.errors import BadInput
-from sfumato.data import Columns, Decoder, check_disjoint, holdout, image_folder, shapes
+from sfumato.data import Columns, Decoder, check_disjoint, holdout, image_folder, one_per_record, shapes
 
 
 @pytest.fixture
@@ -74,3 +74,12 @@ def test_the_message_names_nobody(export):
 def test_neither_side_may_be_empty(export, fraction):
     with pytest.raises(BadInput, match="holdout"):
         holdout(opened(export), fraction)
+
+
+def test_one_row_per_record(export):
+    whole = opened(export)
+    one = one_per_record(whole)
+    assert len(one) == one.num_records == whole.num_records
+    assert one.selection.tolist() == [rows[0] for rows in whole.owners]
+    assert names(one) == names(whole)
+    assert one_per_record(shapes(5)).selection == range(5)

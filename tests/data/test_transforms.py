@@ -152,3 +152,27 @@ def test_wrong_settings_are_named(settings, word):
 def test_what_is_no_picture_is_refused():
     with pytest.raises(BadInput, match="uint8"):
         Preprocess(image_size=8).evaluate(np.zeros((8, 8)))
+
+
+def test_a_distortion_comes_before_the_normalisation():
+    def lighten(pixels, generator):
+        assert pixels.shape == (32, 32, 3)
+        return np.full_like(pixels, 51 * generator.integers(1, 5), np.float32)
+
+    preprocess = Preprocess(image_size=32, mean=(0.2,), std=(0.5,), augment="none")
+    expected = 51 * rng(4).integers(1, 5) / 255
+    found = preprocess.train(GRADIENT, rng(4), lighten)
+    assert torch.allclose(found, torch.full((3, 32, 32), (expected - 0.2) / 0.5))
+    grey = Preprocess(image_size=32, mean=(0.2,), std=(0.5,), augment="none", channels=1)
+    assert torch.allclose(grey.train(GRADIENT, rng(4), lighten), found[:1])
+
+
+def test_a_shift_repeats_the_border():
+    """A white margin stays white: no black bar enters a drawing."""
+    image = rng().integers(0, 256, (28, 28, 1), np.uint8)
+    preprocess = Preprocess(image_size=28, augment="shift", channels=1, mean=(0.0,), std=(1.0,))
+    for seed in range(20):
+        down, right = rng(seed).integers(-2, 3, 2)
+        rows, columns = (np.clip(np.arange(28) - step, 0, 27) for step in (down, right))
+        expected = image[rows][:, columns, 0].astype(np.float32) / 255
+        assert np.allclose(preprocess.train(image, rng(seed))[0], expected)

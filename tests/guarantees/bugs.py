@@ -15,15 +15,17 @@ from tests.guarantees.harness import CLIP_NORM
 
 from sfumato import mechanisms
 from sfumato.base import seeds
-from sfumato.mechanisms import example
+from sfumato.mechanisms import example, group
 from sfumato.mechanisms.batch import Sums
 from sfumato.sampling import Poisson
 from sfumato.train import attempts, book, log, loop
 from sfumato.train.attempts import Verdict
 from sfumato.train.keys import Keys
 from sfumato.train.rows import Assemble, Failed, RowRequest, Rows
+from sfumato.train.shares import Shares
 
 loader_module = sys.modules["sfumato.train.loader"]
+clip_rules = sys.modules["sfumato.mechanisms.clip"]
 release_module = sys.modules["sfumato.mechanisms.release"]  # the package's `release` is the function
 
 # ---------------------------------------------------------------- clipping
@@ -31,14 +33,20 @@ release_module = sys.modules["sfumato.mechanisms.release"]  # the package's `rel
 
 def clip_skipped(patch: Any) -> None:
     for rule in ("flat", "automatic"):
-        patch.setattr(example, rule, lambda *_: torch.ones_like)
-    patch.setattr(example, "_check", lambda *_: None)
+        patch.setattr(clip_rules, rule, lambda *_: torch.ones_like)
+    unchecked(patch)
+
+
+def unchecked(patch: Any) -> None:
+    """Take away the mechanisms' own look at their factors: the guarantee checks have to see it without."""
+    for room in (example, group):
+        patch.setattr(room, "check_factors", lambda *_: None)
 
 
 def clipped_at_twice_the_norm_that_is_noised(patch: Any) -> None:
-    real = example.flat
-    patch.setattr(example, "flat", lambda clip_norm: real(2 * clip_norm))
-    patch.setattr(example, "_check", lambda *_: None)
+    real = clip_rules.flat
+    patch.setattr(clip_rules, "flat", lambda clip_norm: real(2 * clip_norm))
+    unchecked(patch)
 
 
 def micro_batch_clipped_as_one(patch: Any) -> None:
@@ -55,16 +63,16 @@ def micro_batch_clipped_as_one(patch: Any) -> None:
 
 
 def a_bad_example_skips_the_step(patch: Any) -> None:
-    real = mechanisms.clip_examples
+    real = mechanisms.clip_batch
 
-    def clip_examples(*args: Any, **options: Any) -> Any:
+    def clip_all(*args: Any, **options: Any) -> Any:
         clipped, tally = real(*args, **options)
         if tally.num_nonfinite:
             for total in clipped.sums.values():
                 total.zero_()
         return clipped, tally
 
-    patch.setattr(mechanisms, "clip_examples", clip_examples)
+    patch.setattr(mechanisms, "clip_batch", clip_all)
 
 
 def padding_counts(patch: Any) -> None:
@@ -72,7 +80,11 @@ def padding_counts(patch: Any) -> None:
 
     def call(self: Assemble, outcomes: Any) -> Any:
         made = real(self, outcomes)
-        return made if made.batch is None else replace(made, num_valid=self.micro_batch_size)
+        return (
+            made
+            if made.batch is None
+            else replace(made, made=made.made + made.made[:1] * (self.micro_batch_size - len(made.made)))
+        )
 
     patch.setattr(Assemble, "__call__", call)
 
@@ -81,11 +93,11 @@ def an_unreadable_row_is_replaced_by_the_next(patch: Any) -> None:
     real = Rows.__getitem__
 
     def getitem(self: Rows, request: RowRequest) -> Any:
-        row = real(self, request)
-        while isinstance(row, Failed):
+        found = real(self, request)
+        while isinstance(found[1], Failed):
             request = RowRequest(request.row + 1, request.key)
-            row = real(self, request)
-        return row
+            found = real(self, request)
+        return found
 
     patch.setattr(Rows, "__getitem__", getitem)
 
@@ -103,22 +115,22 @@ class _Shares:
         rows_of = self.rows_of
 
         def iterate(self: Any) -> Iterator[list[RowRequest]]:
-            for step in range(self.first_step, self.run.plan.steps):
+            for step in range(self.first_step, self.plan.steps):
                 rows, size = rows_of(self, step), self.micro_batch_size
                 for start in range(0, len(rows), size):
                     yield [RowRequest(int(row), bytes(32)) for row in rows[start : start + size]]
                 yield []
 
-        patch.setattr(loader_module.Shares, "__iter__", iterate)
+        patch.setattr(Shares, "__iter__", iterate)
 
 
 def _draw(shares: Any, step: int, *name: Any) -> np.ndarray:
-    return shares.run.plan.sampler.draw(shares.keys.key("draw", step, *name), shares.num_records)
+    return shares.plan.sampler.draw(shares.keys.key("draw", step, *name), shares.num_records)
 
 
 def every_rank_draws_for_itself(patch: Any) -> None:
     def rows_of(shares: Any, step: int) -> list[int]:
-        world = shares.run.world
+        world = shares.world
         return _draw(shares, step, world.rank)[world.rank :: world.size].tolist()
 
     _Shares(rows_of).install(patch)
@@ -130,7 +142,7 @@ def all_ranks_take_the_same(patch: Any) -> None:
 
 def rows_are_drawn_and_owners_deduplicated(patch: Any) -> None:
     def rows_of(shares: Any, step: int) -> list[int]:
-        prob = shares.run.plan.sampling_prob
+        prob = shares.plan.sampling_prob
         drawn = np.random.default_rng(step)
         return [int(rows[0]) for rows in shares.owners if (drawn.random(len(rows)) < prob).any()]
 
@@ -175,14 +187,14 @@ def empty_draws_are_skipped(patch: Any) -> None:
 
 
 def divided_by_the_realised_size(patch: Any) -> None:
-    clip, release, rows = mechanisms.clip_examples, mechanisms.release, []
+    clip, release, rows = mechanisms.clip_batch, mechanisms.release, []
 
-    def clip_examples(*args: Any, **options: Any) -> Any:
+    def clip_all(*args: Any, **options: Any) -> Any:
         clipped, tally = clip(*args, **options)
         rows.append(tally.num_rows - tally.num_failed)
         return clipped, tally
 
-    patch.setattr(mechanisms, "clip_examples", clip_examples)
+    patch.setattr(mechanisms, "clip_batch", clip_all)
     patch.setattr(mechanisms, "release", lambda c, plan, key: release(c, _Divided(plan, max(rows[-1], 1)), key))
 
 

@@ -132,6 +132,7 @@ def run(
     out: Path | None = None,
     lr: float = 0.1,
     model: nn.Module | None = None,
+    loss: Any = None,
     **options: Any,
 ) -> Outcome:
     """Run all steps of the plan with constant weights through loader and step."""
@@ -139,7 +140,7 @@ def run(
     outcome = Outcome([], [], plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     options = {"seed": 7, "optimizer": optimizer, "out": out or folder / f"run-{next(_fresh)}", **options}
-    with Recorded(model, loss_fn, plan, **options) as private:
+    with Recorded(model, loss or loss_fn, plan, **options) as private:
         for step, micro_batches in loader(dataset, private, micro_batch_size=micro_batch_size):
             private.backward(step, micro_batches)
             outcome.sums.append(private.clipped)

@@ -77,7 +77,7 @@ def changed(path, value, name="poisson"):
         (["is_simulation"], 0, "is_simulation"),
         (["steps"], "5", "steps"),
         (["unit"], None, "unit has unknown kind None"),
-        (["unit", "kind"], "pair", "unknown kind 'pair'"),
+        (["unit", "kind"], "trio", "unknown kind 'trio'"),
         (["unit", "clip_norm"], "drop", "unit lacks keys clip_norm"),
         (["unit", "clip_norm"], "1", "clip_norm"),
         (["unit", "noise"], 1, "unit has unknown keys noise"),

@@ -67,6 +67,23 @@ def make_plan(**changes: Any) -> sf.Plan:
     return sf.Plan(**{**settings, **changes})
 
 
+def two_views(model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """A row and the same row backwards, through one encoder with dropout."""
+    inputs, _ = batch
+    return F.normalize(model(inputs), dim=1), F.normalize(model(inputs.flip(1)), dim=1)
+
+
+INFONCE = sf.InfoNCE(temperature=0.5)
+COUPLED: dict[str, dict[str, Any]] = {  # settings of Run under losses that couple rows
+    "batch": {"plan": make_plan(unit=sf.Group(clip_norm=1.0, num_groups=1))},
+    "groups": {"plan": make_plan(unit=sf.Group(clip_norm=1.0, num_groups=4)), "micro_batch_size": 6},
+    "views": {"plan": make_plan(unit=sf.Group(clip_norm=1.0, num_groups=5, views=2)), "micro_batch_size": 12},
+    "pairs": {"plan": make_plan(unit=sf.Pair(clip_norm=1.0, loss=INFONCE, norms="bound"))},
+}
+for _settings in COUPLED.values():
+    _settings["loss"] = sf.Contrast(embed=two_views, loss=INFONCE)
+
+
 @dataclass
 class Run:
     """Model, optimizer and private gradients of one run, as a user's own loop would hold them."""
@@ -80,12 +97,13 @@ class Run:
     micro_batch_size: int = MICRO_BATCH
     options: dict[str, Any] = field(default_factory=lambda: {"seed": 1})
     dropout: float = 0.1
+    loss: Any = loss_fn
 
     def __post_init__(self) -> None:
         self.model = make_model(self.model_seed, self.dropout)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=self.lr)
         self.private = PrivateGradients(
-            self.model, loss_fn, self.plan, out=self.out, optimizer=self.optimizer, **self.options
+            self.model, self.loss, self.plan, out=self.out, optimizer=self.optimizer, **self.options
         )
 
     def loader(self) -> sf.train.Loader:

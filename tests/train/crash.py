@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.train.case import Records, Run, bits
+from tests.train.case import COUPLED, Records, Run, bits
 
 from sfumato import mechanisms, norms
 from sfumato.base import ledger, seeds
@@ -84,9 +84,12 @@ PLACES: dict[str, Callable[[], None]] = {
 }
 
 
-def train(out: Path, result: Path) -> None:
+COUPLED_PLACES = ("drawing", "before the ledger", "after the ledger", "releasing", "after the rename")
+
+
+def train(out: Path, result: Path, kind: str = "") -> None:
     options = {"seed": None, "engine": Engine(clipped_sum=lambda *a, **o: norms.clipped_sum(*a, **o))}
-    with Run(out, options=options, dataset=Records(broken=(1, 2))) as run:
+    with Run(out, options=options, dataset=Records(broken=(1, 2)), **COUPLED.get(kind, {})) as run:
         run.private.load(run.optimizer)
         run.train(save_at=SAVED)
         charged = sum(count for _, count in ledger.read(run.private.folder.ledger).charged())
@@ -110,21 +113,22 @@ def forked(do: Callable[[], None]) -> int:
 def main(folder: Path) -> None:
     secret = bytes(range(32))
     train(folder / "warm-up", folder / "warm-up.json")  # what is imported on first use is imported once, before forking
-    for place in ("nowhere", *PLACES):
-        out, result = folder / place.replace(" ", "-"), folder / "result.json"
+    coupled = [(kind, place) for kind in COUPLED for place in ("nowhere", *COUPLED_PLACES)]
+    for kind, place in [*(("", place) for place in ("nowhere", *PLACES)), *coupled]:
+        out, result = folder / f"{kind} {place}".strip().replace(" ", "-"), folder / "result.json"
         (out / "private").mkdir(parents=True)
         (out / "private/seed").write_bytes(secret)
 
-        def killed(place: str = place, out: Path = out, result: Path = result) -> None:
+        def killed(place: str = place, out: Path = out, result: Path = result, kind: str = kind) -> None:
             PLACES.get(place, lambda: None)()
-            train(out, result)
+            train(out, result, kind)
 
         result.unlink(missing_ok=True)
         ended = forked(killed)
         if ended:
-            forked(lambda out=out, result=result: train(out, result))
+            forked(lambda out=out, result=result, kind=kind: train(out, result, kind))
         found = json.loads(result.read_text()) if result.exists() else None
-        sys.stdout.write(json.dumps([place, ended, found]) + "\n")
+        sys.stdout.write(json.dumps([kind, place, ended, found]) + "\n")
 
 
 if __name__ == "__main__":

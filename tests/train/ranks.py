@@ -6,12 +6,13 @@ usage: torchrun --nproc-per-node 2 -m tests.train.ranks FOLDER
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from tests.train.case import Records, Run, bits, loss_fn, make_model, make_plan
+from tests.train.case import COUPLED, Records, Run, bits, loss_fn, make_model, make_plan
 
 import sfumato as sf
 from sfumato.base import BadInput
@@ -101,6 +102,29 @@ def trainer(folder: Path) -> Any:
     return [done.steps, bits(model)]
 
 
+def coupled(folder: Path) -> Any:
+    """Groups and pairs on ranks: whole groups to a rank, one group spread over all, all pairs of all ranks' rows."""
+    found = {}
+    for kind, settings in COUPLED.items():
+        plan = replace(settings["plan"], noise_multiplier=0.0)
+        with Run(folder / f"coupled-{kind}", **{**settings, "plan": plan, "dropout": 0.0}) as run:
+            run.train(until=4)
+            state = {name: value.tolist() for name, value in run.model.state_dict().items()}
+            found[kind] = {"bits": bits(run.model), "state": state, "rows_seen": len(run.dataset.seen)}
+    return found
+
+
+def coupled_and_empty(folder: Path) -> Any:
+    sampler = sf.Poisson(num_records=60, expected_batch_size=1.0)
+    found = {}
+    for kind, settings in COUPLED.items():
+        plan = make_plan(unit=settings["plan"].unit, sampler=sampler, steps=6)
+        with Run(folder / f"coupled-empty-{kind}", **{**settings, "plan": plan}) as run:
+            run.train(until=6)
+            found[kind] = bits(run.model)
+    return found
+
+
 CASES: tuple[Callable[[Path], Any], ...] = (
     whole,
     resumed,
@@ -109,6 +133,8 @@ CASES: tuple[Callable[[Path], Any], ...] = (
     refused_by_all,
     accepted_conflict,
     trainer,
+    coupled,
+    coupled_and_empty,
     started_otherwise,  # the last one: the ranks part here
 )
 

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.train.case import STEPS
+from tests.train.case import COUPLED, STEPS
+from tests.train.crash import COUPLED_PLACES
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[str, tuple[int, list]]:
+def everything(tmp_path_factory) -> dict[str, dict[str, tuple[int, list]]]:
     folder = tmp_path_factory.mktemp("crash")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
@@ -29,7 +30,15 @@ def outcomes(tmp_path_factory) -> dict[str, tuple[int, list]]:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {place: (ended, found) for place, ended, found in lines}
+    by_kind: dict[str, dict[str, tuple[int, list]]] = {}
+    for kind, place, ended, found in lines:
+        by_kind.setdefault(kind, {})[place] = (ended, found)
+    return by_kind
+
+
+@pytest.fixture
+def outcomes(everything) -> dict[str, tuple[int, list]]:
+    return everything[""]
 
 
 def test_every_place_was_reached(outcomes):
@@ -46,3 +55,14 @@ def test_resumed_equals_uninterrupted_bit_for_bit(outcomes):
 
 def test_no_step_is_charged_twice(outcomes):
     assert {place: found[1:] for place, (_, found) in outcomes.items()} == {place: [STEPS, 0] for place in outcomes}
+
+
+@pytest.mark.parametrize("kind", COUPLED)
+def test_losses_that_couple_rows_resume_bit_for_bit_too(everything, kind):
+    found = everything[kind]
+    killed = {place: ended for place, (ended, _) in found.items() if place != "nowhere"}
+    assert len(killed) == len(COUPLED_PLACES)
+    assert set(killed.values()) == {signal.SIGKILL}, killed
+    whole = found["nowhere"][1]
+    assert {place: result for place, (_, result) in found.items()} == dict.fromkeys(found, whole)
+    assert whole[1:] == [STEPS, 0]

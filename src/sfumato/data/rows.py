@@ -46,6 +46,10 @@ class TableRows:
         image = self.decoder(self.pictures.source(row))
         return {"image": image, "caption": caption, "label": label, "attributes": None}
 
+    def captions_of(self, row: int) -> tuple[str, ...]:
+        """Return the captions of the row, the fixed one first."""
+        return self.texts_of[row]
+
     def texts(self, rows: Selection) -> Iterator[str]:
         """Yield every caption of each row."""
         return (text for row in rows for text in self.texts_of[int(row)])

@@ -76,6 +76,10 @@ class ShapesRows:
         image = paint(self.image_size, (grey, grey, grey), _layout(scene, noise[1:]))
         return {"image": image, "caption": grammar.caption(scene), "label": _label(scene), "attributes": scene}
 
+    def captions_of(self, row: int) -> tuple[str, ...]:
+        """Return the one caption of the row."""
+        return (grammar.caption(self.scene(row)),)
+
     def texts(self, rows: Selection) -> Iterator[str]:
         """Yield the caption of each row."""
         return (grammar.caption(self.scene(int(row))) for row in rows)

@@ -83,3 +83,16 @@ def _file_set(captioned: Captioned) -> set[str]:
         return set()
     files = (captioned.rows.file(int(row)) for row in captioned.selection)
     return {file for file in files if file is not None}
+
+
+def one_per_record(captioned: Captioned) -> Captioned:
+    """Return the set with the first row of each record only.
+
+    For retrieval, where further rows of a record (another drawing of an emoji, another skin tone) would compete with
+    the right answer.
+    """
+    owners = captioned.owners
+    if owners is None:
+        return captioned
+    first = np.array([rows[0] for rows in owners], np.int64)
+    return captioned.select(first, name=f"{captioned.name}, one row per record")

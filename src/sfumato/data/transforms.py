@@ -4,6 +4,7 @@ Legend: H, W of the file; S image_size; C channels.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,6 +18,7 @@ from sfumato.data.captioned import Captioned
 AUGMENTS = ("crop", "shift", "none")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's "L"
 Box = tuple[float, float, float, float]
+Distort = Callable[[np.ndarray, np.random.Generator], np.ndarray]  # (S, S, c) of 0..255 -> the same, float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,8 @@ class Preprocess:
         image_size: S, pixels.
         mean, std: per channel, of values in [0, 1]; one number stands for all channels.
         channels: 1 or 3. Grey is repeated to 3; colour becomes luma for 1.
-        augment: "crop" (RandomResizedCrop, bicubic), "shift" (up to S // 14 pixels each way, border black: cheap, for
-            small pictures) or "none".
+        augment: "crop" (RandomResizedCrop, bicubic), "shift" (up to S // 14 pixels each way, the border repeated;
+            cheap, for small pictures) or "none".
         flip: mirror every second picture in training. Only where the caption stays true: never with "left".
         scale: range of the crop's share of the area.
         ratio: range of the crop's width over height.
@@ -64,11 +66,13 @@ class Preprocess:
         declared = {"augment": captioned.augment, "flip": captioned.flip}
         return cls(image_size=image_size, **{**declared, **settings})
 
-    def train(self, image: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    def train(self, image: np.ndarray, rng: np.random.Generator, distort: Distort | None = None) -> torch.Tensor:
         """Return an augmented (C, S, S) float32 tensor; every random number comes from `rng`.
 
         Args:
             image: (H, W, 1) or (H, W, 3), uint8, or float32 in [0, 255].
+            rng: the row's own generator.
+            distort: what is done to the resized picture before it is normalised, such as `Jitter`.
         """
         if self.augment == "crop":
             pixels = self._resized(image, _random_box(image.shape[1], image.shape[0], self.scale, self.ratio, rng))
@@ -78,6 +82,8 @@ class Preprocess:
                 pixels = _shifted(pixels, self.image_size // 14, rng)
         if self.flip and rng.random() < 0.5:
             pixels = pixels[:, ::-1]
+        if distort is not None:
+            pixels = distort(pixels, rng)
         return self._normalised(pixels)
 
     def evaluate(self, image: np.ndarray) -> torch.Tensor:
@@ -155,7 +161,5 @@ def _random_box(
 def _shifted(pixels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     height, width = pixels.shape[:2]
     down, right = (int(step) for step in rng.integers(-most, most + 1, 2))
-    out = np.zeros_like(pixels)
-    target = out[max(0, down) : height + min(0, down), max(0, right) : width + min(0, right)]
-    target[:] = pixels[max(0, -down) : height - max(0, down), max(0, -right) : width - max(0, right)]
-    return out
+    wide = np.pad(pixels, ((most, most), (most, most), (0, 0)), mode="edge")
+    return wide[most - down : most - down + height, most - right : most - right + width]

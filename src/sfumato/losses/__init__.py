@@ -1,6 +1,16 @@
-"""Losses: one value per example, and the scores that come from them."""
+"""Losses: one value per example, losses of similarities, and the scores that come from them."""
 
 from sfumato.losses.candidates import prefix_tree, score
 from sfumato.losses.caption import Likelihood, caption_log_likelihood, caption_loss, encode_images
+from sfumato.losses.contrast import Contrast, Embedder
 
-__all__ = ["Likelihood", "caption_log_likelihood", "caption_loss", "encode_images", "prefix_tree", "score"]
+__all__ = [
+    "Contrast",
+    "Embedder",
+    "Likelihood",
+    "caption_log_likelihood",
+    "caption_loss",
+    "encode_images",
+    "prefix_tree",
+    "score",
+]

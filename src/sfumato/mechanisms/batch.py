@@ -7,6 +7,8 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor
 
+from sfumato.plan import Unit
+
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatch:
@@ -15,11 +17,17 @@ class MicroBatch:
     Attributes:
         batch: any nesting of tensors, each of leading size N; None if no record of the micro-batch could be read.
         valid: bool (N,); a row that is False (padding, or a record that could not be read) contributes nothing.
+        groups: int64 (N,), rows of one group side by side; for a group unit only. Private, as is `records`.
+        records: int64 (N,), equal for the views of one record; for a group or pair unit only.
+        in_parts: the rows are of one group that goes on in the next micro-batch, or came from the last.
         failures: type name of the exception of each record that could not be read. Private.
     """
 
     batch: Any
     valid: Tensor
+    groups: Tensor | None = field(default=None, repr=False)
+    records: Tensor | None = field(default=None, repr=False)
+    in_parts: bool = False
     failures: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -81,6 +89,18 @@ class Sums:
         parts = torch.split(self.flat, [*sizes, self._COUNTS])
         self.views = {name: part.view(p.shape) for (name, p), part in zip(parameters.items(), parts[:-1], strict=True)}
         self._counts = parts[-1]
+        self._dtypes = {name: p.dtype for name, p in parameters.items()}
+
+    @property
+    def gradient(self) -> Tensor:
+        """The accumulated gradient as one flat vector."""
+        return self.flat[: -self._COUNTS]
+
+    def clipped(self, unit: Unit) -> Clipped:
+        """Return the sum with the unit's distances; after the all-reduce."""
+        if not bool(torch.isfinite(self.flat).all()):
+            raise AssertionError("the clipped sum is not finite although every factor is: nothing was released.")
+        return Clipped(sums=self.views, dtypes=self._dtypes, presence=unit.presence, swap=unit.swap)
 
     def add(self, grads: Mapping[str, Tensor]) -> None:
         """Add the clipped gradients of one micro-batch; float32 into float64 is exact."""
@@ -91,8 +111,8 @@ class Sums:
 
     def count(
         self,
-        rows: int | Tensor,
-        failed: int,
+        rows: int | Tensor = 0,
+        failed: int = 0,
         nonfinite: int | Tensor = 0,
         clipped: int | Tensor = 0,
         loss_sum: float | Tensor = 0.0,

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, Refused
+from sfumato.plan import Conjectured, Example, Group, Pair, Unit
 
 MARGIN = 1e-3
 ClipFactor = Callable[[Tensor], Tensor]
@@ -40,6 +41,34 @@ def automatic(clip_norm: float, gamma: float = 0.01) -> ClipFactor:
     if not 0 < gamma < float("inf"):
         raise BadInput(f"gamma must be positive and finite, got {gamma}.")
     return lambda norms: _finite(norms, bound / (norms + gamma))
+
+
+def clip_factor(unit: Unit, own: ClipFactor | None = None) -> ClipFactor:
+    """Return the factor that the unit declares, or a researcher's own for a `Conjectured` unit.
+
+    Raises:
+        BadInput: a proved unit is given another rule, or a conjectured one none.
+        Refused: there is no mechanism for the unit.
+    """
+    if isinstance(unit, Conjectured):
+        if own is None:
+            raise BadInput("a Conjectured unit needs clip_factor: norms (N,) -> factors (N,).")
+        return own
+    if not isinstance(unit, Example | Group | Pair):
+        raise Refused(f"there is no mechanism for the unit {type(unit).__name__}.")
+    if own is not None:
+        raise BadInput("clip_factor belongs to a Conjectured unit: this plan's unit has its own rule, with its proof.")
+    if isinstance(unit, Pair):
+        return flat(unit.clip_norm)
+    return flat(unit.clip_norm) if unit.clip == "flat" else automatic(unit.clip_norm, unit.gamma)
+
+
+def check_factors(factors: Tensor, lengths: Tensor, used: Tensor, bound: float | None) -> None:
+    """Hold the engine to its word: what is not used weighs exactly 0, what is used reaches at most `bound`."""
+    if bool((factors[~used] != 0).any()):
+        raise AssertionError("something that is padding or not finite entered the sum.")
+    if bound is not None and not bool((factors[used] * lengths[used] <= bound).all()):
+        raise AssertionError("something entered the sum above its clip norm.")
 
 
 def _bound(clip_norm: float) -> float:

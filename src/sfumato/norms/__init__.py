@@ -4,6 +4,7 @@ from sfumato.norms import convolution as _convolution  # noqa: F401  registers i
 from sfumato.norms import rules as _rules  # noqa: F401  registers the rules
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum
+from sfumato.norms.gram import PairJacobians, pair_jacobians, shared_norms, side_norms
 from sfumato.norms.oracle import oracle_sum
 from sfumato.norms.probe import Measured, prepare, trainable
 from sfumato.norms.synthetic import batch_size, synthetic_twin
@@ -15,13 +16,17 @@ __all__ = [
     "ClippedSum",
     "Measured",
     "Outer",
+    "PairJacobians",
     "Rows",
     "Tape",
     "batch_size",
     "clipped_sum",
     "oracle_sum",
+    "pair_jacobians",
     "prepare",
     "register_rule",
+    "shared_norms",
+    "side_norms",
     "synthetic_twin",
     "trainable",
 ]

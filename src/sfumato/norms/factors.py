@@ -51,6 +51,10 @@ class Rows:
 
     values: Tensor
 
+    @property
+    def count(self) -> int:
+        return len(self.values)
+
     def take(self, index: Tensor) -> "Rows":
         return Rows(self.values[index])
 
@@ -77,6 +81,10 @@ class Outer:
     right: Tensor
     shape: torch.Size
     gram: "GramCache" = field(default_factory=lambda: GramCache())
+
+    @property
+    def count(self) -> int:
+        return len(self.right)
 
     @property
     def is_lookup(self) -> bool:

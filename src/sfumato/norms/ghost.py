@@ -4,7 +4,7 @@
 gradient. Afterwards the norms are read, the clip factors formed, and each weight's sum is one weighted product.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.probe import Measured
 from sfumato.norms.synthetic import batch_size
 from sfumato.norms.tape import Tape
+from sfumato.norms.units import Units
 
 ClipFactor = Callable[[Tensor], Tensor]
 
@@ -50,8 +51,12 @@ def clipped_sum(
     valid: Tensor | None = None,
     loss_scale: float = 1.0,
     autocast: Autocast | None = None,
+    units: Sequence[int] | None = None,
 ) -> ClippedSum:
     """Return sum_n c_n grad l_n with c_n = clip_factor(||grad l_n||), n over the valid and finite examples.
+
+    With `units`, n runs over groups of rows: the rows of one group lie side by side, the loss is one value per group
+    and may couple its rows, and "(N,)" reads as the number of groups from here on.
 
     Args:
         model: the module; untouched afterwards, no `.grad` is set.
@@ -62,24 +67,26 @@ def clipped_sum(
         valid: (N,) bool; False rows (padding, failed decodes) contribute zero.
         loss_scale: public constant that multiplies the loss in the backward pass, divided out before the norms.
         autocast: makes the context under which the loss is computed; norms and sums are in float32 regardless.
+        units: sizes of the groups of rows, None for single rows.
 
     Raises:
         Refused: a parameter is used in a way that is not measured exactly; the message names it.
+        BadInput: the sizes of `units` do not add up to the rows.
     """
     parameters = measured.parameters(model)
     count = batch_size(batch)
     with measured.scratch.lending():
-        tape = Tape(parameters, measured.layouts, count, scratch=measured.scratch)
+        tape = Tape(parameters, measured.layouts, count, units=Units.of(units, count), scratch=measured.scratch)
         with torch.enable_grad(), tape:
             with (autocast or nullcontext)():
-                losses = per_example(loss_fn(model, batch), count)
+                losses = per_example(loss_fn(model, batch), tape.num_units)
             tape.replaying = True
             wanted = [tape.anchor, *parameters.values()]
             grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
         refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
         tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
         with torch.no_grad():
-            merged = _merge(tape, parameters)
+            merged = merge(tape, parameters)
             precision = next(iter(parameters.values())).dtype
             norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
             usable = norms.isfinite() & losses.detach().isfinite()
@@ -94,7 +101,7 @@ def clipped_sum(
 Merged = dict[str, Outer | Rows | tuple[Outer, ...]]
 
 
-def _merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
+def merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
     """Bring the gradients of all uses home to the parameters."""
     by_name: dict[str, list[Outer | Rows]] = {}
     home = {id(parameter): name for name, parameter in parameters.items()}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.norms.factors import Rows, pieces
+from sfumato.norms.factors import pieces
 from sfumato.norms.tape import INPUT, Call, Factor, Tape, register_rule, wide
 
 Found = list[tuple[Tensor, Factor]]
@@ -68,7 +68,7 @@ def _affine(tape: Tape, call: Call, x: Tensor, weight: Any, bias: Any, transpose
             pair = (right, left) if transposed else (left, right)
             found.append((weight, tape.outer(*pair, weight.shape)))
         if bias is not None and call.is_tracked(bias):
-            found.append((bias, Rows(left.sum(1).view(-1, *bias.shape))))
+            found.append((bias, tape.rows(left.sum(1).view(-1, *bias.shape))))
         return found
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
@@ -127,7 +127,7 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
                 plain = normalised(wide(inputs[piece]).flatten(0, 1)).reshape(grad.shape)
                 of_weight.append(reduced(plain.mul_(grad)))
         found = [(weight, of_weight), (bias, of_bias)]
-        return [(operand, Rows(torch.cat(sums))) for operand, sums in found if sums and call.is_tracked(operand)]
+        return [(operand, tape.rows(torch.cat(sums))) for operand, sums in found if sums and call.is_tracked(operand)]
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
 
@@ -172,8 +172,8 @@ def elementwise(tape: Tape, call: Call) -> Tensor:
         grad = wide(out_grad)
         if not kept:
             unique = {id(t): t for t in call.operands}.values()
-            return [(t, Rows(sign(t) * call.layout.reduce_to(grad, t.shape))) for t in unique]
-        return _differentiate(call, grad, kept)
+            return [(t, tape.rows(sign(t) * call.layout.reduce_to(grad, t.shape))) for t in unique]
+        return _differentiate(tape, call, grad, kept)
 
     return tape.tap(call, call.run(), tuple(saved), gradients)
 
@@ -187,7 +187,7 @@ def _tensors(call: Call) -> list[Tensor]:
     return [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
 
 
-def _differentiate(call: Call, grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
+def _differentiate(tape: Tape, call: Call, grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
     """Run the function again with each parameter broadcast to its result; autograd then keeps the examples apart."""
     others = iter(kept)
     leaves: dict[int, tuple[Tensor, Tensor]] = {}
@@ -210,7 +210,7 @@ def _differentiate(call: Call, grad: Tensor, kept: tuple[Tensor, ...]) -> Found:
         spreads = [spread for _, spread in leaves.values()]
         grads = torch.autograd.grad(out, spreads, grad)
     return [
-        (value, Rows(call.layout.reduce_to(g, value.shape)))
+        (value, tape.rows(call.layout.reduce_to(g, value.shape)))
         for (value, _), g in zip(leaves.values(), grads, strict=True)
     ]
 
@@ -230,7 +230,7 @@ def expand(tape: Tape, call: Call) -> Tensor:
             raise call.refuse("repeat of a dimension larger than one has no rule; use expand.")
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(operand, Rows(call.layout.reduce_to(wide(out_grad), operand.shape)))]
+        return [(operand, tape.rows(call.layout.reduce_to(wide(out_grad), operand.shape)))]
 
     return tape.tap(call, out, (), gradients)
 
@@ -245,7 +245,7 @@ def attention_mask(tape: Tape, call: Call) -> Tensor:
     spread = bias.detach().expand(shape).clone()
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(bias, Rows(call.layout.reduce_to(wide(out_grad), bias.shape)))]
+        return [(bias, tape.rows(call.layout.reduce_to(wide(out_grad), bias.shape)))]
 
     args, kwargs = call.args, call.kwargs
     tapped = tape.tap(call, spread, (), gradients)

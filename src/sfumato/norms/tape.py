@@ -25,6 +25,7 @@ from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
 from sfumato.norms.layout import Axis, Layout, Layouts
 from sfumato.norms.scratch import Scratch
+from sfumato.norms.units import Units
 
 Factor = Outer | Rows
 Gradients = Callable[[Tensor, tuple[Tensor, ...]], list[tuple[Tensor, Factor]]]
@@ -39,7 +40,8 @@ def register_rule(*function_names: str) -> Callable[[Rule], Rule]:
     """Register how a torch function treats a trainable parameter, by the function's `__name__`; the last one wins.
 
     A rule is `rule(tape, call) -> result`. It runs `call` on `call.detached` arguments and returns
-    `tape.tap(call, out, saved, gradients)`, where `gradients(out_grad, saved)` lists (operand, per-example gradient).
+    `tape.tap(call, out, saved, gradients)`, where `gradients(out_grad, saved)` lists (operand, per-example gradient),
+    the latter made by `tape.rows` or `tape.outer`.
     """
 
     def register(rule: Rule) -> Rule:
@@ -163,6 +165,7 @@ class Tape(TorchFunctionMode):
         layouts: which dimension of a call's result carries the examples (see `probe`).
         num_examples: N of this micro-batch.
         observe: called with (slot, out_grad) as gradients arrive; used by the probes.
+        units: groups of examples that are clipped together; None: every example by itself.
         scratch: memory for gradients that are written out.
     """
 
@@ -172,6 +175,7 @@ class Tape(TorchFunctionMode):
         layouts: Layouts,
         num_examples: int,
         observe: Callable[[Slot, Tensor], None] | None = None,
+        units: Units | None = None,
         scratch: Scratch | None = None,
     ) -> None:
         super().__init__()
@@ -187,6 +191,7 @@ class Tape(TorchFunctionMode):
         self._num_examples = num_examples
         self._position = 0
         self._observe = observe
+        self._units = units
         self._scratch = scratch
         self._grams = GramCache()
         self._widened: dict[tuple, tuple[Tensor, Tensor]] = {}
@@ -254,7 +259,14 @@ class Tape(TorchFunctionMode):
             except ValueError as error:
                 raise slot.call.refuse(str(error)) from error
             for operand, factor in found:
+                if factor.count != self.num_units:
+                    raise slot.call.refuse(f"its rule states {factor.count} gradients for {self.num_units} units.")
                 self.factors.setdefault(id(operand), []).append(factor)
+
+    @property
+    def num_units(self) -> int:
+        """How many things are clipped: groups, or examples."""
+        return self._num_examples if self._units is None else len(self._units.sizes)
 
     def widen(self, tensor: Tensor) -> Tensor:
         """Return an input in at least float32; one copy for all layers that read the same one."""
@@ -266,9 +278,19 @@ class Tape(TorchFunctionMode):
         return self._widened[key][1]
 
     def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
-        """Return sum_t left_t right_t^T in the cheaper of its two forms; explicit frees both factors at once."""
+        """Return sum_t left_t right_t^T of each unit in the cheaper of its two forms; explicit frees both factors at
+        once.
+
+        left (N, T, P) and right (N, T, D) are of examples; so are the `values` (N, *shape) of `rows`.
+        """
         outer = Outer(left, right, shape, self._grams)
+        if self._units is not None:
+            return self._units.outer(outer, self._scratch)
         return outer.explicit(self._scratch) if outer.prefers_explicit() else outer
+
+    def rows(self, values: Tensor) -> Factor:
+        """Return gradients that are written out, of each unit."""
+        return Rows(values if self._units is None else self._units.sum(values))
 
 
 class Tracked:

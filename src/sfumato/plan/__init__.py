@@ -1,17 +1,24 @@
 """The promise in numbers: unit, sampler, noise and accountant in one frozen `Plan`. Imports no torch."""
 
 from sfumato.plan.claim import Claim
+from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
 from sfumato.plan.defaults import default_batch_size, default_steps
 from sfumato.plan.explain import card_facts, describe_sampling, figures, num_parameters
 from sfumato.plan.grid import epsilon_grid
 from sfumato.plan.plan import Plan
-from sfumato.plan.units import Conjectured, Example, Unit
+from sfumato.plan.units import Conjectured, Example, Group, Pair, Unit
 
 __all__ = [
     "Claim",
     "Conjectured",
     "Example",
+    "Group",
+    "InfoNCE",
+    "Pair",
+    "PairLoss",
     "Plan",
+    "Sigmoid",
+    "SpreadOut",
     "Unit",
     "card_facts",
     "default_batch_size",

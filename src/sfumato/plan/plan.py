@@ -12,7 +12,7 @@ from sfumato.plan.checks import not_negative, whole
 from sfumato.plan.claim import Claim
 from sfumato.plan.resize import resized
 from sfumato.plan.resolve import resolve_delta, resolve_relation
-from sfumato.plan.units import Unit
+from sfumato.plan.units import Group, Pair, Unit
 from sfumato.sampling import FixedSize, FullBatch, Poisson, Sampler
 
 Solve = Literal["noise_multiplier", "steps", "batch_size"]
@@ -59,6 +59,7 @@ class Plan:
             raise BadInput(f"unit must be a unit such as Example(clip_norm=1.0), got {self.unit!r}.")
         if not isinstance(self.sampler, Poisson | FixedSize | FullBatch):
             raise BadInput(f"sampler must be Poisson, FixedSize or FullBatch, got {self.sampler!r}.")
+        object.__setattr__(self, "unit", self.unit.within(self.sampler.largest_draw))
         object.__setattr__(self, "steps", whole("steps", self.steps))
         if self.noise_multiplier is not None:
             object.__setattr__(self, "noise_multiplier", not_negative("noise_multiplier", self.noise_multiplier))
@@ -85,7 +86,12 @@ class Plan:
 
     @property
     def divisor(self) -> float:
-        """The public constant that divides the noisy sum."""
+        """The public constant that divides the noisy sum: how many clipped things are in a step, in expectation."""
+        return self.unit.divisor(self.sampler.divisor)
+
+    @property
+    def batch_size(self) -> float:
+        """The expected number of records of a step, a public constant."""
         return self.sampler.divisor
 
     @property
@@ -213,11 +219,14 @@ class Plan:
 
         Raises:
             BadInput: k < 1, the plan has no noise yet, or the batch cannot be divided.
+            Refused: the unit is no single example.
         """
         if isinstance(k, bool) or not isinstance(k, int | float) or not 1.0 <= k < math.inf:
             raise BadInput(f"a twin is k >= 1 times smaller, got {k!r}.")
+        if isinstance(self.unit, Group | Pair):
+            raise Refused("a simulation (TAN) scales terms of single examples: it says nothing of groups or pairs.")
         noise = self.noise_std / self.presence / k
-        sampler = resized(self.sampler, self.divisor / k)
+        sampler = resized(self.sampler, self.batch_size / k)
         if isinstance(sampler, Poisson) and sampler.cap is not None:
             sampler = replace(sampler, cap=math.ceil(sampler.cap / k))
         return replace(self, sampler=sampler, noise_multiplier=noise, is_simulation=True)
@@ -275,7 +284,7 @@ class Plan:
         return warnings.find(
             delta=self.delta,
             num_records=self.sampler.num_records,
-            batch_size=self.divisor,
+            batch_size=self.batch_size,
             cap=getattr(self.sampler, "cap", None),
             steps=self.steps,
             sampling_prob=self.sampling_prob,
@@ -283,6 +292,7 @@ class Plan:
             epsilon=self.epsilon() if calibrated and not self._stamps() else None,
             signal_to_noise=self.signal_to_noise(num_parameters or warnings.FEW_PARAMETERS) if calibrated else None,
             num_parameters=num_parameters,
+            caution=self.unit.caution(self.batch_size),
         )
 
     def signal_to_noise(self, num_parameters: int) -> float:
@@ -293,7 +303,7 @@ class Plan:
         Infinite without noise.
         """
         noise = self.noise_std / self.divisor * math.sqrt(whole("num_parameters", num_parameters))
-        return self.unit.largest_mean(self.divisor) / noise if noise else math.inf
+        return self.unit.largest_mean(self.batch_size) / noise if noise else math.inf
 
     def summary(self) -> dict[str, Any]:
         """Return the plan in the keys of `sfumato plan --json`; epsilons are None where there is none.

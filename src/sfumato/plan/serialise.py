@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.base import BadInput
-from sfumato.plan.units import Conjectured, Example
+from sfumato.plan.contrast import InfoNCE, Sigmoid, SpreadOut
+from sfumato.plan.units import Conjectured, Example, Group, Pair
 from sfumato.sampling import FixedSize, FullBatch, Poisson
 
 SCHEMA = 1
-UNITS: dict[str, type] = {"example": Example, "conjectured": Conjectured}
+UNITS: dict[str, type] = {"example": Example, "group": Group, "pair": Pair, "conjectured": Conjectured}
+LOSSES: dict[str, type] = {"infonce": InfoNCE, "sigmoid": Sigmoid, "spread_out": SpreadOut}
 SAMPLERS: dict[str, type] = {"poisson": Poisson, "fixed_size": FixedSize, "full_batch": FullBatch}
 _PLAIN = ("steps", "delta", "noise_multiplier", "relation", "is_simulation")
 _KEYS = {"schema", "unit", "sampler", *_PLAIN}
@@ -52,7 +54,8 @@ def _write(thing: Any, kinds: dict[str, type]) -> dict[str, Any]:
         raise BadInput(
             f"{type(thing).__name__} has no JSON form: one of {', '.join(c.__name__ for c in kinds.values())}."
         )
-    return {"kind": kind, **dataclasses.asdict(thing)}
+    fields = {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+    return {"kind": kind, **{name: _write(v, LOSSES) if name == "loss" else v for name, v in fields.items()}}
 
 
 def _read(where: str, values: Any, kinds: dict[str, type]) -> Any:
@@ -62,7 +65,8 @@ def _read(where: str, values: Any, kinds: dict[str, type]) -> Any:
     cls = kinds[values["kind"]]
     _check_keys(where, values, {"kind", *(field.name for field in dataclasses.fields(cls))})
     try:
-        return cls(**{name: value for name, value in values.items() if name != "kind"})
+        fields = {name: value for name, value in values.items() if name != "kind"}
+        return cls(**{name: _read("loss", v, LOSSES) if name == "loss" else v for name, v in fields.items()})
     except TypeError as error:
         raise BadInput(f"plan: {where} has a field of the wrong type: {error}.") from error
 

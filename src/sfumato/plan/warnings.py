@@ -21,11 +21,14 @@ def find(
     epsilon: float | None,
     signal_to_noise: float | None,
     num_parameters: int | None,
+    caution: str | None = None,
 ) -> list[str]:
-    """Return the warnings for a plan's public numbers; None stands for what is not known."""
+    """Return the warnings for a plan's public numbers; None stands for what is not known. `caution` is the unit's
+    own.
+    """
     found = [_delta(delta, num_records), _epsilon(epsilon), _noise(noise_multiplier)]
     found += [_sampling(batch_size, sampling_prob), _cap(cap, batch_size)]
-    found += [_signal(signal_to_noise, steps, num_parameters)]
+    found += [_signal(signal_to_noise, steps, num_parameters), caution]
     return [sentence for sentence in found if sentence]
 
 

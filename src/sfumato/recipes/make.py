@@ -65,7 +65,7 @@ def sets_of(settings: Data, image_size: int) -> Sets:
     if settings.holdout:
         train, test = data.holdout(train, settings.holdout)
         return Sets(train=train, test=test)
-    if kind not in ("shapes", "fashion-mnist", "mnist"):
+    if not data.has_test_split(settings.spec):
         return Sets(train=train, test=None)
     if kind != "shapes":
         return Sets(train=train, test=data.load(settings.spec, split="test", options=options))

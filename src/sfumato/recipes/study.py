@@ -95,7 +95,7 @@ def batch_scaling(
 
 
 def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
-    batch = round(plan.divisor)
+    batch = round(plan.batch_size)
     run = replace(base, privacy=replace(base.privacy, epsilon=None, noise_multiplier=plan.noise_multiplier))
     made = make(replace(run, privacy=replace(run.privacy, expected_batch_size=batch, steps=plan.steps)))
     model: Any = made.started.model

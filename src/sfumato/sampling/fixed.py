@@ -52,6 +52,11 @@ class FixedSize:
         return float(self.batch_size)
 
     @property
+    def largest_draw(self) -> int:
+        """The number of records of every draw."""
+        return self.batch_size
+
+    @property
     def sampling_prob(self) -> float:
         """How probable it is that one given record is drawn."""
         return self.batch_size / self.num_records
@@ -102,6 +107,11 @@ class FullBatch:
     def divisor(self) -> float:
         """The public constant that divides the noisy sum: N."""
         return float(self.num_records)
+
+    @property
+    def largest_draw(self) -> int:
+        """N."""
+        return self.num_records
 
     @property
     def sampling_prob(self) -> float:

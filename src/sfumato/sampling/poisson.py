@@ -99,6 +99,11 @@ class Poisson:
             raise BadInput("declare expected_batch_size with sampling_prob: it is the public divisor of the noisy sum.")
         return float(self.expected_batch_size)
 
+    @property
+    def largest_draw(self) -> int | None:
+        """How many records a draw can have: the cap, else N; None where N is hidden."""
+        return self.num_records if self.cap is None else self.cap
+
     def draw(self, key: bytes, num_records: int) -> np.ndarray:
         """Return the sorted indices of the drawn records, int64; empty draws are ordinary.
 

@@ -4,12 +4,13 @@ What moves a bit of the result belongs here, so that a step is never replayed un
 so that two runs that differ in anything (a learning rate is enough) share no noise.
 """
 
+import dataclasses
 import functools
 import hashlib
 import inspect
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,10 @@ def optimizer_fields(optimizer: torch.optim.Optimizer | None) -> Fields:
     return fields
 
 
-def function_fields(name: str, function: Callable[..., Any] | None) -> Fields:
+def function_fields(name: str, function: Any) -> Fields:
     """Return a function's qualified name, a hash of its source, and the plain values that it closes over.
 
-    Of a callable object: its class, and its plain attributes.
+    Of an object: its class, its plain attributes, and of a dataclass the functions and dataclasses that it holds.
     """
     if function is None:
         return {}
@@ -100,6 +101,10 @@ def function_fields(name: str, function: Callable[..., Any] | None) -> Fields:
     plain = {key: value for key, value in known.items() if isinstance(value, bool | int | float | str | None)}
     settings = {key: value for key, value in plain.items() if not key.startswith("_") and key != "training"}
     fields = {f"{name}.name": _qualified(target), f"{name}.source": _source_hash(target)}
+    if dataclasses.is_dataclass(function):
+        for key, value in known.items():
+            if dataclasses.is_dataclass(value) or (callable(value) and not isinstance(value, nn.Module)):
+                fields |= function_fields(f"{name}.{key}", value)
     return fields | flatten(f"{name}.settings", settings)
 
 

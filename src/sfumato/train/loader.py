@@ -1,23 +1,23 @@
 """The loader: draws each step's records by key, and hands them out as a re-iterable of micro-batches.
 
-The draw is one for all ranks (a function of seed, fingerprint, attempt and step); each rank takes every `size`-th
-record of it. The loader that trains is the loader that was accounted: `private.backward` takes no other.
+The draw is one for all ranks (a function of seed, fingerprint, attempt and step); each rank takes its share of it. The
+loader that trains is the loader that was accounted: `private.backward` takes no other.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from sfumato.base import BadInput, seeds
+from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
 from sfumato.plan import Plan
 from sfumato.train.fingerprint import data_fields
 from sfumato.train.keys import Keys
-from sfumato.train.rows import Assemble, Assembled, CollateFn, RowRequest, Rows
+from sfumato.train.rows import Assemble, Assembled, CollateFn, Rows
+from sfumato.train.shares import Shares
 from sfumato.train.world import World
 
 
@@ -110,7 +110,7 @@ class DrawnBatch:
                 raise BadInput(
                     f"collate_fn failed ({made.problem}): every row must have the same keys, types and public shape."
                 )
-            yield MicroBatch(batch=made.batch, valid=torch.arange(size) < made.num_valid, failures=made.failures)
+            yield made.micro_batch(size)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -126,7 +126,13 @@ class Loader:
     num_workers: int
     prefetch_factor: int
     _stream: Iterator[Assembled] | None = field(default=None, repr=False)
-    _position: tuple[Keys, int] | None = field(default=None, repr=False)  # where a logical batch begins in the stream
+    _keys: Keys | None = field(default=None, repr=False)  # under which the stream was begun
+    _order: Iterator[int] = field(
+        default_factory=lambda: iter(()), repr=False
+    )  # the steps that the stream goes through
+    _upcoming: int | None = field(
+        default=None, repr=False
+    )  # the step that the stream stands before; None: in its midst
 
     def __len__(self) -> int:
         """The number of steps left."""
@@ -138,25 +144,27 @@ class Loader:
 
     def assembled(self, step: int) -> Iterator[Assembled]:
         """Yield the micro-batches of one step from the stream, which is begun anew where it stands elsewhere."""
-        here = (self.run.keys, step)
-        if self._position != here or self._stream is None:
+        if self._keys != self.run.keys or self._upcoming != step or self._stream is None:
             self._stream = self._begin(self.run.keys, step)
-        stream, self._position = self._stream, None  # in the midst of a logical batch
+        stream, self._upcoming = self._stream, None
         for made in stream:
             if made.end:
-                self._position = (here[0], step + 1)
+                self._upcoming = next(self._order, None)
                 return
             yield made
 
     def _begin(self, keys: Keys, step: int) -> Iterator[Assembled]:
         shares = Shares(
-            run=self.run,
+            plan=self.run.plan,
+            world=self.run.world,
             owners=self.owners,
             num_records=self.num_records,
             micro_batch_size=self.assemble.micro_batch_size,
             keys=keys,
             first_step=step,
         )
+        self._keys, self._order = keys, iter(shares.order)
+        next(self._order)
         return iter(
             DataLoader(
                 self.rows,
@@ -167,35 +175,3 @@ class Loader:
                 generator=torch.Generator(),  # otherwise it takes a number from the user's global generator
             )
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shares:
-    """Which rows this rank makes at which step, for one attempt: iterating gives the requests of each micro-batch.
-
-    Kept apart from `Loader`, which owns the worker processes: they are stopped as soon as it is dropped.
-    """
-
-    run: Run
-    owners: Any
-    num_records: int
-    micro_batch_size: int
-    keys: Keys
-    first_step: int
-
-    def __iter__(self) -> Iterator[list[RowRequest]]:
-        """All steps from `first_step` on, with an empty list at the end of each step."""
-        for step in range(self.first_step, self.run.plan.steps):
-            draw = self.run.plan.sampler.draw(self.keys.key("draw", step), self.num_records)
-            share = draw[self.run.world.rank :: self.run.world.size]
-            for start in range(0, len(share), self.micro_batch_size):
-                chunk = share[start : start + self.micro_batch_size]
-                yield [self._request(step, int(record)) for record in chunk]
-            yield []
-
-    def _request(self, step: int, record: int) -> RowRequest:
-        key = self.keys.key("augment", step, record)
-        if self.owners is None:
-            return RowRequest(record, key)
-        rows = np.asarray(self.owners[record])
-        return RowRequest(int(rows[seeds.integers(self.keys.key("owner", step, record), 1, len(rows))[0]]), key)

@@ -4,22 +4,26 @@ It measures what privacy costs. Use it on public or synthetic data, or know that
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from sfumato.base import Refused
-from sfumato.mechanisms import LossFn, MicroBatch
+from sfumato.base import Refused, seeds
+from sfumato.losses import Contrast
+from sfumato.mechanisms import Computation, LossFn, MicroBatch, Ranks
+from sfumato.mechanisms.embedded import Embedded, all_ranks, back, embed, kept, only_fit
+from sfumato.mechanisms.group import cotangents
 from sfumato.plan import Plan
 from sfumato.train import fingerprint
 from sfumato.train.keys import Keys, public_seed
 from sfumato.train.loader import loader
 from sfumato.train.rows import CollateFn, seeded
-from sfumato.train.shape import ConstantShape
-from sfumato.train.state import device_of
+from sfumato.train.shape import ConstantShape, Prepared
+from sfumato.train.state import device_of, reseed_model
 from sfumato.train.world import World, join_world
 
 logger = logging.getLogger(__name__)
@@ -42,7 +46,7 @@ class _OpenRun:
 
 def train_without_privacy(
     model: nn.Module,
-    loss_fn: LossFn,
+    loss_fn: LossFn | Contrast,
     dataset: Any,
     plan: Plan,
     *,
@@ -55,6 +59,8 @@ def train_without_privacy(
     on_step: Callable[[int, float], None] | None = None,
 ) -> None:
     """Train `model` on the plan's draws without clipping and noise: NOT PRIVATE.
+
+    A `Contrast` is taken over all rows of a step, whatever the plan's unit: that is what groups and pairs stand in for.
 
     Args:
         plan: gives sampler, divisor and number of steps; its noise is not used.
@@ -78,9 +84,13 @@ def train_without_privacy(
     for step, micro_batches in batches:
         total, rows = 0.0, 0
         with seeded(run.keys.key("model", step)):  # dropout on a CPU is a function of the step, as in the private run
-            for micro_batch in micro_batches:
-                added, count = _backward(model, loss_fn, shape.take(micro_batch), plan.divisor)
-                total, rows = total + added, rows + count
+            if isinstance(loss_fn, Contrast):
+                prepared = Prepared(micro_batches, shape, Counter())
+                total, rows = _backward_coupled(model, loss_fn, prepared, run.keys.key("model", step))
+            else:
+                for micro_batch in micro_batches:
+                    added, count = _backward(model, loss_fn, shape.take(micro_batch), plan.divisor)
+                    total, rows = total + added, rows + count
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -96,3 +106,34 @@ def _backward(model: nn.Module, loss_fn: LossFn, micro_batch: MicroBatch, diviso
     losses = loss_fn(model, micro_batch.batch)[micro_batch.valid]
     losses.sum().div(divisor).backward()
     return float(losses.detach().sum()), len(losses)
+
+
+def _backward_coupled(model: nn.Module, contrast: Contrast, micro_batches: Prepared, key: bytes) -> tuple[float, int]:
+    """Set `p.grad` to the gradient of the mean loss over all usable rows; return the summed loss and their number."""
+    computation = Computation(model=model, loss_fn=contrast)
+    device = next(model.parameters()).device
+    parts: dict[int, Embedded] = {}
+    for chunk, micro_batch in enumerate(micro_batches):
+        if micro_batch.batch is not None:
+            reseed_model(seeds.derive(key, chunk), device)
+            with torch.no_grad():
+                parts[chunk] = kept(micro_batch, *embed(computation, contrast, micro_batch))
+    if not any(bool(part.usable.any()) for part in parts.values()):
+        return 0.0, 0
+    rows, _ = all_ranks(list(parts.values()), Ranks(), device)
+    on_u, on_v, loss = cotangents(contrast, replace(rows, groups=torch.zeros_like(rows.groups)))
+    begin = 0
+    for chunk, micro_batch in enumerate(micro_batches):
+        if chunk not in parts:
+            continue
+        places = slice(begin, begin + len(micro_batch.valid))
+        begin = places.stop
+        fit = only_fit(micro_batch, parts[chunk].usable)
+        if fit is not None:
+            reseed_model(seeds.derive(key, chunk), device)
+            grads = back(computation, embed(computation, contrast, fit), on_u[places], on_v[places])
+            for name, parameter in computation.parameters.items():
+                grad = grads[name].to(parameter.dtype)
+                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+    count = int(rows.usable.sum())
+    return float(loss) * count, count

@@ -7,7 +7,7 @@ for step, micro_batches in sf.loader(dataset, private, micro_batch_size=64):
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from sfumato import mechanisms
 from sfumato.base import BadInput, Refused, seeds
-from sfumato.mechanisms import ClipFactor, Clipped, Computation, Engine, LossFn, MicroBatch, Tally
+from sfumato.losses import Contrast
+from sfumato.mechanisms import ClipFactor, Clipped, Computation, Engine, LossFn, MicroBatch, Ranks, Tally
 from sfumato.plan import Plan
 from sfumato.train import fingerprint, log
 from sfumato.train.attempts import Verdict
@@ -24,7 +25,7 @@ from sfumato.train.book import Book
 from sfumato.train.folder import RunFolder
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
-from sfumato.train.shape import ConstantShape
+from sfumato.train.shape import ConstantShape, Prepared
 from sfumato.train.spent import DECLARED, Spent, spent
 from sfumato.train.state import device_of, keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
 from sfumato.train.world import World, join_world
@@ -35,7 +36,8 @@ class PrivateGradients:
 
     Args:
         model: any module; its trainable parameters must be measured exactly (norms) or are refused by name.
-        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); rows independent.
+        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); rows independent. Under the units Group
+            and Pair a `Contrast`, in which rows meet.
         plan: unit, sampler, noise, steps.
         out: the run's folder; `private/` and `export/` are made in it. Written by one process at a time.
         seed: None takes a secret one. One's own makes the run reproducible, and its card says "public seed".
@@ -56,7 +58,7 @@ class PrivateGradients:
     def __init__(
         self,
         model: nn.Module,
-        loss_fn: LossFn,
+        loss_fn: LossFn | Contrast,
         plan: Plan,
         *,
         out: str | Path,
@@ -228,25 +230,22 @@ class PrivateGradients:
     def _clip(self, step: int, micro_batches: Iterable[MicroBatch]) -> tuple[Clipped, Tally, Counter[str]]:
         failures: Counter[str] = Counter()
 
-        def prepared() -> Iterator[MicroBatch]:
-            for micro_batch in micro_batches:
-                failures.update(micro_batch.failures)
-                yield self._shape.take(micro_batch)
-
         device = self.world.device
 
         def reseed(chunk: int) -> None:
             reseed_model(self.keys.key("model", step, self.world.rank, chunk), device)
 
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            clipped, tally = mechanisms.clip_examples(
+            clipped, tally = mechanisms.clip_batch(
                 self._computation,
-                prepared(),
+                Prepared(micro_batches, self._shape, failures),
                 self.plan.unit,
                 self._factor,
                 measure=self._measure,
                 reduce=self.world.add_up,
                 reseed=reseed,
+                ranks=Ranks(gather=self.world.gather, add_up=self.world.add_up, first=self.world.first),
+                batch_size=self.plan.batch_size,
             )
         self._check_readable(tally, failures)
         return clipped, tally, failures

@@ -15,15 +15,19 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from sfumato.base import seeds
+from sfumato.mechanisms import MicroBatch
 
 CollateFn = Callable[[list[Any]], Any]
 
 
 class RowRequest(NamedTuple):
-    """One row to make, and the key of its augmentation."""
+    """One row to make, the key of its augmentation, and where it belongs under a group unit."""
 
     row: int
     key: bytes
+    group: int = -1
+    record: int = -1
+    in_parts: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,24 @@ class Assembled:
     """A micro-batch as it comes from a worker; `end` marks the end of a logical batch."""
 
     batch: Any = None
-    num_valid: int = 0
+    made: tuple[RowRequest, ...] = ()
     failures: tuple[str, ...] = ()
     problem: str = ""
     end: bool = False
+
+    def micro_batch(self, size: int) -> MicroBatch:
+        """Return it as what mechanisms take, `size` rows with the filling; without a batch, what failed alone."""
+        groups, records = ([getattr(request, name) for request in self.made] for name in ("group", "record"))
+        grouped = any(group >= 0 for group in groups)
+        filling = [-1] * (size - len(self.made))
+        return MicroBatch(
+            batch=self.batch,
+            valid=torch.arange(size) < len(self.made),
+            groups=torch.tensor([*groups, *filling]) if grouped else None,
+            records=torch.tensor([*records, *filling]) if grouped else None,
+            in_parts=any(request.in_parts for request in self.made),
+            failures=self.failures,
+        )
 
 
 class Rows(Dataset):
@@ -50,7 +68,10 @@ class Rows(Dataset):
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, request: RowRequest) -> Any:
+    def __getitem__(self, request: RowRequest) -> tuple[RowRequest, Any]:
+        return request, self._make(request)
+
+    def _make(self, request: RowRequest) -> Any:
         try:
             if hasattr(self._dataset, "draw"):
                 return self._dataset.draw(request.row, seeds.generator(request.key))
@@ -70,11 +91,12 @@ class Assemble:
     micro_batch_size: int
     collate_fn: CollateFn | None = None
 
-    def __call__(self, outcomes: Sequence[Any]) -> Assembled:
+    def __call__(self, outcomes: Sequence[tuple[RowRequest, Any]]) -> Assembled:
         if not outcomes:
             return Assembled(end=True)
-        failures = tuple(outcome.error for outcome in outcomes if isinstance(outcome, Failed))
-        rows = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+        failures = tuple(outcome.error for _, outcome in outcomes if isinstance(outcome, Failed))
+        made = tuple(request for request, outcome in outcomes if not isinstance(outcome, Failed))
+        rows = [outcome for _, outcome in outcomes if not isinstance(outcome, Failed)]
         if not rows:
             return Assembled(failures=failures)
         filled = rows + [rows[0]] * (self.micro_batch_size - len(rows))
@@ -82,7 +104,7 @@ class Assemble:
             batch = (self.collate_fn or default_collate)(filled)
         except Exception as error:
             return Assembled(problem=type(error).__name__)
-        return Assembled(batch=batch, num_valid=len(rows), failures=failures)
+        return Assembled(batch=batch, made=made, failures=failures)
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """Micro-batches of one shape for the whole run, on the model's device."""
 
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,4 +42,27 @@ class ConstantShape:
                 "(not to the longest of the micro-batch), and keep the keys and types the same."
             )
         moved = pytree.tree_map(lambda x: x.to(self._device) if isinstance(x, Tensor) else x, micro_batch.batch)
-        return MicroBatch(batch=moved, valid=micro_batch.valid.to(self._device), failures=micro_batch.failures)
+        named = {name: getattr(micro_batch, name) for name in ("valid", "groups", "records")}
+        placed = {name: None if value is None else value.to(self._device) for name, value in named.items()}
+        return replace(micro_batch, batch=moved, **placed)
+
+
+class Prepared:
+    """The micro-batches of a step in the run's shape and on its device, as often as they are asked for.
+
+    Args:
+        micro_batches: iterable more than once.
+        shape: of the run.
+        failures: gets the kinds of failures, of the first time alone.
+    """
+
+    def __init__(self, micro_batches: Iterable[MicroBatch], shape: ConstantShape, failures: Counter[str]) -> None:
+        self._micro_batches, self._shape, self._failures = micro_batches, shape, failures
+        self._first = True
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        first, self._first = self._first, False
+        for micro_batch in self._micro_batches:
+            if first:
+                self._failures.update(micro_batch.failures)
+            yield self._shape.take(micro_batch)

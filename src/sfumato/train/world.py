@@ -35,6 +35,25 @@ class World:
         if self.size > 1:
             dist.all_reduce(flat_sum)
 
+    def gather(self, rows: Tensor) -> tuple[Tensor, int]:
+        """Return the rows (n, k) of all ranks, one rank after the other, and where this rank's begin.
+
+        A rank may have none; its k is then taken from the others. All ranks get the same bits.
+        """
+        if self.size == 1:
+            return rows, 0
+        shape = torch.tensor(rows.shape, device=rows.device)
+        shapes = [torch.zeros_like(shape) for _ in range(self.size)]
+        dist.all_gather(shapes, shape)
+        counts = [int(count) for count, _ in shapes]
+        width = max(int(width) for _, width in shapes)
+        padded = rows.new_zeros(max(counts), width)
+        padded[: len(rows), : rows.shape[1]] = rows
+        gathered = [torch.zeros_like(padded) for _ in range(self.size)]
+        dist.all_gather(gathered, padded)
+        found = torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
+        return found, sum(counts[: self.rank])
+
     def decide(self, decision_fn: Callable[[], Any]) -> Any:
         """Return on every rank what `decision_fn` returned on rank 0 (JSON values), or raise there what it raised."""
         if self.size == 1:

@@ -1,0 +1,262 @@
+"""The group unit: the gradient of each group of rows is clipped by itself and added up over the micro-batches of the
+step.
+
+Most groups lie within one micro-batch: their gradients come out of one backward pass together, with the group as the
+unit of the norm engine. A group that is larger than a micro-batch, or spread over ranks (batch clipping above all), is
+embedded first and back-propagated in parts into one sum, which is clipped at its end.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sfumato.base import BadInput
+from sfumato.losses import Contrast
+from sfumato.losses.contrast import rows as losses_of_rows
+from sfumato.losses.contrast import weights
+from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
+from sfumato.mechanisms.clip import ClipFactor, check_factors
+from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.embedded import (
+    Embedded,
+    Ranks,
+    Reseed,
+    all_ranks,
+    back,
+    contrast_of,
+    embed,
+    kept,
+    only_fit,
+)
+from sfumato.plan import Group
+
+Numbered = tuple[int, MicroBatch]
+
+
+class _NotFinite(Exception):
+    """Some rows have embeddings that are not finite: the micro-batch is computed again without them."""
+
+    def __init__(self, fit: Tensor) -> None:
+        super().__init__()
+        self.fit = fit
+
+
+def clip_groups(
+    computation: Computation,
+    micro_batches: LogicalBatch,
+    unit: Group,
+    factor: ClipFactor,
+    *,
+    measure: MeasureOnce,
+    reduce: Callable[[Tensor], None],
+    reseed: Reseed,
+    ranks: Ranks,
+) -> tuple[Clipped, Tally]:
+    """Return sum over groups of factor(norm_g) G_g, G_g the gradient of the mean loss over the usable rows of group g.
+
+    Presence and swap are the unit's own (2C, proof at `plan.Group`): a group enters once, with its own factor.
+
+    Args:
+        measure, reduce, reseed: as for `clip_examples`.
+        ranks: how groups that are spread over ranks come together.
+
+    Raises:
+        BadInput: the loss is no `Contrast`, or the micro-batches have no groups.
+    """
+    contrast = contrast_of(computation, "Group")
+    sums = Sums(computation.parameters)
+    parts: dict[int, Embedded] = {}
+    for chunk, micro_batch in enumerate(micro_batches):
+        sums.count(rows=micro_batch.valid.sum() + len(micro_batch.failures), failed=len(micro_batch.failures))
+        if micro_batch.batch is None:
+            continue
+        measured = measure(micro_batch)
+        reseed(chunk)
+        if micro_batch.in_parts:
+            with torch.no_grad():
+                parts[chunk] = kept(micro_batch, *embed(computation, contrast, micro_batch))
+            sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].usable).sum())
+        else:
+            _add_whole(sums, computation, micro_batch, measured, unit, factor, lambda c=chunk: reseed(c))
+    _add_in_parts(sums, computation, micro_batches, parts, unit, factor, reseed, ranks)
+    reduce(sums.flat)
+    return sums.clipped(unit), sums.tally()
+
+
+# ---------------------------------------------------------------- groups within a micro-batch
+
+
+def group_loss(contrast: Contrast, micro_batch: MicroBatch, sizes: list[int]) -> Callable[[nn.Module, Any], Tensor]:
+    """Return the loss (model, batch) -> (G,): the mean over each group's rows; 0 for a group without a valid one."""
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(micro_batch.valid.device)
+    placed = replace(micro_batch, groups=groups)
+
+    def losses(model: nn.Module, batch: Any) -> Tensor:
+        rows = kept(placed, *contrast.embeddings(model, batch))
+        if bool((rows.usable != micro_batch.valid).any()):
+            raise _NotFinite(rows.usable)
+        found = losses_of_rows(contrast.loss, rows.u @ rows.v.mT, rows.meets)
+        total = found.new_zeros(len(sizes)).index_add(0, groups, found)  # what does not meet has exactly 0
+        return total / found.new_zeros(len(sizes)).index_add_(0, groups, rows.usable.to(found.dtype)).clamp(min=1.0)
+
+    return losses
+
+
+def _add_whole(
+    sums: Sums,
+    computation: Computation,
+    micro_batch: MicroBatch,
+    measured: Any,
+    unit: Group,
+    factor: ClipFactor,
+    reseed: Callable[[], None],
+) -> None:
+    sizes, used = _sizes(micro_batch)
+    drawn = micro_batch.valid.sum()
+    try:
+        result = _clipped(computation, micro_batch, measured, factor, sizes, used)
+    except _NotFinite as found:
+        fit = only_fit(micro_batch, found.fit)
+        if fit is None:
+            sums.count(nonfinite=drawn)
+            return
+        micro_batch = fit
+        reseed()
+        result = _clipped(computation, micro_batch, measured, factor, sizes, used)
+    finite = used & torch.isfinite(result.norms) & torch.isfinite(result.losses)
+    check_factors(result.factors, result.norms, finite, unit.clip_norm)
+    sums.add(result.grads)
+    sums.count(
+        nonfinite=drawn - micro_batch.valid.sum(),
+        clipped=(finite & (result.factors < 1.0)).sum(),
+        loss_sum=torch.where(finite, result.losses.double(), 0.0).sum(),
+    )
+
+
+def _clipped(
+    computation: Computation,
+    micro_batch: MicroBatch,
+    measured: Any,
+    factor: ClipFactor,
+    sizes: list[int],
+    used: Tensor,
+) -> Any:
+    return computation.engine.clipped_sum(
+        computation.model,
+        group_loss(contrast_of(computation, "Group"), micro_batch, sizes),
+        micro_batch.batch,
+        measured,
+        factor,
+        valid=used,
+        loss_scale=computation.loss_scale,
+        autocast=computation.autocast,
+        units=sizes,
+    )
+
+
+def _sizes(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
+    """Return the sizes of the groups in their order, padding as a last one, and which of them are no padding."""
+    if micro_batch.groups is None:
+        raise BadInput("a Group unit needs micro-batches that name the group of each row: take those of sf.loader.")
+    count = int(micro_batch.valid.sum())
+    ids, sizes = torch.unique_consecutive(micro_batch.groups[:count], return_counts=True)
+    if not bool(micro_batch.valid[:count].all()) or len(ids.unique()) != len(ids):
+        raise BadInput("the rows of a group stand side by side, and padding behind all of them.")
+    padding = len(micro_batch.valid) - count
+    used = torch.ones(len(sizes) + (padding > 0), dtype=torch.bool, device=micro_batch.valid.device)
+    used[len(sizes) :] = False
+    return [*sizes.tolist(), *([padding] if padding else [])], used
+
+
+# ---------------------------------------------------------------- groups in parts
+
+
+def _add_in_parts(
+    sums: Sums,
+    computation: Computation,
+    micro_batches: LogicalBatch,
+    parts: dict[int, Embedded],
+    unit: Group,
+    factor: ClipFactor,
+    reseed: Reseed,
+    ranks: Ranks,
+) -> None:
+    """Add the groups whose rows were embedded into `parts`; every rank goes through all of them in one order."""
+    rows, begin = all_ranks(list(parts.values()), ranks, sums.flat.device)
+    present = rows.groups[rows.usable].unique().tolist()
+    if not present:
+        return
+    contrast = contrast_of(computation, "Group")
+    on_u, on_v, losses = cotangents(contrast, rows)
+    mine = _Ahead(_placed(micro_batches, parts, begin))
+    for group in present:
+        total = Sums(computation.parameters)
+        for chunk, micro_batch, places in mine.up_to(group):
+            fit = only_fit(micro_batch, parts[chunk].usable)
+            if fit is not None:
+                reseed(chunk)
+                total.add(back(computation, embed(computation, contrast, fit), on_u[places], on_v[places]))
+        ranks.add_up(total.flat)
+        _add_one(sums, total, unit, factor, ranks.first)
+    if ranks.first:
+        sums.count(loss_sum=losses)
+
+
+def cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tensor]:
+    """Return dL / du and dL / dv (n, d), L the sum over groups of the mean loss of their rows; and L."""
+    on_u, on_v = torch.zeros_like(rows.u), torch.zeros_like(rows.v)
+    total = torch.zeros((), dtype=torch.float64, device=rows.u.device)
+    for group in rows.groups[rows.usable].unique().tolist():
+        places = ((rows.groups == group) & rows.usable).nonzero().squeeze(1)
+        own = rows.take(places)
+        derivative, losses = weights(contrast.loss, own.u @ own.v.mT, own.meets)
+        on_u[places] = derivative @ own.v / len(places)
+        on_v[places] = derivative.mT @ own.u / len(places)
+        total += losses.double().mean()
+    return on_u, on_v, total
+
+
+Placed = tuple[int, MicroBatch, slice]
+
+
+def _placed(micro_batches: LogicalBatch, parts: dict[int, Embedded], begin: int) -> Iterator[Placed]:
+    """Yield the micro-batches in parts again, with the places of their rows among those of all ranks."""
+    for chunk, micro_batch in enumerate(micro_batches):
+        if chunk in parts:
+            yield chunk, micro_batch, slice(begin, begin + len(micro_batch.valid))
+            begin += len(micro_batch.valid)
+
+
+class _Ahead:
+    """Micro-batches of one group each, in the order of their groups, handed out group by group without keeping any."""
+
+    def __init__(self, placed: Iterator[Placed]) -> None:
+        self._placed = placed
+        self._next = next(placed, None)
+
+    def up_to(self, group: int) -> Iterator[Placed]:
+        """Yield those of `group`; earlier groups, of which no row is usable, are passed over."""
+        while self._next is not None and (own := _only_group(self._next[1])) <= group:
+            if own == group:
+                yield self._next
+            self._next = next(self._placed, None)
+
+
+def _only_group(micro_batch: MicroBatch) -> int:
+    assert micro_batch.groups is not None
+    found = micro_batch.groups[micro_batch.valid].unique().tolist()
+    if len(found) != 1:
+        raise BadInput("a micro-batch in parts holds rows of one group.")
+    return found[0]
+
+
+def _add_one(sums: Sums, total: Sums, unit: Group, factor: ClipFactor, first: bool) -> None:
+    norm = torch.linalg.vector_norm(total.gradient)
+    weight = factor(norm[None])
+    check_factors(weight, norm[None], torch.isfinite(norm)[None], unit.clip_norm)
+    if first and bool(torch.isfinite(norm)):
+        sums.gradient.add_(total.gradient * weight)
+        sums.count(clipped=(weight[0] < 1.0).double())

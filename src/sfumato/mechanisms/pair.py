@@ -1,0 +1,203 @@
+"""The pair unit (Logit-DP, arXiv 2310.03104): the gradient of every similarity is clipped, all weighted ones are added.
+
+grad L = sum_ij D_ij grad Z_ij. With c_ij = min(1, B / ||grad Z_ij||) and W = D o c, the clipped sum
+
+    sum_ij W_ij (J_i^T v_j + J'_j^T u_i) = sum_i J_i^T (W v)_i + sum_j J'_j^T (W^T u)_j
+
+is one backward pass with cotangents W V on U and W^T U on V. The first pass embeds all rows and takes the Gram matrices
+of their Jacobians, from which all n^2 norms follow; the second pass is that one backward pass, in parts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sfumato import norms
+from sfumato.base import BadInput, Refused
+from sfumato.losses import Contrast
+from sfumato.losses.contrast import cosines, weights
+from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
+from sfumato.mechanisms.clip import ClipFactor
+from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.embedded import (
+    Embedded,
+    Ranks,
+    Reseed,
+    all_ranks,
+    back,
+    contrast_of,
+    embed,
+    kept,
+    only_fit,
+)
+from sfumato.plan import Pair
+
+_JACOBIAN_BYTES = 8 << 30
+_UNIT_NORM = 1e-3
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What the first pass keeps of a micro-batch: its rows, and their Gram matrices or Jacobians."""
+
+    rows: Embedded
+    jacobians: norms.PairJacobians
+
+
+def clip_pairs(
+    computation: Computation,
+    micro_batches: LogicalBatch,
+    unit: Pair,
+    factor: ClipFactor,
+    *,
+    measure: MeasureOnce,
+    reduce: Callable[[Tensor], None],
+    reseed: Reseed,
+    ranks: Ranks,
+    batch_size: float,
+) -> tuple[Clipped, Tally]:
+    """Return sum_ij factor(||grad Z_ij||) D_ij grad Z_ij over the usable rows of the logical batch.
+
+    Presence and swap are the unit's own (proofs at `plan.contrast`): each pair's clipped gradient is a function of its
+    two records, and D moves by what the loss's bounds say. A row that is not finite, in its embedding or in its
+    Jacobian, leaves before the similarities are formed.
+
+    Args:
+        measure, reduce, reseed, ranks: as for `clip_groups`.
+        batch_size: the expected number of rows, a public constant; what would not fit into memory is refused by it.
+
+    Raises:
+        BadInput: the loss is no `Contrast`, is another than the plan's, or Jacobians would not fit into memory.
+        Refused: the temperature is learned, or embeddings are not of unit norm.
+    """
+    contrast = contrast_of(computation, "Pair")
+    _check_loss(contrast, unit)
+    sums = Sums(computation.parameters)
+    parts: dict[int, _Part] = {}
+    for chunk, micro_batch in enumerate(micro_batches):
+        sums.count(rows=micro_batch.valid.sum() + len(micro_batch.failures), failed=len(micro_batch.failures))
+        if micro_batch.batch is None:
+            continue
+        fresh = measure.fresh
+        measured = measure(micro_batch)
+        if fresh:
+            _check_embeddings(computation, contrast, micro_batch)
+        parts[chunk] = _first_pass(computation, micro_batch, measured, unit, lambda c=chunk: reseed(c))
+        _check_memory(parts[chunk], batch_size)
+        sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].rows.usable).sum())
+    on_u, on_v = _cotangents(sums, list(parts.values()), unit, factor, ranks)
+    begin = 0
+    for chunk, micro_batch in enumerate(micro_batches):
+        if chunk not in parts:
+            continue
+        fit = only_fit(micro_batch, parts[chunk].rows.usable)
+        places = slice(begin, begin + len(micro_batch.valid))
+        begin = places.stop
+        if fit is not None:
+            reseed(chunk)
+            sums.add(back(computation, embed(computation, contrast, fit), on_u[places], on_v[places]))
+    reduce(sums.flat)
+    return sums.clipped(unit), sums.tally()
+
+
+def _check_loss(contrast: Contrast, unit: Pair) -> None:
+    if contrast.log_scale is not None:
+        raise Refused(
+            f"under the Pair unit the temperature is a public constant of the plan: {contrast.log_scale} cannot be "
+            "learned (its gradient sums over all pairs). Freeze it, or use the unit Group."
+        )
+    if contrast.loss != unit.loss:
+        raise BadInput(f"the plan is for {unit.loss.describe()}; loss_fn has {contrast.loss.describe()}.")
+
+
+def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch: MicroBatch) -> None:
+    """Refuse embeddings that are not of unit norm, seen on made-up rows."""
+    make = computation.synthetic or (lambda n: norms.synthetic_twin(micro_batch.batch, n))
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for side in embed(computation, contrast, MicroBatch(batch=make(3), valid=torch.ones(3, dtype=torch.bool))):
+            if bool(((torch.linalg.vector_norm(side, dim=1) - 1).abs() > _UNIT_NORM).any()):
+                raise Refused("under the Pair unit embeddings must have unit norm: normalise them in embed.")
+
+
+def _check_memory(part: _Part, batch_size: float) -> None:
+    found = part.jacobians
+    if (
+        found.shared
+        and found.exact
+        and batch_size * 2 * found.of_u[0].numel() * found.of_u.element_size() > _JACOBIAN_BYTES
+    ):
+        raise BadInput(
+            "the exact norms of a shared encoder keep every row's Jacobian, which is too much here: take "
+            'Pair(norms="bound"), a narrower embedding, or smaller batches.'
+        )
+
+
+def _first_pass(
+    computation: Computation, micro_batch: MicroBatch, measured: object, unit: Pair, reseed: Callable[[], None]
+) -> _Part:
+    """Embed the rows and measure their Jacobians; again without those that are not fit, if there are any."""
+    part = _measured(computation, micro_batch, measured, unit, reseed)
+    if torch.equal(part.rows.usable, micro_batch.valid):
+        return part
+    fit = only_fit(micro_batch, part.rows.usable)
+    return part if fit is None else _measured(computation, fit, measured, unit, reseed)
+
+
+def _measured(
+    computation: Computation, micro_batch: MicroBatch, measured: object, unit: Pair, reseed: Callable[[], None]
+) -> _Part:
+    reseed()
+    found = computation.engine.pair_jacobians(
+        computation.model,
+        contrast_of(computation, "Pair").embeddings,
+        micro_batch.batch,
+        measured,
+        exact=unit.norms == "exact",
+        autocast=computation.autocast,
+    )
+    sound = torch.ones_like(micro_batch.valid)
+    for side in (found.u, found.v):
+        sound &= (torch.linalg.vector_norm(side, dim=1) - 1).abs() <= _UNIT_NORM  # a row of zeros, or of NaN
+    for side in (found.of_u, found.of_v):
+        sound &= torch.isfinite(side.flatten(1)).all(1)
+    rows = kept(replace(micro_batch, valid=micro_batch.valid & sound), found.u, found.v)
+    left = (torch.where(rows.usable[:, None, None], side, 0.0) for side in (found.of_u, found.of_v))
+    return _Part(rows, replace(found, **dict(zip(("of_u", "of_v"), left, strict=True))))
+
+
+def _cotangents(sums: Sums, parts: list[_Part], unit: Pair, factor: ClipFactor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Return W V and W^T U (n, d) over the rows of all ranks, this rank's alone, in their order."""
+    device = sums.flat.device
+    rows, begin = all_ranks([part.rows for part in parts], ranks, device)
+    if not len(rows.u):
+        return rows.u, rows.v
+    similarity = cosines(rows.u, rows.v)
+    derivative, losses = weights(unit.loss, similarity, rows.meets)
+    lengths = _pair_norms(parts, rows, ranks)
+    scale = torch.where(rows.meets, factor(lengths).to(derivative.dtype), 0.0)
+    weighted = derivative * scale
+    if ranks.first:
+        sums.count(clipped=(rows.meets & (scale < 1.0)).sum(), loss_sum=losses.double().sum())
+    mine = slice(begin, begin + sum(len(part.rows.u) for part in parts))
+    return (weighted @ rows.v)[mine], (weighted.mT @ rows.u)[mine]
+
+
+def _pair_norms(parts: list[_Part], rows: Embedded, ranks: Ranks) -> Tensor:
+    """Return ||grad Z_ij||, (n, n), of the rows of all ranks: exact, or bounded by the triangle inequality."""
+    found = [part.jacobians for part in parts]
+    if any(one.shared and one.exact for one in found):
+        if len(rows.u) != sum(len(part.rows.u) for part in parts):
+            raise Refused('the exact norms of a shared encoder are for one process: take Pair(norms="bound").')
+        return norms.shared_norms(
+            rows.u, rows.v, torch.cat([one.of_u for one in found]), torch.cat([one.of_v for one in found])
+        )
+    sides = [rows.u.new_zeros(0, len(rows.u), dtype=torch.float64)] * 2
+    if parts:
+        own = [torch.cat([getattr(part.rows, name) for part in parts]) for name in ("u", "v")]
+        grams = [torch.cat([getattr(one, name) for one in found]) for name in ("of_u", "of_v")]
+        sides = [norms.side_norms(own[0], rows.v, grams[0]), norms.side_norms(own[1], rows.u, grams[1])]
+    by_u, by_v = (ranks.gather(side)[0] for side in sides)
+    shared = any(one.shared for one in found)
+    return by_u + by_v.mT if shared else torch.hypot(by_u, by_v.mT)
