@@ -64,6 +64,8 @@ def test_without_an_owner_column_a_row_is_a_record(export):
 def test_private_captions_give_no_vocabulary(hospital):
     with pytest.raises(Refused, match="private"):
         hospital.captions()
+    with pytest.raises(Refused, match="private"):
+        hospital.to_spell()
     assert next(shapes(3).captions()) == shapes(3)[0]["caption"]
 
 
@@ -142,4 +144,4 @@ def test_all_captions_of_a_row(hospital):
 def test_a_vocabulary_can_spell_the_captions_of_classes(hospital):
     public = replace(hospital, public=True)
     told = list(public.captions())
-    assert list(replace(public, class_captions=("a new one", told[0])).captions()) == [*told, "a new one"]
+    assert list(replace(public, class_captions=("a new one", told[0])).to_spell()) == [*told, "a new one"]

@@ -161,6 +161,6 @@ def test_own_templates(ten):
 
 
 def test_the_words_of_coarse_groups_are_in_the_public_text(hundred):
-    told = list(cifar100("train", hundred, coarse=True).captions())
+    told = list(cifar100("train", hundred, coarse=True).to_spell())
     assert told[-20:] == [f"a photo of {name}" for name in COARSE_NAMES]
     assert len(set(told)) == len(told) == 520

@@ -75,7 +75,7 @@ def test_held_out_concepts_are_unseen(twemoji):
     train, test = holdout(twemoji, 0.1)
     assert test.num_records == round(0.1 * twemoji.num_records)
     assert train.num_records + test.num_records == twemoji.num_records
-    assert set(train.captions()) & set(test.captions()) == set(twemoji.class_captions)
+    assert set(train.to_spell()) & set(test.to_spell()) == set(twemoji.class_captions)
     queries = one_per_record(test)
     assert len(queries) == queries.num_records == test.num_records
     assert len({queries[index]["caption"] for index in range(len(queries))}) == len(queries)

@@ -62,7 +62,7 @@ def made(dataset, rows, num_workers=0):
     """The rows in the given order, each by its own key, as the loader of training makes them."""
     requests = [RowRequest(row, derive(bytes(32), "augment", row)) for row in rows]
     loader = DataLoader(Rows(dataset), sampler=requests, batch_size=None, num_workers=num_workers)
-    return dict(zip(rows, loader, strict=True))
+    return {row: made_row for row, (_, made_row) in zip(rows, loader, strict=True)}
 
 
 @pytest.mark.parametrize("place", range(3))

@@ -49,7 +49,7 @@ class Words(nn.Module):
 
 
 class Vit(nn.Module):
-    """A transformers ViT with a linear head on its class token."""
+    """A transformers ViT with a linear head on the mean of its patches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Vit(nn.Module):
         self.head = nn.Linear(8, DIM)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.vit(x).last_hidden_state[:, 0])
+        return self.head(self.vit(x).last_hidden_state[:, 1:].mean(1))
 
 
 class TwoTowers(nn.Module):

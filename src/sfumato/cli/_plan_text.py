@@ -92,7 +92,8 @@ def comparison(rows: list[dict[str, Any]], parameters: int) -> Table:
     """Return one line per unit: distances, noise, signal, cost."""
     found = Table(title=f"units at one batch; {parameters:,} trainable parameters")
     for name in ("clipped", "presence", "swap", "noise multiplier", "noise std", "noise / signal", "signal to noise"):
-        found.add_column(name, justify="left" if name == "clipped" else "right")
+        first = name == "clipped"
+        found.add_column(name, justify="left" if first else "right", min_width=13 if first else None)
     for row in rows:
         found.add_row(
             row["unit"],

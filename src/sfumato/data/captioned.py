@@ -137,21 +137,24 @@ class Captioned:
         return len(self) if self.owners is None else len(self.owners)
 
     def captions(self) -> Iterator[str]:
-        """Yield every caption of the set, then those of its classes that no row has: what a vocabulary must spell.
-
-        Raises:
-            Refused: the set is not declared public.
-        """
+        """Yield every caption of the set. Raises Refused unless the set is declared public."""
         if not self.public:
             raise Refused(
                 f"captions of '{self.name}' are private: a vocabulary or a count made from them would be an "
                 "unaccounted look. Use declared public text, or declare the set public."
             )
-        return self._captions()
+        return self.rows.texts(self.selection)
 
-    def _captions(self) -> Iterator[str]:
+    def to_spell(self) -> Iterator[str]:
+        """Yield every caption of the set, then those of its classes that no row has: what a vocabulary must spell.
+
+        Raises Refused as `captions`.
+        """
+        return self._with_classes(self.captions())
+
+    def _with_classes(self, captions: Iterator[str]) -> Iterator[str]:
         of_classes = dict.fromkeys(self.class_captions or ())
-        for text in self.rows.texts(self.selection):
+        for text in captions:
             of_classes.pop(text, None)
             yield text
         yield from of_classes

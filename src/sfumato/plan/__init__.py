@@ -2,11 +2,12 @@
 
 from sfumato.plan.claim import Claim
 from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
+from sfumato.plan.coupled import Group, Pair
 from sfumato.plan.defaults import default_batch_size, default_steps
 from sfumato.plan.explain import card_facts, describe_sampling, figures, num_parameters
 from sfumato.plan.grid import epsilon_grid
 from sfumato.plan.plan import Plan
-from sfumato.plan.units import Conjectured, Example, Group, Pair, Unit
+from sfumato.plan.units import Conjectured, Example, Unit
 
 __all__ = [
     "Claim",

@@ -10,9 +10,10 @@ from sfumato.base import BadInput, GaussianStep, Refused, Relation
 from sfumato.plan import serialise, warnings
 from sfumato.plan.checks import not_negative, whole
 from sfumato.plan.claim import Claim
+from sfumato.plan.coupled import Group, Pair
 from sfumato.plan.resize import resized
 from sfumato.plan.resolve import resolve_delta, resolve_relation
-from sfumato.plan.units import Group, Pair, Unit
+from sfumato.plan.units import Unit
 from sfumato.sampling import FixedSize, FullBatch, Poisson, Sampler
 
 Solve = Literal["noise_multiplier", "steps", "batch_size"]

@@ -6,7 +6,8 @@ from typing import Any
 
 from sfumato.base import BadInput
 from sfumato.plan.contrast import InfoNCE, Sigmoid, SpreadOut
-from sfumato.plan.units import Conjectured, Example, Group, Pair
+from sfumato.plan.coupled import Group, Pair
+from sfumato.plan.units import Conjectured, Example
 from sfumato.sampling import FixedSize, FullBatch, Poisson
 
 SCHEMA = 1

@@ -110,7 +110,7 @@ def tokenizer_of(run: Run, train: data.Captioned) -> tuple[models.Tokenizer, str
     if train.public:
         if run.data.spec.partition(":")[0] == "shapes":
             return models.Tokenizer.from_public_text(data.shapes_vocabulary()), "the words of the shapes grammar"
-        texts = islice(train.captions(), _COUNTED)
+        texts = islice(train.to_spell(), _COUNTED)
         return models.Tokenizer.from_public_text(texts), "the words of the public caption templates"
     raise BadInput(
         "the captions are private, so no vocabulary is made from them: give --vocabulary (a WordPiece vocab.txt), "
@@ -136,7 +136,7 @@ def text_length(run: Run, train: data.Captioned, tokenizer: models.Tokenizer) ->
                 "the captions are private, so their lengths are not looked at: choose --max-tokens (40 is the paper's)."
             )
         return wanted
-    lengths = tokenizer.count_tokens(islice(train.captions(), _COUNTED))
+    lengths = tokenizer.count_tokens(islice(train.to_spell(), _COUNTED))
     longest = max(lengths)
     if wanted is not None and wanted < longest:
         cut = sum(length > wanted for length in lengths)
