@@ -91,15 +91,14 @@ PASSES = {
 def comparison(rows: list[dict[str, Any]], parameters: int) -> Table:
     """Return one line per unit: distances, noise, signal, cost."""
     found = Table(title=f"units at one batch; {parameters:,} trainable parameters")
-    for name in ("clipped", "presence", "swap", "noise multiplier", "noise std", "noise / signal", "signal to noise"):
+    for name in ("clipped", "presence", "swap", "noise std", "noise / signal", "signal to noise"):
         first = name == "clipped"
         found.add_column(name, justify="left" if first else "right", min_width=13 if first else None)
     for row in rows:
         found.add_row(
-            row["unit"],
+            row["clipped"],
             f"{row['presence']:.5g}",
             f"{row['swap']:.5g}",
-            f"{row['noise_multiplier']:.5g}",
             f"{row['noise_std']:.5g}",
             f"{row['noise_to_signal']:.3g}",
             _short(row["signal_to_noise"]),
@@ -115,8 +114,10 @@ def comparison_sentences(rows: list[dict[str, Any]]) -> list[Text]:
             "scale for all units; how close real gradients come to the largest differs."
         )
     ]
-    found += [Text(f"{row['unit']}: {row['passes']}.") for row in rows]
-    return found + [Text(f"Warning: {row['unit']}: {row['caution']}", style="yellow") for row in rows if row["caution"]]
+    found += [Text(f"{row['clipped']}: {row['passes']}.") for row in rows]
+    return found + [
+        Text(f"Warning: {row['clipped']}: {row['caution']}", style="yellow") for row in rows if row["caution"]
+    ]
 
 
 def twin_sentence(twin: "Plan", k: float) -> Text:

@@ -261,9 +261,8 @@ def _compare(command: PlanCommand) -> int:
     parameters = command.num_parameters or num_parameters(command.size)
     rows = [
         {
-            "unit": name,
+            "clipped": name,
             **plan.summary(),
-            "describe": plan.unit.describe(),
             "noise_to_signal": plan.noise_std / plan.divisor / plan.unit.largest_mean(plan.batch_size),
             "signal_to_noise": plan.signal_to_noise(parameters),
             "passes": _plan_text.PASSES[name.split()[0]],
