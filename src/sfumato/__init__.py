@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # what `__getattr__` does, told to type checkers and editors; a test compares the two
     from sfumato.base import BadInput, Refused, Relation, SfumatoError
     from sfumato.losses import Contrast, caption_loss
-    from sfumato.plan import Conjectured, Example, Group, InfoNCE, Pair, Plan, Sigmoid, SpreadOut
+    from sfumato.plan import Conjectured, ConjecturedLoss, Example, Group, InfoNCE, Pair, Plan, Sigmoid, SpreadOut
     from sfumato.sampling import FixedSize, FullBatch, Poisson
     from sfumato.train import PrivateGradients, Trainer, loader
 
@@ -26,6 +26,7 @@ _HOME_OF = {
     "FullBatch": "sfumato.sampling",
     "Poisson": "sfumato.sampling",
     "Conjectured": "sfumato.plan",
+    "ConjecturedLoss": "sfumato.plan",
     "Example": "sfumato.plan",
     "Group": "sfumato.plan",
     "InfoNCE": "sfumato.plan",
@@ -58,6 +59,7 @@ _ROOMS = (
 __all__ = [
     "BadInput",
     "Conjectured",
+    "ConjecturedLoss",
     "Contrast",
     "Example",
     "FixedSize",

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.base.seeds import derive, generator
-from sfumato.data import Columns, Decoder, Jitter, PairRows, Preprocess, TwoViews, ViewRows, image_folder, shapes
+from sfumato.data import Columns, Decoder, Jitter, PairRows, Preprocess, TwoViews, image_folder, shapes
 from sfumato.train.rows import RowRequest, Rows
 
 STILL = Jitter(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0, grey=0.0)
@@ -29,17 +29,17 @@ def text(ids):
     return "".join(chr(number) for number in ids if number)
 
 
-def views_of(captioned, num_views=4, *, augment="crop", vary_captions=True, **settings):
+def pairs_of(captioned, *, augment="crop", vary_captions=True, jitter=None):
     preprocess = Preprocess(image_size=24, augment=augment)
-    pairs = PairRows(
+    return PairRows(
         captioned=captioned,
         preprocess=preprocess,
         encode=encode,
         max_tokens=40,
         vary_captions=vary_captions,
+        jitter=jitter,
         text_name="input_ids",
     )
-    return ViewRows(pairs=pairs, num_views=num_views, **settings)
 
 
 def hospital(tmp_path, num_broken=0):
@@ -54,7 +54,7 @@ def datasets():
     return [
         TwoViews.suited(scenes, 24),
         TwoViews.suited(scenes, 80),  # with blur
-        views_of(scenes, jitter=Jitter.suited(24, captions=True)),
+        pairs_of(scenes, jitter=Jitter.suited(24, captions=True)),
     ]
 
 
@@ -133,63 +133,25 @@ def test_rows_of_evaluation_are_fixed():
         assert not torch.equal(first["pixel_values"], dataset[4]["pixel_values"])
 
 
-def test_views_with_captions_have_one_shape():
-    row = views_of(shapes(3), 3).draw(1, generator(bytes(32)))
-    assert (row["pixel_values"].shape, row["pixel_values"].dtype) == ((3, 3, 24, 24), torch.float32)
-    assert (row["input_ids"].shape, row["input_ids"].dtype) == ((3, 40), torch.int64)
-    assert len({view.numpy().tobytes() for view in row["pixel_values"]}) == 3
-    assert {text(ids) for ids in row["input_ids"].tolist()} == {shapes(3)[1]["caption"][:40]}
-
-
-def test_views_take_different_captions_as_far_as_they_go():
-    captioned = build_labelled(templates=("a {label}", "the {label}", "{label}"))
-    seen = set()
-    for seed in range(30):
-        row = views_of(captioned, 4).draw(0, np.random.default_rng(seed))
-        texts = [text(ids) for ids in row["input_ids"].tolist()]
-        assert set(texts[:3]) == {"a owl", "the owl", "owl"}
-        assert texts[3] == texts[0]
-        seen.add(texts[0])
-    assert seen == {"a owl", "the owl", "owl"}
-    fixed = views_of(captioned, 4, vary_captions=False).draw(0, np.random.default_rng(0))
-    assert {text(ids) for ids in fixed["input_ids"].tolist()} == {"a owl"}
-
-
-def test_views_across_the_rows_of_a_record(tmp_path):
-    """Each view is a picture with its own caption: told by the pixels of the row that the caption is of."""
-    _, captioned = hospital(tmp_path)
-    views = views_of(captioned, 4, augment="none", across_rows=True)
-    still = Preprocess(image_size=24, augment="none")
-    for rows in views.owners:
-        index = int(rows[-1])
-        drawn = views.draw(index, generator(derive(bytes(32), index)))
-        shown = []
-        for pixels, ids in zip(drawn["pixel_values"], drawn["input_ids"].tolist(), strict=True):
-            match = [row for row in rows if torch.equal(pixels, still.evaluate(captioned[row]["image"]))]
-            assert len(match) == 1
-            assert text(ids) == captioned[match[0]]["caption"]
-            shown.append(int(match[0]))
-        assert shown[0] == index
-        assert set(shown) == set(rows)  # at most four rows, four views
+def test_jitter_of_captioned_rows_moves_training_pictures_only():
+    scenes = shapes(3)
+    plain = pairs_of(scenes, augment="none", vary_captions=False)
+    jittered = pairs_of(scenes, augment="none", vary_captions=False, jitter=Jitter.suited(24, captions=True))
+    one, other = (rows.draw(1, generator(bytes(32))) for rows in (plain, jittered))
+    assert not torch.equal(one["pixel_values"], other["pixel_values"])
+    assert torch.equal(one["input_ids"], other["input_ids"])
+    assert torch.equal(plain[1]["pixel_values"], jittered[1]["pixel_values"]), "evaluation is never distorted"
 
 
 def test_rows_that_cannot_be_read(tmp_path):
     export, captioned = hospital(tmp_path, num_broken=3)
-    views = views_of(captioned, 4, augment="none", across_rows=True)
-    for rows in views.owners:
-        whole = [int(row) for row in rows if row not in export.broken]
-        for row in set(rows.tolist()) - set(whole):
-            with pytest.raises(UndecodableRow):
-                views.draw(row, generator(bytes(32)))
-        if whole:
-            assert views.draw(whole[0], generator(bytes(32)))["pixel_values"].shape == (4, 3, 24, 24)
     with pytest.raises(UndecodableRow):
         TwoViews.suited(captioned, 24).draw(export.broken[0], generator(bytes(32)))
 
 
 def test_owners_and_manifests_are_forwarded(tmp_path):
     _, captioned = hospital(tmp_path)
-    two, many = TwoViews.suited(captioned, 24), views_of(captioned, 2)
+    two, many = TwoViews.suited(captioned, 24), pairs_of(captioned)
     for dataset in (two, many):
         assert len(dataset) == len(captioned)
         assert [rows.tolist() for rows in dataset.owners] == [rows.tolist() for rows in captioned.owners]
@@ -197,9 +159,8 @@ def test_owners_and_manifests_are_forwarded(tmp_path):
     others = [
         TwoViews.suited(captioned, 24, jitter=STILL),
         TwoViews.suited(captioned, 24, scale=(0.5, 1.0)),
-        views_of(captioned, 3),
-        views_of(captioned, 2, across_rows=True),
-        views_of(captioned, 2, jitter=STILL),
+        pairs_of(captioned, vary_captions=False),
+        pairs_of(captioned, jitter=STILL),
     ]
     manifests = [json.dumps(dataset.manifest(), sort_keys=True) for dataset in (two, many, *others)]
     assert len(set(manifests)) == len(manifests)
@@ -209,14 +170,3 @@ def test_views_travel_to_workers():
     for dataset in datasets():
         again = pickle.loads(pickle.dumps(dataset))
         assert torch.equal(again[1]["pixel_values"], dataset[1]["pixel_values"])
-
-
-def test_wrong_settings_are_named():
-    scenes = shapes(2)
-    with pytest.raises(BadInput, match="num_views must be >= 1"):
-        views_of(scenes, 0)
-    with pytest.raises(BadInput, match="across_rows needs"):
-        views_of(scenes, 2, across_rows=True)
-    with pytest.raises(BadInput, match="num_views 2 without augmentation"):
-        views_of(scenes, 2, augment="none", vary_captions=False, jitter=STILL)
-    views_of(scenes, 1, augment="none", vary_captions=False)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.losses import Contrast
-from sfumato.losses.contrast import cosines, rows, weights
-from sfumato.plan import InfoNCE, Sigmoid, SpreadOut
+from sfumato.losses.contrast import cosines, rows
+from sfumato.plan import ConjecturedLoss, InfoNCE, Sigmoid, SpreadOut
 
 LOSSES = [
     InfoNCE(temperature=0.3, symmetric=False),
@@ -18,6 +18,10 @@ LOSSES = [
     Sigmoid(temperature=0.5, bias=-1.0),
     SpreadOut(),
 ]
+
+
+def weights(loss, z: Tensor, meets: Tensor) -> tuple[Tensor, Tensor]:
+    return Contrast(embed=lambda model, batch: (batch, batch), loss=loss).weights(z, meets)
 
 
 def similarities(n: int) -> Tensor:
@@ -95,3 +99,20 @@ def test_embeddings_are_checked_and_widened() -> None:
 def test_an_unknown_loss_is_named() -> None:
     with pytest.raises(BadInput, match="NoneType"):
         rows(None, similarities(2), everyone(2))
+
+
+def test_a_loss_of_ones_own_brings_value_and_claims() -> None:
+    """The derivative comes from the value; bounds are claimed, so the unit is not proved and no epsilon is printed."""
+    claimed = ConjecturedLoss(rule="cubes", join=9.0, exchange=12.0)
+
+    def cubes(z: Tensor, meets: Tensor) -> Tensor:
+        return torch.where(meets, z, 0.0).pow(3).sum(1)
+
+    contrast = Contrast(embed=lambda model, batch: (batch, batch), loss=claimed, value=cubes)
+    z = similarities(4)
+    derivative, losses = contrast.weights(z, everyone(4))
+    torch.testing.assert_close(derivative, 3 * z**2)
+    torch.testing.assert_close(losses, (z**3).sum(1))
+    for wrong in ({"loss": claimed}, {"loss": LOSSES[0], "value": cubes}):
+        with pytest.raises(BadInput, match="ConjecturedLoss"):
+            Contrast(embed=lambda model, batch: (batch, batch), **wrong)

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.base import BadInput
-from sfumato.plan import InfoNCE, Sigmoid, SpreadOut
+from sfumato.base import BadInput, Refused
+from sfumato.plan import ConjecturedLoss, InfoNCE, Pair, Plan, Sigmoid, SpreadOut
+from sfumato.sampling import Poisson
 
 LOSSES = [
     *(InfoNCE(temperature=tau, symmetric=both) for tau in (1.0, 0.5, 0.2) for both in (False, True)),
@@ -155,3 +156,20 @@ def test_what_has_no_bound_is_refused() -> None:
         InfoNCE(temperature=0.001)
     with pytest.raises(BadInput, match="bias"):
         Sigmoid(temperature=1.0, bias=math.nan)
+
+
+def test_claims_of_a_conjectured_loss_are_charged_but_never_proved() -> None:
+    loss = ConjecturedLoss(rule="cubes", join=9.0, exchange=12.0, weight=3.0)
+    unit = Pair(clip_norm=0.5, loss=loss)
+    assert (unit.presence, unit.swap, unit.proved) == (4.5, 6.0, False)
+    assert Pair(clip_norm=0.5, loss=InfoNCE(temperature=1.0)).proved
+    plan = Plan(
+        unit=unit, sampler=Poisson(num_records=100, expected_batch_size=10, cap=40), steps=2, noise_multiplier=1.0
+    )
+    assert plan.noise_std == 4.5
+    assert Plan.from_json(plan.to_json()) == plan
+    with pytest.raises(Refused, match="cubes"):
+        plan.epsilon()
+    for wrong in ({"join": 0.0}, {"rule": " "}):
+        with pytest.raises(BadInput):
+            ConjecturedLoss(**{"rule": "x", "join": 1.0, "exchange": 1.0, **wrong})

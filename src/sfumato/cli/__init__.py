@@ -20,10 +20,11 @@ from sfumato.base import SfumatoError
 COMMANDS = {
     "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
     "train": "Train under the plan's guarantee; the same command again resumes",
+    "finetune": "A linear classifier on a run's frozen features, private or not",
     "evaluate": "Measure what a run learned, beside its baselines",
     "report": "Write one self-contained HTML page of a run",
     "export": "Hand a run's model on: transformers format, whole or the encoder",
-    "predict": "Caption new pictures with a run's model",
+    "predict": "Caption, match or classify new pictures with a run's model",
     "study": "Repeat a paper's experiment and plot it",
     "demo": "All of it on built-in data: train, evaluate, report",
 }

@@ -11,13 +11,15 @@ from rich.console import Console
 EXAMPLES = """
 sfumato evaluate runs/x
 sfumato evaluate runs/x --suite probe,fewshot,zeroshot
+sfumato evaluate runs/towers --suite zeroshot,retrieval,knn
 sfumato evaluate runs/shapes --suite shapes,aro --limit 1000
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
-    """Measure a run's encoder (probe, fewshot) and captions (zeroshot, caption, shapes, aro) on held-out data.
+    """Measure a run's encoder (probe, fewshot, knn), what it makes of words (zeroshot, retrieval) and its captions
+    (caption, shapes, aro) on held-out data; of a classifier its accuracy.
 
     Raw pixels, HOG and the same encoder at random initialisation always stand beside. The table goes to the screen, the
     figures to RUN/export/metrics.json, those that rest on private pictures to RUN/private/metrics.json only.
@@ -26,8 +28,9 @@ class EvaluateCommand:
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of a run."""
 
-    suite: str = "probe,fewshot,zeroshot,caption"
-    """Comma-separated: probe, fewshot, zeroshot, caption, shapes, aro."""
+    suite: str | None = None
+    """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro.
+    Default: what suits the model."""
 
     limit: int | None = None
     """Use at most so many pictures of each set."""
@@ -45,7 +48,7 @@ def run(command: EvaluateCommand) -> int:
         def progress(what: str, done: int, total: int) -> None:
             status.update(f"{what}: {done:,} of {total:,}")
 
-        suites = [name.strip() for name in command.suite.split(",") if name.strip()]
+        suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
         results = evaluate_run(command.run, suites=suites, limit=command.limit, progress=progress)
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(results)]
     Console().print(tables.table(rows, list(evaluate.COLUMNS), title=str(command.run)))

@@ -15,16 +15,16 @@ sfumato export runs/x --to hf --part encoder --out encoder/
 
 @dataclass(frozen=True, kw_only=True)
 class ExportCommand:
-    """Write a folder that transformers loads without sfumato: the captioner, or its image encoder alone."""
+    """Write a folder that loads without sfumato: a captioner or its image encoder, towers, or an encoder."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of a run."""
 
     to: Literal["hf"] = "hf"
-    """Format: hf, a transformers folder with safetensors weights."""
+    """Format: hf, a transformers folder with safetensors weights (open_clip's and timm's models: their library's)."""
 
     part: Literal["model", "encoder"] = "model"
-    """The whole captioner, or its image encoder."""
+    """Of a captioner: the whole, or its image encoder."""
 
     out: Path | None = None
     """Where to. Default: RUN/export/hf-PART."""
@@ -32,10 +32,8 @@ class ExportCommand:
 
 def run(command: ExportCommand) -> int:
     """Write the folder and say where it is."""
-    from sfumato import models
+    from sfumato.recipes.trained import hand_on
 
-    loaded = models.load_export(command.run)
     out = command.out or command.run / "export" / f"hf-{command.part}"
-    path = models.export(loaded.model, loaded.tokenizer, loaded.preprocess, out, part=command.part)
-    sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{hand_on(command.run, out, command.part)}\n")
     return 0

@@ -1,4 +1,4 @@
-"""`sfumato predict RUN IMAGES`: caption new pictures."""
+"""`sfumato predict RUN IMAGES`: caption, match or classify new pictures."""
 
 import json
 import sys
@@ -12,12 +12,13 @@ EXAMPLES = """
 sfumato predict runs/x picture.png
 sfumato predict runs/x images/ --jsonl
 sfumato predict runs/x scans/ --window 0 4095 --num-beams 4
+sfumato predict runs/towers images/ --labels "a photo of a bag" "a photo of a coat"
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Caption pictures with a run's model: files, or folders whose pictures are all captioned."""
+    """Answer for each picture: a caption (captioner), the best of --labels (towers), or a class (classifier)."""
 
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of a run, or an export of one."""
@@ -31,6 +32,9 @@ class PredictCommand:
     num_beams: int = 1
     """Beam search; 1 is greedy."""
 
+    labels: tuple[str, ...] = ()
+    """Texts that two towers choose among."""
+
     jsonl: bool = False
     """One JSON object a line instead of text."""
 
@@ -40,7 +44,7 @@ def run(command: PredictCommand) -> int:
     from sfumato.recipes.predict import predict
 
     failed = 0
-    for path, caption, error in predict(command.run, command.images, command.window, command.num_beams):
+    for path, caption, error in predict(command.run, command.images, command.window, command.num_beams, command.labels):
         failed += error is not None
         if command.jsonl:
             sys.stdout.write(json.dumps({"image": str(path), "caption": caption, "error": error}) + "\n")

@@ -1,15 +1,13 @@
 """`sfumato train RECIPE`: train under the plan's guarantee; the same command again resumes."""
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 
 from sfumato.base import BadInput
+from sfumato.cli import _training
 from sfumato.recipes.run import Run
 
 EXAMPLES = """
@@ -18,6 +16,11 @@ sfumato train dp-cap --data images/ --captions reports.csv --image-column file -
     --owner-column patient --window 0 4095 --vocabulary vocab.txt --max-tokens 40 --epsilon 8 --holdout 0.1
 sfumato train dp-cap --data shapes:200000 --epsilon 4 --out runs/shapes
 sfumato train dp-cap --data fashion-mnist --non-private --out runs/twin
+sfumato train dp-gcl --data fashion-mnist --epsilon 8
+sfumato train dp-clip --data images/ --captions products.csv --init clip/ --train last-2 --max-tokens 77 --epsilon 3
+sfumato train dp-gcl --data emoji --init lit --holdout 0.2 --epsilon 8
+sfumato train logit-dp --data fashion-mnist --temperature 0.5 --epsilon 8        # one encoder, two views
+sfumato train logit-dp --data fashion-mnist --contrast captions --epsilon 8
 torchrun --nproc-per-node 4 -m sfumato train dp-cap --data hf:owner/name --vocabulary vocab.txt --max-tokens 40
 """
 
@@ -30,15 +33,16 @@ class TrainCommand:
     seed, ledger and logs and stays with you.
     """
 
-    recipe: Annotated[Literal["dp-cap"], tyro.conf.Positional]
-    """What to train: dp-cap (a captioner, clipped per example)."""
+    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp"], tyro.conf.Positional]
+    """What to train: dp-cap (a captioner, clipped per example), or with a contrastive loss: dp-clip (the whole batch's
+    gradient is clipped), dp-gcl (that of small groups), logit-dp (that of each pair's similarity)."""
 
     data: str
     """shapes[:NUM], fashion-mnist, mnist, cifar10:FOLDER, cifar100:FOLDER, emoji, a folder of pictures, a .parquet
     file, or hf:NAME."""
 
     out: Path | None = None
-    """Folder of the run. Default: runs/dp-cap-DATA."""
+    """Folder of the run. Default: runs/RECIPE-DATA."""
 
     captions: str | None = None
     """CSV, TSV or JSONL table of a picture folder. Default: a .txt file beside each picture."""
@@ -73,8 +77,19 @@ class TrainCommand:
     scenes: Literal["single", "pair", "mixed"] | None = None
     """Of shapes: one group of objects, two with a relation, or both."""
 
-    size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] | None = None
-    """Size of the captioner."""
+    templates: tuple[str, ...] | None = None
+    """Captions of labelled pictures, such as "a photo of {a} {label}"."""
+
+    coarse: bool | None = None
+    """Of cifar100: the 20 groups of classes are the labels."""
+
+    contrast: Literal["captions", "views"] | None = None
+    """What a contrastive loss compares: pictures with captions (two towers), or two views of a picture (one encoder).
+    Default: captions for dp-clip and dp-gcl, views for logit-dp."""
+
+    size: str | None = None
+    """Of the captioner: pico, micro, nano, tiny, small, base, large. Of towers: micro, tiny. Of an encoder: small-conv,
+    resnet18, micro or timm:NAME."""
 
     image_size: int | None = None
     """Pixels of a side."""
@@ -86,7 +101,9 @@ class TrainCommand:
     """Tokens of a caption, the end included. Needed for private captions."""
 
     init: str | None = None
-    """Start from a former run or from a local transformers checkpoint (image encoder, or whole captioner)."""
+    """Start from a former run or a local checkpoint. Captioner: transformers folder (image encoder, or whole).
+    Towers: transformers folder, IMAGE_FOLDER+TEXT_FOLDER, open_clip:NAME:FILE, or lit (EfficientNet-Lite0 and MiniLM of
+    their packages). Encoder: a former run."""
 
     train: str | None = None
     """What trains: all, heads or last-K."""
@@ -102,6 +119,24 @@ class TrainCommand:
 
     dropout: float | None = None
     """Dropout in both towers."""
+
+    embed_dim: int | None = None
+    """Numbers of an embedding, of towers and encoders."""
+
+    loss: Literal["infonce", "sigmoid", "spread-out"] | None = None
+    """Contrastive loss."""
+
+    temperature: float | None = None
+    """Public constant that divides similarities. Under logit-dp it decides how far one record can move the sum."""
+
+    bias: float | None = None
+    """Public constant of the sigmoid loss."""
+
+    symmetric: bool | None = None
+    """InfoNCE of both directions."""
+
+    train_temperature: bool | None = None
+    """Learn the temperature of the checkpoint, from --temperature 1 (dp-clip and dp-gcl)."""
 
     epsilon: float | None = None
     """Target epsilon; the noise is calibrated to it."""
@@ -124,8 +159,23 @@ class TrainCommand:
     clip: Literal["flat", "automatic"] | None = None
     """min(1, C/norm), or C/(norm + gamma)."""
 
+    num_groups: int | None = None
+    """Number of groups of dp-gcl."""
+
+    group_size: float | None = None
+    """Instead: expected records of a group."""
+
+    views: int | None = None
+    """Rows that each drawn record gives to its group: more negatives at no cost in privacy."""
+
+    norms: Literal["exact", "bound"] | None = None
+    """Of logit-dp with one encoder: the exact norm of a pair's gradient, or its triangle bound (cheaper)."""
+
     sampler: Literal["poisson", "fixed"] | None = None
     """Poisson sampling, or a fixed batch size without replacement."""
+
+    cap: int | None = None
+    """Largest number of records in a Poisson draw; of a larger draw a random subset is kept. Epsilon pays for it."""
 
     optimizer: Literal["adamw", "adam", "sgd"] | None = None
     """Any of the three; others through the library."""
@@ -163,6 +213,9 @@ class TrainCommand:
     flip: bool | None = None
     """Mirror every second picture: only if no caption says left or right."""
 
+    jitter: bool | None = None
+    """Distort brightness and contrast (captions stay true)."""
+
     vary_captions: bool | None = None
     """Draw one of a row's captions where it has several, as the built-in templates do."""
 
@@ -179,93 +232,65 @@ class TrainCommand:
     """Make the run reproducible. The card will say NOT PRIVATE: public seed."""
 
 
-_PARTS = ("data", "model", "privacy", "training")
+_OF_TEXT = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates")
+_OF_GROUPS = ("num_groups", "group_size")
+_OF_CONTRAST = (
+    "contrast",
+    "loss",
+    "temperature",
+    "bias",
+    "symmetric",
+    "embed_dim",
+    "train_temperature",
+    "views",
+    "norms",
+)
+_HAS_NO = {
+    "dp-cap": (*_OF_CONTRAST, *_OF_GROUPS),
+    "dp-clip": ("norms", *_OF_GROUPS),
+    "dp-gcl": ("norms",),
+    "logit-dp": ("clip", "views", "train_temperature", *_OF_GROUPS),
+}
 
 
 def run_of(command: TrainCommand) -> Run:
-    """Return the recipe's run with the flags that were given."""
-    from sfumato.recipes.dp_cap import dp_cap
+    """Return the recipe's run with the flags that were given.
 
-    run = dp_cap(command.data, command.out)
-    given = {f.name: value for f in fields(command) if (value := getattr(command, f.name)) is not None}
-    given.pop("data")
-    if command.non_private:
-        run = replace(run, private=False)
-    if command.noise_multiplier is not None:
-        if command.epsilon is not None:
-            raise BadInput("give one of --epsilon and --noise-multiplier.")
-        run = replace(run, privacy=replace(run.privacy, epsilon=None))
-    for part in _PARTS:
-        settings = getattr(run, part)
-        own = {name: given[name] for name in (f.name for f in fields(settings)) if name in given and name != "seed"}
-        run = replace(run, **{part: replace(settings, **own)})
+    Raises:
+        BadInput: flags that contradict one another, or that the recipe would ignore.
+    """
+    from sfumato.recipes.override import given, override
+
+    run = _recipe(command)
+    flags = given(command)
+    for name in (*_HAS_NO[command.recipe], *(_OF_TEXT if run.model.kind == "encoder" else ())):
+        if name in flags:
+            raise BadInput(
+                f"{command.recipe} of {run.model.kind} has no setting --{name.replace('_', '-')}: remove it."
+            )
+    if command.epsilon is not None and command.noise_multiplier is not None:
+        raise BadInput("give one of --epsilon and --noise-multiplier.")
+    run = override(replace(run, private=not command.non_private), command)
+    if command.init is not None and command.size is None and run.model.kind != "captioner":
+        run = replace(run, model=replace(run.model, size=None))
+    if command.loss is not None:
+        run = replace(run, loss=replace(run.loss, kind=command.loss))
     return run
+
+
+def _recipe(command: TrainCommand) -> Run:
+    from sfumato.recipes import dp_cap, dp_clip, dp_gcl, logit_dp
+    from sfumato.recipes.logit_dp import with_views
+
+    if command.recipe == "dp-cap":
+        return dp_cap(command.data, command.out)
+    if command.recipe == "logit-dp":
+        return logit_dp(command.data, command.out, command.contrast or "views")
+    run = (dp_clip if command.recipe == "dp-clip" else dp_gcl)(command.data, command.out)
+    return with_views(run) if command.contrast == "views" else run
 
 
 def run(command: TrainCommand) -> int:
     """Train, show progress, and say where the result is."""
-    from sfumato.recipes.execute import train_run, train_twin
-    from sfumato.recipes.make import make
-
     settings = run_of(command)
-    console = Console(file=sys.stderr)
-    made = make(settings)
-    plan = made.plan
-    console.print(
-        f"{made.rows.captioned.name}: {made.rows.captioned.num_records:,} records; "
-        f"{len(made.started.training.trainable)} tensors train; text length {made.max_tokens}; "
-        f"vocabulary {made.tokenizer.vocab_size:,} ({made.vocabulary})",
-        highlight=False,
-    )
-    if not settings.private:
-        console.print("[bold red]NOT PRIVATE[/]: no clipping, no noise.")
-        train_twin(settings, on_step=_steps(console, plan.steps), made=made)
-        console.print(f"{settings.out / 'export'}", highlight=False)
-        return 0
-    for warning in plan.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False)
-    console.print(
-        f"noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of {plan.batch_size:g} expected examples, "
-        f"delta {plan.delta:.3g}",
-        highlight=False,
-    )
-    epsilon = train_run(
-        settings,
-        on_progress=show_progress(console),
-        accept_new_attempt=command.new_attempt,
-        reveal=command.reveal,
-        seed=command.seed,
-        made=made,
-    )
-    claim = f"epsilon {epsilon:.3f} at delta {plan.delta:.3g}" if epsilon is not None else "no epsilon is proved"
-    console.print(f"[bold]{claim}[/]; to share: {settings.out / 'export'}", highlight=False)
-    return 0
-
-
-def show_progress(console: Console) -> Callable[[Any], None]:
-    """Return what prints a line of public progress."""
-
-    def show(progress: Any) -> None:
-        epsilon = "" if progress.epsilon is None else f"  epsilon {progress.epsilon:.3f}"
-        loss = "" if progress.loss is None else f"  loss {progress.loss:.4f} (un-noised)"
-        held_out = "" if progress.measured is None else f"  held-out loss {progress.measured:.3f}"
-        console.print(
-            f"step {progress.step}/{progress.total}  {_duration(progress.eta_seconds)} left{epsilon}{held_out}{loss}",
-            highlight=False,
-        )
-
-    return show
-
-
-def _steps(console: Console, total: int) -> Callable[[int, float], None]:
-    def show(step: int, loss: float) -> None:
-        if step % max(1, total // 20) == 0 or step == total:
-            console.print(f"step {step}/{total}  loss {loss:.4f}", highlight=False)
-
-    return show
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return _training.carry_out(settings, new_attempt=command.new_attempt, reveal=command.reveal, seed=command.seed)

@@ -4,6 +4,7 @@ from sfumato.data.captioned import Captioned, Rows
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
 from sfumato.data.emoji import emoji
+from sfumato.data.features import FeatureRows
 from sfumato.data.folder import image_folder
 from sfumato.data.grammar import canonical, hard_negatives, parse_caption, questions, shapes_vocabulary
 from sfumato.data.hub import hugging_face
@@ -17,19 +18,19 @@ from sfumato.data.sidecar import picture_files
 from sfumato.data.split import check_disjoint, holdout, one_per_record
 from sfumato.data.table import Columns
 from sfumato.data.transforms import Preprocess
-from sfumato.data.views import TwoViews, ViewRows
+from sfumato.data.views import TwoViews
 
 __all__ = [
     "Captioned",
     "Columns",
     "Decoder",
+    "FeatureRows",
     "Jitter",
     "Options",
     "PairRows",
     "Preprocess",
     "Rows",
     "TwoViews",
-    "ViewRows",
     "canonical",
     "check_disjoint",
     "cifar10",

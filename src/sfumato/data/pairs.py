@@ -9,6 +9,7 @@ import torch
 
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned
+from sfumato.data.jitter import Jitter
 from sfumato.data.transforms import Preprocess
 
 TEXT_NAMES = ("labels", "input_ids")
@@ -28,6 +29,7 @@ class PairRows:
             tokenizer's pad id in "input_ids".
         max_tokens: L, public.
         vary_captions: draw one of a row's captions where it has several; otherwise its fixed one.
+        jitter: distortion of colour that keeps captions true (`Jitter.suited(captions=True)`); None distorts nothing.
         text_name: "labels", what a captioner is to say; or "input_ids", what the text tower of a dual encoder reads.
     """
 
@@ -36,6 +38,7 @@ class PairRows:
     encode: Callable[[list[str]], Any]
     max_tokens: int
     vary_captions: bool = True
+    jitter: Jitter | None = None
     text_name: str = "labels"
     _known: dict[str, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
 
@@ -55,7 +58,10 @@ class PairRows:
     def draw(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """Return row `index` augmented, its caption drawn where it has several. Raises UndecodableRow."""
         row = self.captioned.draw(index, rng) if self.vary_captions else self.captioned[index]
-        return {"pixel_values": self.preprocess.train(row["image"], rng), self.text_name: self.ids(row["caption"])}
+        return {
+            "pixel_values": self.preprocess.train(row["image"], rng, self.jitter),
+            self.text_name: self.ids(row["caption"]),
+        }
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return row `index` as in evaluation, with its fixed caption. Raises UndecodableRow."""
@@ -74,6 +80,7 @@ class PairRows:
             "preprocess": self.preprocess.to_dict(),
             "max_tokens": self.max_tokens,
             "vary_captions": self.vary_captions,
+            "jitter": None if self.jitter is None else self.jitter.to_dict(),
             "text_name": self.text_name,
         }
 

@@ -1,25 +1,21 @@
-"""Several views of one record: two for an encoder that learns without captions, V with captions for a group.
+"""Two views of one record, for an encoder that learns without captions.
 
-All views of a row come from the row's one generator, one after the other, so that they are independent, and so that a
-row is a function of data set, index and key alone.
+Both come from the row's one generator, one after the other, so that they are independent, and so that a row is a
+function of data set, index and key alone.
 
-Legend: C channels, S pixels of a side, V views, L text tokens.
+Legend: C channels, S pixels of a side.
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.base.errors import BadInput
 from sfumato.base.seeds import derive, generator
 from sfumato.data.captioned import Captioned
 from sfumato.data.jitter import Jitter
-from sfumato.data.pairs import PairRows
 from sfumato.data.transforms import Preprocess
 
 _PUBLIC = bytes(32)  # the views of evaluation are no secret: the same on every machine
@@ -87,100 +83,6 @@ class TwoViews:
             "jitter": self.jitter.to_dict(),
             "views": 2,
         }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ViewRows:
-    """A map-style dataset of V views of a record: `{"pixel_values": (V, C, S, S), text_name: (V, L)}`.
-
-    View v is a picture with a caption that is true of it. Where a row has several captions the views take different
-    ones as far as they go round (with `vary_captions` of `pairs`), in a drawn order.
-
-    Attributes:
-        pairs: pictures, preprocessing and encoder.
-        num_views: V, public.
-        jitter: distortion of each view; None distorts nothing.
-        across_rows: take the views from different rows of the record's owner, where it has several: the drawn row
-            first, then others in a drawn order. A row that cannot be read is replaced by the drawn one.
-    """
-
-    pairs: PairRows
-    num_views: int
-    jitter: Jitter | None = None
-    across_rows: bool = False
-
-    def __post_init__(self) -> None:
-        if self.num_views < 1:
-            raise BadInput(f"num_views must be >= 1, got {self.num_views}.")
-        if self.across_rows and self.owners is None:
-            raise BadInput("across_rows needs records with several rows, but this data set names no owners.")
-        varied = _varies(self.pairs.preprocess, self.jitter) or self.pairs.vary_captions or self.across_rows
-        if self.num_views > 1 and not varied:
-            raise BadInput(
-                f"num_views {self.num_views} without augmentation is one row {self.num_views} times: choose augment "
-                "'crop' or 'shift', a Jitter, vary_captions or across_rows."
-            )
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def draw(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Return V views of the record of row `index`, every number drawn from `rng`. Raises UndecodableRow."""
-        shown = {index: self._shown(index, rng)}
-        pictures, texts = [], []
-        for row in self._rows(index, rng):
-            if row not in shown:
-                try:
-                    shown[row] = self._shown(row, rng)
-                except UndecodableRow:
-                    shown[row] = shown[index]
-            image, captions = shown[row]
-            pictures.append(self.pairs.preprocess.train(image, rng, self.jitter))
-            texts.append(self.pairs.ids(next(captions)))
-        return {"pixel_values": torch.stack(pictures), self.pairs.text_name: torch.stack(texts)}
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return the same V views of row `index` every time, drawn by a public key. Raises UndecodableRow."""
-        return self.draw(index, _fixed(index))
-
-    @property
-    def owners(self) -> list[np.ndarray] | None:
-        """Row numbers of each record, or None where a row is a record."""
-        return self.pairs.owners
-
-    def manifest(self) -> dict[str, Any]:
-        """Return what identifies the rows in a fingerprint; the tokenizer is the caller's to add."""
-        return {
-            **self.pairs.manifest(),
-            "jitter": None if self.jitter is None else self.jitter.to_dict(),
-            "views": self.num_views,
-            "across_rows": self.across_rows,
-        }
-
-    def _shown(self, row: int, rng: np.random.Generator) -> tuple[np.ndarray, Iterator[str]]:
-        """Return the picture of a row and its captions, round and round."""
-        image = self.pairs.captioned[row]["image"]
-        captions = self.pairs.captioned.captions_of(row)
-        order = rng.permutation(len(captions)) if self.pairs.vary_captions else [0]
-        return image, itertools.cycle([captions[place] for place in order])
-
-    def _rows(self, index: int, rng: np.random.Generator) -> list[int]:
-        """Return the V rows that the views are taken from, the drawn one first."""
-        rows = [index]
-        if self.across_rows:
-            assert self.owners is not None
-            siblings = self.owners[self._record_of[index]]
-            rows += rng.permutation(siblings[siblings != index]).tolist()
-        return list(itertools.islice(itertools.cycle(rows), self.num_views))
-
-    @cached_property
-    def _record_of(self) -> np.ndarray:
-        """The record of each row, int64."""
-        assert self.owners is not None
-        found = np.empty(len(self), np.int64)
-        for record, rows in enumerate(self.owners):
-            found[rows] = record
-        return found
 
 
 def _varies(preprocess: Preprocess, jitter: Jitter | None) -> bool:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
-from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
+from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, PairLoss, Sigmoid, SpreadOut
 
 Embedder = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 """(model, batch) -> u, v, both (N, d) with rows of unit norm; row i a function of row i of the batch alone."""
@@ -27,7 +27,9 @@ class Contrast:
 
     Attributes:
         embed: model and batch to unit-norm embeddings u and v, (N, d) each.
-        loss: InfoNCE, Sigmoid or SpreadOut with their constants; or one's own object that `rows` knows.
+        loss: InfoNCE, Sigmoid or SpreadOut with their constants; or a `ConjecturedLoss`, with `value`.
+        value: of a conjectured loss: similarities (n, n) and which pairs exist, bool (n, n), to one value per row,
+            (n,), differentiable.
         log_scale: name of a parameter s of the model, as CLIP's `logit_scale`: similarities are multiplied by
             exp(s) <= `largest_scale` on top of the loss's temperature. It is clipped like any other parameter.
         largest_scale: public bound of exp(s).
@@ -35,8 +37,25 @@ class Contrast:
 
     embed: Embedder
     loss: PairLoss
+    value: Callable[[Tensor, Tensor], Tensor] | None = None
     log_scale: str | None = None
     largest_scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        if (self.value is not None) != isinstance(self.loss, ConjecturedLoss):
+            raise BadInput("a Contrast has a value function with a ConjecturedLoss, and with no other loss.")
+
+    def rows(self, similarity: Tensor, meets: Tensor) -> Tensor:
+        """Return the loss of every row, (n,); see the function `rows`."""
+        return rows(self.loss, similarity, meets) if self.value is None else self.value(similarity, meets)
+
+    def weights(self, similarity: Tensor, meets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return D = dL / dZ (n, n), L the sum over rows, and the rows' losses (n,), both without a graph."""
+        with torch.enable_grad():
+            leaf = similarity.detach().requires_grad_()
+            found = self.rows(leaf, meets)
+            (derivative,) = torch.autograd.grad(found.sum(), leaf)
+        return derivative, found.detach()
 
     def embeddings(self, model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Return u and v (N, d), in at least float32; a learned scale is a factor of u, so it belongs to single
@@ -65,13 +84,11 @@ def rows(loss: Any, similarity: Tensor, meets: Tensor) -> Tensor:
     """Return the loss of every row, (n,); rows whose `meets` is empty but for themselves give what one record gives.
 
     Args:
-        loss: a loss's constants. `rows.register` adds a kind.
+        loss: a loss's constants.
         similarity: Z (n, n).
         meets: bool (n, n), symmetric: which pairs exist; the diagonal marks the rows that count.
     """
-    raise BadInput(
-        f"there is no loss of similarities for {type(loss).__name__}: register it with losses.contrast.rows."
-    )
+    raise BadInput(f"there is no loss of similarities for {type(loss).__name__}: give its value function to Contrast.")
 
 
 @rows.register
@@ -98,15 +115,6 @@ def _(loss: Sigmoid, similarity: Tensor, meets: Tensor) -> Tensor:
 def _(loss: SpreadOut, similarity: Tensor, meets: Tensor) -> Tensor:
     others = meets & ~torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
     return similarity.masked_fill(~others, 0.0).square().sum(1) / others.sum(1).clamp(min=1)
-
-
-def weights(loss: Any, similarity: Tensor, meets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return D = dL / dZ (n, n), L the sum over rows, and the rows' losses (n,), both without a graph."""
-    with torch.enable_grad():
-        leaf = similarity.detach().requires_grad_()
-        found = rows(loss, leaf, meets)
-        (derivative,) = torch.autograd.grad(found.sum(), leaf)
-    return derivative, found.detach()
 
 
 def cosines(u: Tensor, v: Tensor) -> Tensor:

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.losses import Contrast
-from sfumato.losses.contrast import rows as losses_of_rows
-from sfumato.losses.contrast import weights
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation, MeasureOnce
@@ -98,7 +96,7 @@ def group_loss(contrast: Contrast, micro_batch: MicroBatch, sizes: list[int]) ->
         rows = kept(placed, *contrast.embeddings(model, batch))
         if bool((rows.usable != micro_batch.valid).any()):
             raise _NotFinite(rows.usable)
-        found = losses_of_rows(contrast.loss, rows.u @ rows.v.mT, rows.meets)
+        found = contrast.rows(rows.u @ rows.v.mT, rows.meets)
         total = found.new_zeros(len(sizes)).index_add(0, groups, found)  # what does not meet has exactly 0
         return total / found.new_zeros(len(sizes)).index_add_(0, groups, rows.usable.to(found.dtype)).clamp(min=1.0)
 
@@ -212,7 +210,7 @@ def cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tens
     for group in rows.groups[rows.usable].unique().tolist():
         places = ((rows.groups == group) & rows.usable).nonzero().squeeze(1)
         own = rows.take(places)
-        derivative, losses = weights(contrast.loss, own.u @ own.v.mT, own.meets)
+        derivative, losses = contrast.weights(own.u @ own.v.mT, own.meets)
         on_u[places] = derivative @ own.v / len(places)
         on_v[places] = derivative.mT @ own.u / len(places)
         total += losses.double().mean()

@@ -17,7 +17,7 @@ from torch import Tensor
 from sfumato import norms
 from sfumato.base import BadInput, Refused
 from sfumato.losses import Contrast
-from sfumato.losses.contrast import cosines, weights
+from sfumato.losses.contrast import cosines
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor
 from sfumato.mechanisms.computation import Computation, MeasureOnce
@@ -87,7 +87,7 @@ def clip_pairs(
         parts[chunk] = _first_pass(computation, micro_batch, measured, unit, lambda c=chunk: reseed(c))
         _check_memory(parts[chunk], batch_size)
         sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].rows.usable).sum())
-    on_u, on_v = _cotangents(sums, list(parts.values()), unit, factor, ranks)
+    on_u, on_v = _cotangents(sums, list(parts.values()), contrast, factor, ranks)
     begin = 0
     for chunk, micro_batch in enumerate(micro_batches):
         if chunk not in parts:
@@ -167,14 +167,16 @@ def _measured(
     return _Part(rows, replace(found, **dict(zip(("of_u", "of_v"), left, strict=True))))
 
 
-def _cotangents(sums: Sums, parts: list[_Part], unit: Pair, factor: ClipFactor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+def _cotangents(
+    sums: Sums, parts: list[_Part], contrast: Contrast, factor: ClipFactor, ranks: Ranks
+) -> tuple[Tensor, Tensor]:
     """Return W V and W^T U (n, d) over the rows of all ranks, this rank's alone, in their order."""
     device = sums.flat.device
     rows, begin = all_ranks([part.rows for part in parts], ranks, device)
     if not len(rows.u):
         return rows.u, rows.v
     similarity = cosines(rows.u, rows.v)
-    derivative, losses = weights(unit.loss, similarity, rows.meets)
+    derivative, losses = contrast.weights(similarity, rows.meets)
     lengths = _pair_norms(parts, rows, ranks)
     scale = torch.where(rows.meets, factor(lengths).to(derivative.dtype), 0.0)
     weighted = derivative * scale

@@ -1,7 +1,7 @@
 """The promise in numbers: unit, sampler, noise and accountant in one frozen `Plan`. Imports no torch."""
 
 from sfumato.plan.claim import Claim
-from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
+from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, PairLoss, Sigmoid, SpreadOut
 from sfumato.plan.coupled import Group, Pair
 from sfumato.plan.defaults import default_batch_size, default_steps
 from sfumato.plan.explain import card_facts, describe_sampling, figures, num_parameters
@@ -12,6 +12,7 @@ from sfumato.plan.units import Conjectured, Example, Unit
 __all__ = [
     "Claim",
     "Conjectured",
+    "ConjecturedLoss",
     "Example",
     "Group",
     "InfoNCE",

@@ -178,5 +178,52 @@ class SpreadOut:
         return "spread-out loss (mean squared similarity to the others)"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ConjecturedLoss:
+    """A researcher's own loss of similarities, its bounds claimed and not proved: it trains under pairs, and no epsilon
+    is printed.
+
+    The loss itself is code and is handed to `losses.Contrast`; the plan holds its name and what is claimed of it.
+
+    Attributes:
+        rule: what the loss is, in words; printed on the card.
+        join: claimed largest movement in units of B when a record joins, at the largest draw of the plan.
+        exchange: the same when a record is exchanged.
+        weight: claimed largest sum of |D| per record: how much signal there can be.
+
+    Raises:
+        BadInput: a number is not positive, or the rule has no name.
+    """
+
+    rule: str
+    join: float
+    exchange: float
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("join", "exchange", "weight"):
+            positive(name, getattr(self, name))
+        if not isinstance(self.rule, str) or not self.rule.strip():
+            raise BadInput("a ConjecturedLoss needs a rule: say in words what it does.")
+
+    def joining(self, n: int | None) -> float:
+        """Return what is claimed."""
+        del n
+        return self.join
+
+    def exchanging(self, n: int | None) -> float:
+        """Return what is claimed."""
+        del n
+        return self.exchange
+
+    def largest_weight(self, n: int) -> float:
+        """Return n times what is claimed for one record."""
+        return n * self.weight
+
+    def describe(self) -> str:
+        """Return the loss in words, for the card."""
+        return f"conjectured loss ({self.rule}); claimed, not proved: joining {self.join:g} B, exchange {self.exchange:g} B"
+
+
 def _logistic(x: float) -> float:
     return 1.0 / (1.0 + math.exp(-x)) if x >= 0 else math.exp(x) / (1.0 + math.exp(x))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal, Self
 
 from sfumato.base import BadInput
 from sfumato.plan.checks import positive, whole
-from sfumato.plan.contrast import InfoNCE, PairLoss, Sigmoid, SpreadOut
+from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, PairLoss, Sigmoid, SpreadOut
 from sfumato.plan.units import check_clip, factor_in_words
 
 _VACUOUS = 0.5
@@ -38,7 +38,8 @@ class Group:
     Attributes:
         clip_norm: C.
         num_groups: m >= 1, a public constant.
-        views: rows that each drawn record gives, by its own keys; they meet rows of other records only.
+        views: rows that each drawn record gives, by keys of their own (of an owner's rows each draws one); they meet
+            rows of other records only.
         clip, gamma: as for `Example`, with the group's norm.
 
     Raises:
@@ -110,7 +111,7 @@ class Pair:
 
     Attributes:
         clip_norm: B, in the unit of one similarity per parameter.
-        loss: its constants and bounds.
+        loss: its constants and bounds; a `ConjecturedLoss` makes the unit unproved.
         norms: "exact", or "bound": for a shared encoder the norm of a pair's gradient by the triangle inequality, which
             clips a little more and costs less.
         largest_draw: n, the largest number of records in a draw. The plan sets it from its sampler; None where that
@@ -124,16 +125,23 @@ class Pair:
     loss: PairLoss
     norms: Literal["exact", "bound"] = "exact"
     largest_draw: int | None = None
-    proved: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         positive("clip_norm", self.clip_norm)
-        if not isinstance(self.loss, InfoNCE | Sigmoid | SpreadOut):
-            raise BadInput(f"loss must be InfoNCE, Sigmoid or SpreadOut, got {self.loss!r}.")
+        if not isinstance(self.loss, InfoNCE | Sigmoid | SpreadOut | ConjecturedLoss):
+            raise BadInput(
+                f"loss must be InfoNCE, Sigmoid or SpreadOut, got {self.loss!r}: one's own loss with its claimed bounds "
+                "is a ConjecturedLoss."
+            )
         if self.norms not in ("exact", "bound"):
             raise BadInput(f"norms must be 'exact' or 'bound', got {self.norms!r}.")
         if self.largest_draw is not None:
             object.__setattr__(self, "largest_draw", whole("largest_draw", self.largest_draw))
+
+    @property
+    def proved(self) -> bool:
+        """Whether the loss's bounds are proved."""
+        return not isinstance(self.loss, ConjecturedLoss)
 
     @property
     def presence(self) -> float:

@@ -128,7 +128,7 @@ class Plan:
         if self.is_simulation:
             raise Refused("this plan is a scaled-down simulation (TAN): it carries no epsilon.")
         if not self.unit.proved:
-            raise Refused("NOT PROVED: the plan's unit is Conjectured, so it carries no epsilon.")
+            raise Refused(f"NOT PROVED: {self.unit.describe()}. A Conjectured unit or loss carries no epsilon.")
 
     def epsilon(self, steps: int | None = None, accountant: Accountant | None = None) -> float:
         """Return epsilon at `delta` after `steps` executed steps (None: the planned number).

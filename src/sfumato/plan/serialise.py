@@ -5,14 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.base import BadInput
-from sfumato.plan.contrast import InfoNCE, Sigmoid, SpreadOut
+from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, Sigmoid, SpreadOut
 from sfumato.plan.coupled import Group, Pair
 from sfumato.plan.units import Conjectured, Example
 from sfumato.sampling import FixedSize, FullBatch, Poisson
 
 SCHEMA = 1
 UNITS: dict[str, type] = {"example": Example, "group": Group, "pair": Pair, "conjectured": Conjectured}
-LOSSES: dict[str, type] = {"infonce": InfoNCE, "sigmoid": Sigmoid, "spread_out": SpreadOut}
+LOSSES: dict[str, type] = {
+    "infonce": InfoNCE,
+    "sigmoid": Sigmoid,
+    "spread_out": SpreadOut,
+    "conjectured": ConjecturedLoss,
+}
 SAMPLERS: dict[str, type] = {"poisson": Poisson, "fixed_size": FixedSize, "full_batch": FullBatch}
 _PLAIN = ("steps", "delta", "noise_multiplier", "relation", "is_simulation")
 _KEYS = {"schema", "unit", "sampler", *_PLAIN}

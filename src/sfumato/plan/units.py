@@ -15,8 +15,10 @@ from sfumato.plan.checks import positive
 class Unit(Protocol):
     """What a plan needs to know of a unit."""
 
-    proved: ClassVar[bool]
-    """Whether the two distances are proved; else every epsilon is refused."""
+    @property
+    def proved(self) -> bool:
+        """Whether the two distances are proved; else every epsilon is refused."""
+        ...
 
     @property
     def presence(self) -> float:

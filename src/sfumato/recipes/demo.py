@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sfumato import models, report
+from sfumato import report
+from sfumato.recipes.config import read_config
 from sfumato.recipes.dp_cap import dp_cap
-from sfumato.recipes.execute import read_config, train_run
-from sfumato.recipes.make import sets_of
+from sfumato.recipes.execute import train_run
 from sfumato.recipes.measure import evaluate_run, write_samples
 from sfumato.recipes.run import Run
 
@@ -34,5 +34,5 @@ def demo(out: Path, *, on_progress: Callable[[Any], None] | None = None, fresh: 
         shutil.rmtree(out)
     epsilon = train_run(run, on_progress=on_progress)
     results = evaluate_run(out, suites=SUITES, limit=3000)
-    samples = write_samples(out, run, models.load_export(out), sets_of(run.data, run.model.image_size))
+    samples = write_samples(out)
     return {"epsilon": epsilon, "results": results, "samples": samples, "report": report.write_page(out)}

@@ -53,13 +53,13 @@ def dp_cap(spec: str, out: Path | None = None) -> Run:
     """Return the run that trains a captioner on `spec` (a built-in name or anything that `data.load` reads)."""
     kind = spec.partition(":")[0]
     base = _BUILT_IN.get(kind, _PAPER)
-    return replace(base, out=out or Path("runs") / f"dp-cap-{_name(spec)}", data=replace(base.data, spec=spec))
+    return replace(base, out=out or Path("runs") / f"dp-cap-{name_of(spec)}", data=replace(base.data, spec=spec))
 
 
-def _name(spec: str) -> str:
+def name_of(spec: str) -> str:
     """A folder name for a data set: the last part of its path, without what a file system would not take.
 
-    >>> _name("hf:owner/x-rays"), _name("data/images/"), _name("shapes:5000")
+    >>> name_of("hf:owner/x-rays"), name_of("data/images/"), name_of("shapes:5000")
     ('x-rays', 'images', 'shapes-5000')
     """
     last = Path(spec.removeprefix("hf:")).name.replace(":", "-")

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from sfumato import losses, models, report, train
+from sfumato import report, train
 from sfumato.base import BadInput
+from sfumato.recipes.config import CONFIG, changes, write_config
 from sfumato.recipes.course import FILE, course_of
-from sfumato.recipes.make import Made, make
+from sfumato.recipes.made import Made
+from sfumato.recipes.make import make
 from sfumato.recipes.run import Run, Training
 from sfumato.train import Progress
 
 log = logging.getLogger(__name__)
 
-CONFIG = "run.json"
-_OF_THE_MACHINE = ("training.num_workers", "training.micro_batch_size")
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -46,7 +46,7 @@ def train_run(
         BadInput, Refused: before the first step, naming what does not fit.
     """
     made = made or make(run)
-    model: Any = made.started.model
+    model: Any = made.model
     model.to(_device())
     optimizer = optimizer_of(run.training, model)
     course = course_of(made, run.out)
@@ -55,7 +55,7 @@ def train_run(
         raise BadInput(f"--precision is one of {', '.join(_PRECISIONS)}, got {run.training.precision!r}.")
     trainer = train.Trainer(
         model=model,
-        loss_fn=losses.caption_loss,
+        loss_fn=made.loss_fn,
         dataset=made.rows,
         plan=made.plan,
         out=run.out,
@@ -70,12 +70,12 @@ def train_run(
         seed=seed,
         reveal=reveal,
         accept_new_attempt=accept_new_attempt,
-        settings={"training": run.to_json()["training"], "tokenizer": made.tokenizer.digest},
+        settings={"training": run.to_json()["training"], **made.settings},
         measure=course.measure if course else None,
         on_progress=on_progress,
     )
     first = train.join_world(_device()).first
-    changed = _changes(run)
+    changed = changes(run)
     if first and changed is None:
         write_config(run)
     finished = trainer.fit()  # refuses to go on with an unfinished run of other settings, and says what it would cost
@@ -88,16 +88,16 @@ def train_run(
         write_config(run)
         if finished.average is not None:
             with finished.average.applied(model):
-                hand_on(run, made, model)
+                hand_on(run, made)
         else:
-            hand_on(run, made, model)
+            hand_on(run, made)
     return finished.epsilon
 
 
 def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None, made: Made | None = None) -> None:
     """Train the twin without clipping and noise: same model, draws and steps. NOT PRIVATE; no card is written."""
     made = made or make(run)
-    model: Any = made.started.model
+    model: Any = made.model
     model.to(_device())
     optimizer = optimizer_of(run.training, model)
     average = train.WeightAverage(model, run.training.ema_decay) if run.training.ema_decay else None
@@ -115,7 +115,7 @@ def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None,
     write_config(run)
     train.train_without_privacy(
         model,
-        losses.caption_loss,
+        made.loss_fn,
         made.rows,
         made.plan,
         optimizer=optimizer,
@@ -126,9 +126,9 @@ def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None,
     )
     if average is not None:
         with average.applied(model):
-            _export(run, made, model)
+            made.export(run.out / "export")
     else:
-        _export(run, made, model)
+        made.export(run.out / "export")
     (run.out / "export" / "NOT_PRIVATE.md").write_text(
         "# Not private\n\nThis model was trained without clipping and noise. It may quote its training records.\n"
     )
@@ -161,50 +161,10 @@ def _device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def write_config(run: Run) -> None:
-    """Write run.json, the public settings, whole or not at all."""
-    run.out.mkdir(parents=True, exist_ok=True)
-    beside = run.out / f".{CONFIG}.new"
-    beside.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, run.out / CONFIG)
-
-
-def read_config(folder: Path) -> Run:
-    """Return the settings of the run in `folder`.
-
-    Raises:
-        BadInput: there is no run, or not one of this version.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        raise BadInput(f"{folder} is not the folder of a run: it has no {CONFIG}.")
-    try:
-        return Run.from_json(json.loads(path.read_text(encoding="utf-8")), folder)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not JSON: {error}.") from error
-
-
-def _changes(run: Run) -> list[str] | None:
-    """Return the settings that differ from those of the run in the folder; None where there is none yet."""
-    if not (run.out / CONFIG).is_file():
-        return None
-    return train.differences(_settings(read_config(run.out)), _settings(run))
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Return the settings that decide the result, by dotted name."""
-    fields = {name: value for key, part in run.to_json().items() for name, value in train.flatten(key, part).items()}
-    return {name: value for name, value in fields.items() if name not in _OF_THE_MACHINE}
-
-
-def hand_on(run: Run, made: Made, model: Any) -> None:
-    """Write export/: model, tokenizer, normalisation and card. Everything in it is released or declared public."""
-    _export(run, made, model)
+def hand_on(run: Run, made: Made) -> None:
+    """Write export/: model, what goes with it, and card. Everything in it is released or declared public."""
+    made.export(run.out / "export")
     report.card.write(report.build(facts(run, made)), run.out / "export")
-
-
-def _export(run: Run, made: Made, model: Any) -> None:
-    models.export(model, made.tokenizer, made.preprocess.to_dict(), run.out / "export")
 
 
 def facts(run: Run, made: Made) -> dict[str, Any]:
@@ -212,17 +172,18 @@ def facts(run: Run, made: Made) -> dict[str, Any]:
     owner = run.data.owner_column
     return train.card_facts(
         run.out,
-        record=f"all rows of one value of the column {owner!r}" if owner else "one picture with its caption",
+        record=f"all rows of one value of the column {owner!r}" if owner else made.record,
         owner_column=owner,
         public={
-            "vocabulary": made.vocabulary,
+            **made.public,
             "normalisation": f"constants: mean {list(made.preprocess.mean)}, std {list(made.preprocess.std)}",
-            "initialisation": "; ".join(made.started.notes),
+            "initialisation": "; ".join(made.notes),
         },
         left_out={
             "tuning": "the recipe's settings were found on public data sets; what its user tried on the private data "
             "before this run is not accounted",
             "evaluation": _evaluation(run, made),
+            **_composition(run),
             "who_sees_what": "export/ is meant to be shared; private/ (seed, ledger, logs, checkpoints) is not",
         },
     )
@@ -233,3 +194,19 @@ def _evaluation(run: Run, made: Made) -> str:
         return "none was held out"
     status = "declared public" if made.sets.test.public else "private: its figures stay in private/"
     return f"{made.sets.test.name}, {status}"
+
+
+def _composition(run: Run) -> dict[str, str]:
+    """Return what the claim of a run that starts from another one does not count: that one's own."""
+    start = None if run.model.init is None else Path(run.model.init)
+    if start is None or not (start / CONFIG).is_file():
+        return {}
+    card = start / "export" / "card.json"
+    if not card.is_file():
+        return {"start": f"training starts from {start.name}, which carries no card: NOT PRIVATE for its own records"}
+    claim = json.loads(card.read_text(encoding="utf-8"))
+    told = "an unproved claim" if claim.get("epsilon") is None else f"epsilon {claim['epsilon']:.4g}"
+    return {
+        "start": f"training starts from {start.name}, whose own claim is {told} at delta {claim['delta']:.3g}: for a "
+        "person whose records are in both, epsilons and deltas add up"
+    }

@@ -12,9 +12,11 @@ import torch
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput
 from sfumato.base.errors import UndecodableRow
-from sfumato.recipes.execute import read_config
-from sfumato.recipes.make import Sets, sets_of
+from sfumato.recipes import classifier
+from sfumato.recipes.config import read_config
 from sfumato.recipes.run import Run
+from sfumato.recipes.sets import sets_of
+from sfumato.recipes.trained import class_numbers, open_trained, readable_rows
 
 log = logging.getLogger(__name__)
 
@@ -24,50 +26,75 @@ _SAMPLES, _ATTENTION = 12, 4
 def evaluate_run(
     folder: Path,
     *,
-    suites: Sequence[str],
+    suites: Sequence[str] | None = None,
     limit: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the exported model of a run and return the results.
 
     What rests on private pictures goes to private/metrics.json alone; the rest to export/metrics.json, with sample
-    captions and attention where the evaluation data is public.
+    captions and attention of a captioner where the evaluation data is public.
+
+    Args:
+        folder: of the run.
+        suites: names of `evaluate.SUITES`; None: all that suit the model (of a captioner probe, few-shot, zero-shot and
+            captions). A classifier has one measure of its own, its accuracy.
+        limit: use at most so many pictures of each set.
+        progress: called with (what, done, of how many).
 
     Raises:
         BadInput: no run, nothing held out, or an unknown suite.
     """
-    evaluate.check_suites(suites)
+    if suites is not None:
+        evaluate.check_suites(suites)
     run = read_config(folder)
-    loaded = models.load_export(folder)
     sets = sets_of(run.data, run.model.image_size)
     if sets.test is None:
         raise BadInput(
             f"{folder} held nothing out: train with --holdout 0.1, or evaluate a data set with a test split."
         )
-    preprocess = preprocess_of(run, loaded)
-    results = evaluate.run_suite(
-        loaded.model,
-        loaded.tokenizer,
-        preprocess,
-        sets.train,
-        sets.test,
-        suites=suites,
-        limit=limit,
-        unseen_set=sets.unseen,
-        progress=progress,
-    )
+    if run.model.kind == "classifier":
+        results = _classified(folder, run, sets.test, limit, progress)
+    else:
+        trained = open_trained(folder)
+        subject = trained.subject(sets)
+        results = evaluate.run_suite(
+            subject,
+            trained.preprocess,
+            sets.train,
+            sets.test,
+            suites=suites or evaluate.suites_for(subject),
+            limit=limit,
+            unseen_set=sets.unseen,
+            progress=progress,
+        )
     _write(folder, results)
-    if sets.test.public:
-        write_samples(folder, run, loaded, sets)
+    if sets.test.public and run.model.kind == "captioner":
+        write_samples(folder)
     return results
 
 
-def preprocess_of(run: Run, loaded: models.Loaded) -> data.Preprocess:
-    """Return the evaluation transform of an export: size and normalisation are those that training used."""
-    known = loaded.preprocess
-    return data.Preprocess(
-        image_size=known["image_size"], mean=tuple(known["mean"]), std=tuple(known["std"]), channels=known["channels"]
-    )
+def _classified(
+    folder: Path,
+    run: Run,
+    test: data.Captioned,
+    limit: int | None,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[str, Any]:
+    """Return the accuracy of a classifier beside that of its most frequent answer, in the form of `run_suite`."""
+    saved = classifier.load(folder)
+    trained = open_trained(saved.encoder)
+    chosen = test if limit is None else test.select(evaluate.subset(len(test), limit, 0))
+    numbers, names = class_numbers(chosen, saved.classes)
+    features, readable = readable_rows(chosen, trained.preprocess, trained.features, progress=progress)
+    counts = readable & (numbers >= 0)
+    if not counts.any():
+        raise BadInput(f"no picture of {test.name} can be read and is of a declared class.")
+    with torch.no_grad():
+        logits = saved.model(torch.from_numpy(classifier.unit_rows(features[counts]))).numpy()
+    found = evaluate.zero_shot(logits, numbers[counts], names).to_json()
+    found |= {"majority": float(np.bincount(numbers[counts]).max() / counts.sum()), "private": not test.public}
+    return {"private": not test.public, "seed": 0, "num_test": int(counts.sum()), "suites": {"classify": found}}
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
@@ -80,11 +107,22 @@ def _write(folder: Path, results: dict[str, Any]) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def write_samples(folder: Path, run: Run, loaded: models.Loaded, sets: Sets) -> list[dict[str, str]]:
-    """Write public held-out pictures with their captions, and where the words look, into export/."""
+def write_samples(folder: Path) -> list[dict[str, str]]:
+    """Write public held-out pictures with their captions, and where the words look, into export/; return the former.
+
+    Raises:
+        BadInput: the run holds no captioner.
+    """
+    trained = open_trained(folder)
+    sets, loaded, preprocess = (
+        sets_of(trained.run.data, trained.run.model.image_size),
+        trained.loaded,
+        trained.preprocess,
+    )
+    if trained.kind != "captioner":
+        raise BadInput(f"{folder} holds {trained.kind}, which write no captions.")
     assert sets.test is not None
     assert sets.test.public
-    preprocess = preprocess_of(run, loaded)
     chosen = np.linspace(0, len(sets.test) - 1, 4 * _SAMPLES).astype(int)
     examples = []
     for index in chosen:

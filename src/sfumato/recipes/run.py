@@ -1,13 +1,16 @@
 """What a run is made of: frozen settings, as plain values that go into run.json and come back from it."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 from sfumato.base import BadInput
-from sfumato.plan import Example, Plan
-from sfumato.sampling import FixedSize, Poisson
+from sfumato.plan import Example, Group, InfoNCE, Pair, PairLoss, Plan, Sigmoid, SpreadOut, Unit
+from sfumato.sampling import FixedSize, Poisson, Sampler
+
+_CAP_DEVIATIONS = 8  # above the mean: a draw goes beyond it less than once in 1e15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +27,9 @@ class Data:
         missing: "error" or "zero": what a listed picture that is absent is.
         public: the user declares pictures and captions public.
         num, seed, scenes: of shapes.
+        templates: captions of labelled pictures, with {label} and {a}; () takes the usual.
+        coarse: of cifar100: labels are the 20 groups of classes.
+        classes: public names of the classes that a classifier tells apart; () takes those of a public set.
     """
 
     spec: str
@@ -40,14 +46,20 @@ class Data:
     num: int | None = None
     seed: int = 0
     scenes: str = "mixed"
+    templates: tuple[str, ...] = ()
+    coarse: bool = False
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Which captioner and where it starts.
+    """Which model and where it starts.
 
     Attributes:
-        size: a name of `sfumato.models.SIZES`; None takes that of `init`.
+        kind: "captioner" (pictures to words), "towers" (pictures and words in one space), "encoder" (two views of a
+            picture), or "classifier" (a linear layer on the frozen features of `init`).
+        size: of a captioner a name of `sfumato.models.SIZES`, of towers or an encoder as `models.start_dual` and
+            `models.start_encoder` take it; None takes that of `init`.
         image_size, channels, max_tokens: public shapes. max_tokens None: the longest caption of a public set.
         init: folder of a former run or of a transformers checkpoint; None starts at random.
         train: "all", "heads" or "last-K".
@@ -55,9 +67,12 @@ class Model:
         public_text: a file of declared public text that the vocabulary is built from.
         dropout: in both towers.
         checkpointing: recompute activations in the backward pass (less memory, about a third more time).
+        embed_dim: numbers of an embedding, of towers and encoders; None takes what is usual for the model.
+        train_temperature: of towers: the checkpoint's own temperature is learned (groups only).
         seed: of the initial weights, which are public.
     """
 
+    kind: str = "captioner"
     size: str | None = None
     image_size: int = 224
     channels: int = 3
@@ -68,7 +83,40 @@ class Model:
     public_text: str | None = None
     dropout: float = 0.0
     checkpointing: bool = False
+    embed_dim: int | None = None
+    train_temperature: bool = False
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What is minimised.
+
+    Attributes:
+        kind: "caption", "infonce", "sigmoid", "spread-out" or "classes" (cross-entropy of a classifier).
+        temperature: tau, by which similarities are divided; a public constant.
+        bias: b of the sigmoid loss; a public constant.
+        symmetric: InfoNCE of both directions instead of one.
+    """
+
+    kind: str = "caption"
+    temperature: float = 0.2
+    bias: float = 0.0
+    symmetric: bool = True
+
+    def of_pairs(self) -> PairLoss:
+        """Return the loss of similarities.
+
+        Raises:
+            BadInput: the kind is no loss of similarities, or a constant is out of range.
+        """
+        if self.kind == "infonce":
+            return InfoNCE(temperature=self.temperature, symmetric=self.symmetric)
+        if self.kind == "sigmoid":
+            return Sigmoid(temperature=self.temperature, bias=self.bias)
+        if self.kind == "spread-out":
+            return SpreadOut()
+        raise BadInput(f"--loss is infonce, sigmoid or spread-out, got {self.kind!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +128,13 @@ class Privacy:
         delta: None takes 1 / (10 N).
         expected_batch_size, steps, clip_norm, clip: of the plan.
         sampler: "poisson" or "fixed".
+        cap: largest number of records in a Poisson draw; None: no limit, and for pairs, whose noise grows with it, 8
+            standard deviations above the expected number.
+        unit: what is clipped: "example", "group" or "pair".
+        num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
+        group_size: see there.
+        views: rows that a drawn record gives to its group.
+        norms: of the unit pair: "exact", or "bound" by the triangle inequality.
     """
 
     epsilon: float | None = 8.0
@@ -90,26 +145,54 @@ class Privacy:
     clip_norm: float = 1.0
     clip: str = "flat"
     sampler: str = "poisson"
+    cap: int | None = None
+    unit: str = "example"
+    num_groups: int | None = None
+    group_size: float = 16.0
+    views: int = 1
+    norms: str = "exact"
 
-    def plan(self, num_records: int) -> Plan:
+    def plan(self, num_records: int, loss: Loss | None = None) -> Plan:
         """Return the plan for `num_records`, calibrated to `epsilon` where no noise multiplier is given.
+
+        Args:
+            num_records: N.
+            loss: of the run; the unit pair takes its bounds from it.
 
         Raises:
             BadInput: neither or both of epsilon and noise_multiplier, or numbers that contradict each other.
         """
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise BadInput("give one of --epsilon and --noise-multiplier.")
-        batch = min(self.expected_batch_size, num_records)
-        sampler = (
-            Poisson(num_records=num_records, expected_batch_size=batch)
-            if self.sampler == "poisson"
-            else FixedSize(num_records=num_records, batch_size=batch)
-        )
-        unit = Example(clip_norm=self.clip_norm, clip=self.clip)  # pyright: ignore[reportArgumentType]
+        sampler = self._sampler(num_records)
+        unit = self._unit(sampler, loss or Loss())
         delta = cast(float, self.delta)  # None becomes 1 / (10 N)
         plan = Plan(unit=unit, sampler=sampler, steps=self.steps, delta=delta, noise_multiplier=self.noise_multiplier)
         accountant = "pld" if self.sampler == "poisson" else "rdp"
         return plan if self.epsilon is None else plan.calibrated(epsilon=self.epsilon, accountant=accountant)
+
+    def _sampler(self, num_records: int) -> Sampler:
+        batch = min(self.expected_batch_size, num_records)
+        if self.sampler == "fixed":
+            return FixedSize(num_records=num_records, batch_size=batch)
+        cap = self.cap
+        if cap is None and self.unit == "pair":
+            cap = math.ceil(batch + _CAP_DEVIATIONS * math.sqrt(batch))
+        capped = cap if cap is not None and cap < num_records else None
+        return Poisson(num_records=num_records, expected_batch_size=batch, cap=capped)
+
+    def _unit(self, sampler: Sampler, loss: Loss) -> Unit:
+        clip: dict[str, Any] = {"clip_norm": self.clip_norm, "clip": self.clip}
+        if self.unit == "example":
+            return Example(**clip)
+        if self.unit == "group":
+            groups = self.num_groups or max(1, round(sampler.divisor / self.group_size))
+            return Group(**clip, num_groups=groups, views=self.views)
+        if self.unit != "pair":
+            raise BadInput(f"the unit is example, group or pair, got {self.unit!r}.")
+        if self.clip != "flat":
+            raise BadInput("pairs are clipped flat: leave out --clip.")
+        return Pair(clip_norm=self.clip_norm, loss=loss.of_pairs(), norms=self.norms)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +209,7 @@ class Training:
         precision: "float32", "bfloat16" or "float16" (autocast of the forward pass).
         loss_scale: public constant for float16.
         augment, flip, crop_scale: of pictures; None: what the data set declares safe.
+        jitter: distort brightness and contrast of pictures (and the colours of two views).
         vary_captions: draw one of a row's captions where it has several (the built-in templates).
         mean, std: public normalisation.
     """
@@ -145,6 +229,7 @@ class Training:
     augment: str | None = None
     flip: bool | None = None
     vary_captions: bool = True
+    jitter: bool = False
     crop_scale: tuple[float, float] = (0.2, 1.0)
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
@@ -158,6 +243,7 @@ class Run:
     out: Path
     data: Data
     model: Model = field(default_factory=Model)
+    loss: Loss = field(default_factory=Loss)
     privacy: Privacy = field(default_factory=Privacy)
     training: Training = field(default_factory=Training)
     private: bool = True
@@ -175,7 +261,7 @@ class Run:
         Raises:
             BadInput: a part or field that there is not.
         """
-        parts = {"data": Data, "model": Model, "privacy": Privacy, "training": Training}
+        parts = {"data": Data, "model": Model, "loss": Loss, "privacy": Privacy, "training": Training}
         try:
             made = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
             return cls(recipe=values["recipe"], out=out, private=values["private"], **made)

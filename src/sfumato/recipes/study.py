@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sfumato import losses, report, train
+from sfumato import report, train
 from sfumato.base import BadInput
 from sfumato.plan import Example, Plan, epsilon_grid
 from sfumato.recipes.course import course_of
@@ -98,7 +98,7 @@ def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
     batch = round(plan.batch_size)
     run = replace(base, privacy=replace(base.privacy, epsilon=None, noise_multiplier=plan.noise_multiplier))
     made = make(replace(run, privacy=replace(run.privacy, expected_batch_size=batch, steps=plan.steps)))
-    model: Any = made.started.model
+    model: Any = made.model
     optimizer = optimizer_of(base.training, model)
     course = course_of(made, kept.with_suffix(".run"))
     assert course is not None, "scenes are public, and some are held out"
@@ -111,7 +111,7 @@ def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
 
     train.Trainer(
         model=model,
-        loss_fn=losses.caption_loss,
+        loss_fn=made.loss_fn,
         dataset=made.rows,
         plan=plan,
         out=kept.with_suffix(".run"),

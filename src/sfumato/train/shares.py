@@ -99,5 +99,5 @@ class Shares:
         row = record
         if self.owners is not None:
             rows = np.asarray(self.owners[record])
-            row = int(rows[seeds.integers(self.keys.key("owner", step, record), 1, len(rows))[0]])
+            row = int(rows[seeds.integers(self.keys.key("owner", step, *path), 1, len(rows))[0]])
         return RowRequest(row, key, group=group, record=record if group >= 0 else -1)

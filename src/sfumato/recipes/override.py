@@ -1,0 +1,26 @@
+"""Flags over a recipe's settings: whatever a command gives takes the place of the field of the same name."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+from sfumato.recipes.run import Run
+
+PARTS = ("data", "model", "loss", "privacy", "training")
+_NOT_OF_PARTS = ("seed", "kind", "data", "loss")  # a run's own seed is no setting of data or weights
+
+
+def given(command: Any) -> dict[str, Any]:
+    """Return the flags of a command (a dataclass) that were given: those that are not None."""
+    return {f.name: value for f in fields(command) if (value := getattr(command, f.name)) is not None}
+
+
+def override(run: Run, command: Any) -> Run:
+    """Return `run` with the flags of `command` in place; a noise multiplier takes the place of the target epsilon."""
+    flags = given(command)
+    if "noise_multiplier" in flags:
+        run = replace(run, privacy=replace(run.privacy, epsilon=None))
+    for part in PARTS:
+        settings = getattr(run, part)
+        names = [f.name for f in fields(settings) if f.name in flags and f.name not in _NOT_OF_PARTS]
+        run = replace(run, **{part: replace(settings, **{name: flags[name] for name in names})})
+    return run

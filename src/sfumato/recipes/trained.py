@@ -1,0 +1,162 @@
+"""A run that was trained, opened again: its model, its pictures' normalisation, and what it can be asked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfumato import data, evaluate, models
+from sfumato.base import BadInput
+from sfumato.recipes.config import CONFIG, read_config
+from sfumato.recipes.contrastive import start_encoder, start_towers
+from sfumato.recipes.run import Run
+from sfumato.recipes.sets import Sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A run's export in evaluation mode.
+
+    Attributes:
+        run: its settings.
+        loaded: what `models` read: model, tokenizer or None, normalisation.
+        preprocess: the evaluation transform, the same as in training.
+    """
+
+    run: Run
+    loaded: Any
+    preprocess: data.Preprocess
+
+    @property
+    def kind(self) -> str:
+        """ "captioner", "towers" or "encoder"."""
+        return self.run.model.kind
+
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        """Return features (B, D) float32 of normalised pictures (B, C, S, S): what probes and classifiers are given."""
+        return encoder_of(self.loaded, self.kind)(pictures)
+
+    def subject(self, sets: Sets) -> evaluate.Subject:
+        """Return the model as what is evaluated, beside the same model at its start."""
+        model, loaded = self.loaded.model, self.loaded
+        if self.kind == "captioner":
+            return evaluate.captioner(model, loaded.tokenizer)
+        if self.kind == "towers":
+            started, words = start_towers(self.run, sets.train)
+            return evaluate.dual_encoder(
+                model,
+                loaded.embed,
+                lambda texts: loaded.tokenizer.encode_texts(texts, words.max_tokens),
+                random_model=started.model.eval(),
+            )
+        return evaluate.image_encoder(model, loaded.embed, random_model=start_encoder(self.run).model.eval())
+
+
+def open_trained(folder: Path) -> Trained:
+    """Return the run in `folder`.
+
+    Raises:
+        BadInput: no run, no export, or a classifier, which has no encoder of its own.
+    """
+    run = read_config(folder)
+    readers: dict[str, Callable[[Path], Any]] = {
+        "captioner": models.load_export,
+        "towers": models.load_dual,
+        "encoder": models.load_encoder,
+    }
+    if run.model.kind not in readers:
+        raise BadInput(f"{folder} holds a {run.model.kind}: give the run that it was trained on.")
+    loaded = readers[run.model.kind](folder)
+    return Trained(run=run, loaded=loaded, preprocess=preprocess_of(loaded.preprocess))
+
+
+def preprocess_of(known: dict[str, Any]) -> data.Preprocess:
+    """Return the evaluation transform of an export: size and normalisation are those that training used."""
+    return data.Preprocess(
+        image_size=known["image_size"], mean=tuple(known["mean"]), std=tuple(known["std"]), channels=known["channels"]
+    )
+
+
+def encoder_of(loaded: Any, kind: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return pictures (B, C, S, S) -> features (B, D) of a loaded or started model, on its device."""
+    model = loaded.model
+    device = next(model.parameters()).device
+
+    def encode(pictures: np.ndarray) -> np.ndarray:
+        pixels = torch.from_numpy(pictures).to(device)
+        with models.evaluating(model):
+            return _features(loaded, kind, pixels).float().cpu().numpy()
+
+    return encode
+
+
+def _features(loaded: Any, kind: str, pixels: Tensor) -> Tensor:
+    if kind == "captioner":
+        return models.embed(loaded.model, pixels)
+    if kind == "towers":
+        return loaded.embed.images(loaded.model, pixels)
+    return loaded.embed.features(loaded.model, pixels)
+
+
+def readable_rows(
+    captioned: data.Captioned,
+    preprocess: data.Preprocess,
+    encode: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int = 128,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return features (R, D) of every row of a set, zero where a row cannot be read, and which can, (R,) bool.
+
+    No row is left out: the number of records is a public constant of the proof.
+    """
+    found = evaluate.embed(
+        captioned, preprocess, {"features": encode}, batch_size=batch_size, progress=progress, what="features"
+    )
+    features = np.zeros((len(captioned), found.features["features"].shape[1]), np.float32)
+    readable = np.zeros(len(captioned), bool)
+    features[found.rows], readable[found.rows] = found.features["features"], True
+    return features, readable
+
+
+def class_numbers(captioned: data.Captioned, classes: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the class of each row, int64 (R,), -1 where it is none of the declared ones, and the names.
+
+    Args:
+        captioned: a set with labels.
+        classes: declared public names; () takes those of a public set.
+
+    Raises:
+        BadInput: the set has no labels, or it is private and no classes are declared.
+    """
+    if captioned.labels is None or captioned.class_names is None:
+        raise BadInput(f"{captioned.name} has no class labels: name their column with --label-column.")
+    if not classes:
+        if not captioned.public:
+            raise BadInput("the labels are private, so their names are not looked at: list the classes with --classes.")
+        return captioned.labels, captioned.class_names
+    number_of = {name: number for number, name in enumerate(classes)}
+    renumber = np.array([number_of.get(name, -1) for name in captioned.class_names], np.int64)
+    return renumber[captioned.labels], tuple(classes)
+
+
+def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model") -> Path:
+    """Write the model of a run, or of a captioner's export, into `out` in the form its own library loads; return `out`.
+
+    Raises:
+        BadInput: no model, or a part of one that has no parts.
+    """
+    kind = read_config(folder).model.kind if (folder / CONFIG).is_file() else "captioner"
+    if kind == "captioner":
+        loaded = models.load_export(folder)
+        return models.export(loaded.model, loaded.tokenizer, loaded.preprocess, out, part=part)
+    if part != "model":
+        raise BadInput(f"{folder} holds {kind}: --part is for captioners.")
+    loaded = open_trained(folder).loaded
+    if kind == "towers":
+        return models.export_dual(loaded.model, loaded.embed, loaded.tokenizer, loaded.preprocess, out)
+    return models.export_encoder(loaded.model, loaded.preprocess, out)
