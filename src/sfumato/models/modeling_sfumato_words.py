@@ -1,12 +1,14 @@
 """A small text encoder as a class of transformers, in one file that needs nothing but transformers.
 
-transformers' BERT, read out as the mean over a text's own tokens instead of through a pooler on the first: with a few ten
-thousand noisy records nobody learns to gather a text in one place. An export copies this file beside the weights;
-importing it there makes the class known, so that the export loads without sfumato (see `modeling_sfumato_stem`).
+transformers' BERT, read out as the mean over a text's own tokens instead of through a pooler on the first: to gather a
+text in one place has to be learned, which a few ten thousand noisy records hardly allow. An export copies this file
+beside the weights; importing it there makes the class known, so that the export loads without sfumato (see
+`modeling_sfumato_stem`).
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -19,14 +21,18 @@ class WordsConfig(BertConfig):
 
 
 class WordsModel(BertModel):
-    """Ids (N, L) and their mask to tokens (N, L, D); `pooler_output` (N, D) is the mean of those that the mask keeps."""
+    """Ids and mask (N, L) to tokens (N, L, D); `pooler_output` (N, D) is the mean of those that the mask keeps."""
 
     config_class = WordsConfig
 
     def __init__(self, config: WordsConfig) -> None:
         super().__init__(config, add_pooling_layer=False)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **rest: Any) -> BaseModelOutputWithPooling:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **rest: Any
+    ) -> BaseModelOutputWithPooling:
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
         rest["return_dict"] = True
         tokens = super().forward(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
         kept = attention_mask.to(tokens.dtype).unsqueeze(2)

@@ -26,6 +26,8 @@ CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _WORDS = r"""<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
+_QUOTES = (("[\u2018\u2019]", "'"), ("[\u201c\u201d]", '"'))  # curly to straight
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClipModel:
@@ -73,11 +75,14 @@ def read_open_clip_bpe(pad_field: str) -> PreTrainedTokenizerFast:
     tokens = [*characters, *(f"{one}</w>" for one in characters), *("".join(merge) for merge in merges), _START, _END]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Backend(BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=_END))
-    straight = [normalizers.Replace(Regex(f"[{curly}]"), flat) for curly, flat in (("‘’", "'"), ("“”", '"'))]
+    straight = [normalizers.Replace(Regex(curly), flat) for curly, flat in _QUOTES]
     backend.normalizer = normalizers.Sequence([normalizers.NFC(), *straight, normalizers.Lowercase()])
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])  # fmt: skip
-    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)])
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([words, to_bytes])
+    backend.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Replace("</w>", " "), decoders.Strip(" ", 0, 1)]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{_START} $A {_END}", special_tokens=[(_START, vocabulary[_START]), (_END, vocabulary[_END])]
     )
@@ -122,9 +127,7 @@ def read_open_clip(folder: Path, *, image_size: int | None = None, channels: int
     )
 
 
-def write_open_clip(
-    model: nn.Module, architecture: dict[str, Any], preprocess: dict[str, Any], folder: Path
-) -> None:
+def write_open_clip(model: nn.Module, architecture: dict[str, Any], preprocess: dict[str, Any], folder: Path) -> None:
     """Write configuration and weights into `folder`, as open_clip's `local-dir:` reads them."""
     statistics = {name: [float(value) for value in preprocess[name]] for name in ("mean", "std")}
     constants = {"size": int(preprocess["image_size"]), "interpolation": "bicubic", "resize_mode": "shortest"}
@@ -151,7 +154,10 @@ def _make(
     if channels != 3:
         raise BadInput(f"open_clip's models take 3 channels, got {channels}.")
     config = copy.deepcopy(config)
-    for refused, why in (("multimodal_cfg", "it writes captions too"), ("hf_model_name", "open_clip downloads its text tower")):
+    for refused, why in (
+        ("multimodal_cfg", "it writes captions too"),
+        ("hf_model_name", "open_clip downloads its text tower"),
+    ):
         if refused in config or config["text_cfg"].get(refused):
             raise BadInput(f"{source} is not taken: {why}.")
     config["vision_cfg"] |= {"image_size": image_size, "patch_dropout": 0.0}

@@ -119,7 +119,9 @@ class Tokenizer:
         before, after = self._frame()
         room = max_tokens - len(before) - len(after)
         if room < 1:
-            raise BadInput(f"max_tokens must be >= {max_tokens - room + 1} (start, one word and end), got {max_tokens}.")
+            raise BadInput(
+                f"max_tokens must be >= {max_tokens - room + 1} (start, one word and end), got {max_tokens}."
+            )
         rows = torch.full((len(texts), max_tokens), self.pad_id, dtype=torch.int64)
         for row, text in enumerate(texts):
             ids = [*before, *self._ids(text)[:room], *after]

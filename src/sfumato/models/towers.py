@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sfumato.base import BadInput
 
 KINDS = ("transformers", "open_clip", "pair")
-_UNMASKED = ("clip_text_model", "siglip_text_model")  # see `Towers.texts`
+UNMASKED = ("clip_text_model", "siglip_text_model")  # see `Towers.texts`
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class Towers:
         kind: how the towers of the model are called: `transformers` (CLIPModel, SiglipModel,
             VisionTextDualEncoderModel), `open_clip`, or `pair` (`embed_images` and `embed_texts`).
         pad_id: token that fills a text up to L; a text tower that takes an attention mask does not see it.
+        architecture: of `open_clip`, its configuration as JSON: its models do not carry it, and an export needs it.
     """
 
     kind: str
     pad_id: int
+    architecture: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -58,7 +60,7 @@ class Towers:
         mask = (input_ids != self.pad_id).long()
         if self.kind == "pair":
             return unit_norm(towers.embed_texts(input_ids, mask))
-        masks = {} if towers.config.text_config.model_type in _UNMASKED else {"attention_mask": mask}
+        masks = {} if towers.config.text_config.model_type in UNMASKED else {"attention_mask": mask}
         return unit_norm(towers.get_text_features(input_ids=input_ids, **masks).pooler_output)
 
 
