@@ -114,6 +114,20 @@ def _load_encoder(path: Path, model_type: str | None) -> PreTrainedModel:
 
 def load_model(model_class: Any, path: Path) -> PreTrainedModel:
     """Load a transformers class from a local folder in float32; BadInput names what is missing or misshapen."""
+    model, missing = load_with_gaps(model_class, path)
+    require_all([name for name in missing if "pooler" not in name], path)
+    return model
+
+
+def require_all(missing: list[str], path: Path) -> None:
+    """Raise BadInput if anything is missing."""
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise BadInput(f"the weights in {path} lack {missing[0]}{more}.")
+
+
+def load_with_gaps(model_class: Any, path: Path) -> tuple[PreTrainedModel, list[str]]:
+    """Load as `load_model` does, and return the names of the parameters that the file lacks: those are random."""
     try:
         with quiet(), torch.random.fork_rng(devices=[]):  # a pooler that the file lacks would be drawn at random
             model, report = model_class.from_pretrained(
@@ -126,10 +140,6 @@ def load_model(model_class: Any, path: Path) -> PreTrainedModel:
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(f"the weights in {path} cannot be read: {error}") from error
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise BadInput(f"the weights in {path} lack {missing[0]}{more}.")
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise BadInput(f"{path}: {name} has shape {tuple(found)}, its config.json says {tuple(expected)}.")
-    return model
+    return model, sorted(report["missing_keys"])

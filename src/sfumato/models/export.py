@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -53,21 +54,15 @@ def export(
     """
     if part not in ("model", "encoder"):
         raise BadInput(f"part is model or encoder, got {part!r}.")
-    path = Path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-    try:
+    with written_beside(folder) as beside:
         with quiet():
             (model if part == "model" else plain_encoder(model)).save_pretrained(str(beside), max_shard_size="1TB")
         if tower(model, "encoder").config.model_type == StemConfig.model_type:  # the class travels with its weights
             shutil.copyfile(str(modeling_sfumato_stem.__file__), beside / "modeling_sfumato_stem.py")
         if part == "model":
             tokenizer.save(beside)
-        _processor(preprocess).save_pretrained(str(beside))
-        _install(beside, path)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return path
+        image_processor(preprocess).save_pretrained(str(beside))
+    return Path(folder)
 
 
 def plain_encoder(model: VisionEncoderDecoderModel) -> PreTrainedModel:
@@ -90,19 +85,25 @@ def load_export(folder: str | Path) -> Loaded:
     if read_json(path / "config.json").get("model_type") != WHOLE:
         raise BadInput(f"{path} holds no captioner (a VisionEncoderDecoderModel).")
     require_weights(path)
-    processor = read_json(path / PREPROCESSOR)
+    preprocess = read_preprocess(path)
     tokenizer = Tokenizer.from_checkpoint(path)
     model: Any = load_model(VisionEncoderDecoderModel, path)
-    preprocess = {
+    return Loaded(model=model.eval(), tokenizer=tokenizer, preprocess=preprocess)
+
+
+def read_preprocess(path: Path) -> dict[str, Any]:
+    """Return `image_size`, `mean`, `std`, `channels` of an export; BadInput if the file is missing."""
+    processor = read_json(path / PREPROCESSOR)
+    return {
         "image_size": processor["crop_size"]["height"],
         "mean": list(processor["image_mean"]),
         "std": list(processor["image_std"]),
         "channels": len(processor["image_mean"]),
     }
-    return Loaded(model=model.eval(), tokenizer=tokenizer, preprocess=preprocess)
 
 
-def _processor(preprocess: Mapping[str, Any]) -> ViTImageProcessor:
+def image_processor(preprocess: Mapping[str, Any]) -> ViTImageProcessor:
+    """Return the run's normalisation as transformers' image processor; BadInput names what `preprocess` lacks."""
     missing = {"image_size", "mean", "std", "channels"} - set(preprocess)
     if missing:
         raise BadInput(f"the preprocessing lacks {', '.join(sorted(missing))}.")
@@ -125,6 +126,19 @@ def _processor(preprocess: Mapping[str, Any]) -> ViTImageProcessor:
 def _per_channel(values: Any, channels: int) -> list[float]:
     numbers = [float(value) for value in values]
     return numbers * channels if len(numbers) == 1 else numbers  # one number stands for all channels
+
+
+@contextmanager
+def written_beside(folder: str | Path) -> Iterator[Path]:
+    """Give a new folder to write into; it appears as `folder` when the `with` ends well, else it is removed."""
+    path = Path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        yield beside
+        _install(beside, path)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _install(beside: Path, path: Path) -> None:

@@ -94,7 +94,7 @@ def _chosen(model: VisionEncoderDecoderModel, train: str, *, decoder_is_new: boo
 
 def _after(model: nn.Module, tower: str, last: int) -> set[str]:
     """Return the names, in one tower, of the last blocks and of all that was registered after them."""
-    blocks = _blocks(model, tower)
+    blocks = blocks_of(model, tower)
     if last > len(blocks) and tower == "encoder":
         raise BadInput(f"train=last-{last}: the encoder has only {len(blocks)} blocks.")
     names = [name for name, _ in model.named_parameters() if name.startswith(f"{tower}.")]
@@ -103,7 +103,7 @@ def _after(model: nn.Module, tower: str, last: int) -> set[str]:
     return inside | set(names[final + 1 :])
 
 
-def _blocks(model: nn.Module, tower: str) -> list[str]:
+def blocks_of(model: nn.Module, tower: str) -> list[str]:
     """Return the names of a tower's blocks in order: the entries of its innermost module lists."""
     lists = {
         name: module

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class StemConfig(PreTrainedConfig):
@@ -72,7 +72,10 @@ class StemStage(nn.Module):
 
 
 class StemModel(PreTrainedModel):
-    """Pictures (N, C, H, W) to tokens (N, T, K * K * D), one for each place of the last stage, which has D features."""
+    """Pictures (N, C, H, W) to tokens (N, T, K * K * D), one for each place of the last stage, which has D features.
+
+    `pooler_output` is the mean of the tokens, (N, K * K * D).
+    """
 
     config_class = StemConfig
     base_model_prefix = "stem"
@@ -92,7 +95,7 @@ class StemModel(PreTrainedModel):
         if isinstance(module, nn.Conv2d):
             initialization.normal_(module.weight, 0.0, module.weight[0].numel() ** -0.5)  # spares loaded weights
 
-    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutput:
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
         x = pixel_values
         for stage in self.stages:
             x = stage(x)
@@ -100,7 +103,8 @@ class StemModel(PreTrainedModel):
         if self.config.num_waves > 1:
             table = waves(x.shape[2], x.shape[3], self.config.num_waves).to(tokens)
             tokens = (tokens.unsqueeze(2) * table.unsqueeze(2)).flatten(2)
-        return BaseModelOutput(last_hidden_state=self.dropout(tokens))
+        tokens = self.dropout(tokens)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=tokens.mean(1))
 
 
 def waves(height: int, width: int, number: int) -> Tensor:

@@ -117,8 +117,8 @@ def _skeleton(source: Checkpoint, size: str | None, tokenizer: Tokenizer, fields
 
 def _whole(source: Checkpoint, tokenizer: Tokenizer, fields: dict[str, Any]) -> VisionEncoderDecoderConfig:
     config = copy.deepcopy(source.config)
-    config.encoder = _fit(without_pooler(config.encoder), source, fields)
-    text = _fit(config.decoder, source, fields)
+    config.encoder = fit_tower(without_pooler(config.encoder), source.folder, fields)
+    text = fit_tower(config.decoder, source.folder, fields)
     if text.model_type == "mbart":
         text.max_position_embeddings = fields["max_tokens"]
     elif (positions := getattr(text, "max_position_embeddings", fields["max_tokens"])) < fields["max_tokens"]:
@@ -145,16 +145,16 @@ def _joined(
         dropout=fields["dropout"],
         **tokenizer.special_ids,
     )
-    encoder = _fit(without_pooler(copy.deepcopy(source.config)), source, fields)
+    encoder = fit_tower(without_pooler(copy.deepcopy(source.config)), source.folder, fields)
     return join(encoder, text, size=size, without_bias=("decoder",))
 
 
-def _fit(config: Any, source: Checkpoint, fields: dict[str, Any]) -> Any:
+def fit_tower(config: Any, folder: Path, fields: dict[str, Any]) -> Any:
     """Set image size, channels and dropout in a tower's configuration, in place; BadInput if patches do not tile."""
     if hasattr(config, "image_size"):
         patch = getattr(config, "patch_size", 1)
         if isinstance(patch, int) and fields["image_size"] % patch:
-            raise BadInput(f"image size {fields['image_size']} is no multiple of the patch {patch} of {source.folder}.")
+            raise BadInput(f"image size {fields['image_size']} is no multiple of the patch {patch} of {folder}.")
         config.image_size = fields["image_size"]
     if hasattr(config, "num_channels"):
         config.num_channels = fields["channels"]

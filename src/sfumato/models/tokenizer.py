@@ -20,8 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sfumato.base import BadInput
 from sfumato.models.folders import locate, quiet
+from sfumato.models.open_clip_door import read_open_clip_bpe
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PAD_FIELD = "sfumato_pad_id"  # in tokenizer_config.json: padding that is no special token, as open_clip's 0, its "!"
 IGNORED = -100  # label of a position that is not a token: transformers' and torch's convention
 
 
@@ -54,7 +56,7 @@ class Tokenizer:
 
     @property
     def pad_id(self) -> int:
-        return _first(self.backend.pad_token_id, self.eos_id)
+        return _first(self.backend.init_kwargs.get(_PAD_FIELD), self.backend.pad_token_id, self.eos_id)
 
     @property
     def special_ids(self) -> dict[str, int]:
@@ -108,6 +110,29 @@ class Tokenizer:
         unknown = self.backend.unk_token_id
         return sum(unknown in self._ids(caption) for caption in captions) if unknown is not None else 0
 
+    def encode_texts(self, texts: Sequence[str], max_tokens: int) -> Tensor:
+        """Return what a text tower reads, (N, max_tokens) int64: start token, tokens, end token, then `pad_id`.
+
+        A text that does not fit keeps its first tokens between start and end. Start and end are those of the
+        tokenizer's own template where it has one (T5's, for instance, has no start token).
+        """
+        before, after = self._frame()
+        room = max_tokens - len(before) - len(after)
+        if room < 1:
+            raise BadInput(
+                f"max_tokens must be >= {max_tokens - room + 1} (start, one word and end), got {max_tokens}."
+            )
+        rows = torch.full((len(texts), max_tokens), self.pad_id, dtype=torch.int64)
+        for row, text in enumerate(texts):
+            ids = [*before, *self._ids(text)[:room], *after]
+            rows[row, : len(ids)] = torch.tensor(ids)
+        return rows
+
+    def count_text_tokens(self, texts: Iterable[str]) -> list[int]:
+        """Return how many positions each text takes in `encode_texts`, its start and end tokens included."""
+        framing = sum(map(len, self._frame()))
+        return [len(self._ids(text)) + framing for text in texts]
+
     def save(self, folder: str | Path) -> None:
         """Write a folder that `transformers.AutoTokenizer.from_pretrained` reads."""
         self.backend.save_pretrained(str(folder))
@@ -115,6 +140,15 @@ class Tokenizer:
     def _ids(self, caption: str) -> list[int]:
         # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
         return self.backend.backend_tokenizer.encode(caption, add_special_tokens=False).ids
+
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """Return the ids before and after a text; every text ends with an end token, at which CLIP is read out."""
+        bare = self._ids("a")
+        framed = self.backend.backend_tokenizer.encode("a", add_special_tokens=True).ids
+        if framed == bare:  # no template, as in the vocabularies built here
+            return [self.bos_id], [self.eos_id]
+        at = next(i for i in range(len(framed)) if framed[i : i + len(bare)] == bare)
+        return framed[:at], framed[at + len(bare) :] or [self.eos_id]
 
     def _until_end(self, row: list[int]) -> list[int]:
         end = row.index(self.eos_id) if self.eos_id in row else len(row)
@@ -154,6 +188,18 @@ class Tokenizer:
         backend.backend_tokenizer.no_padding()  # some checkpoints ask for both; `encode` has its own, public length
         backend.backend_tokenizer.no_truncation()
         return Tokenizer(backend)
+
+    @staticmethod
+    def of_open_clip() -> "Tokenizer":
+        """Return the byte-pair vocabulary of 49,408 tokens that open_clip ships, with the same ids and padding 0.
+
+        Ids equal `open_clip.tokenize` for text that `ftfy` leaves as it is. open_clip repairs broken encodings,
+        HTML entities and typographic variants first; here curly quotes are made straight, and the rest is spelled.
+
+        Raises:
+            BadInput: open_clip is not installed.
+        """
+        return Tokenizer(read_open_clip_bpe(_PAD_FIELD))
 
     @staticmethod
     def from_public_text(texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":

@@ -84,40 +84,41 @@ def _vocabulary_tensors(model: VisionEncoderDecoderModel) -> set[str]:
 
 def _copy_rows(tensor: Tensor, old: Tensor, rows: Mapping[int, int], name: str, source: Checkpoint) -> None:
     if old.shape[1:] != tensor.shape[1:]:
-        raise _misfit(name, tensor, old, source)
+        raise misfit(name, tensor, old, source)
     new_ids, old_ids = torch.tensor(list(rows)), torch.tensor(list(rows.values()))
     tensor[new_ids] = old[old_ids]
 
 
 def _adapt(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> str:
     if "position" not in name or old.shape[-1] != tensor.shape[-1]:
-        raise _misfit(name, tensor, old, source)
+        raise misfit(name, tensor, old, source)
     if name.startswith("decoder."):
         length = min(len(old), len(tensor))
         tensor[:length] = old[:length]
         return f"{name}: {length} of {len(tensor)} text positions kept"
-    tensor.copy_(_interpolate(name, tensor, old, source))
+    tensor.copy_(interpolate_positions(name, tensor, old, source))
     return f"{name}: image positions interpolated from {tuple(old.shape)} to {tuple(tensor.shape)}"
 
 
-def _interpolate(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> Tensor:
+def interpolate_positions(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> Tensor:
     """Resize a grid of image positions, (1, P + G^2, D) or (P + G^2, D); the P leading tokens are kept."""
     config = source.encoder_config
     size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
     if not isinstance(size, int) or not isinstance(patch, int):
-        raise _misfit(name, tensor, old, source)
+        raise misfit(name, tensor, old, source)
     grid = size // patch
     leading = old.shape[-2] - grid * grid
     new_grid = math.isqrt(max(tensor.shape[-2] - leading, 0))
     if leading < 0 or new_grid * new_grid != tensor.shape[-2] - leading:
-        raise _misfit(name, tensor, old, source)
+        raise misfit(name, tensor, old, source)
     flat = old.reshape(old.shape[-2:])
     picture = flat[leading:].T.reshape(1, -1, grid, grid)
     resized = nn.functional.interpolate(picture, size=(new_grid, new_grid), mode="bicubic", align_corners=False)
     return torch.cat([flat[:leading], resized.reshape(flat.shape[1], -1).T]).reshape(tensor.shape)
 
 
-def _misfit(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> BadInput:
+def misfit(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> BadInput:
+    """Return the error that names a tensor whose shape does not fit, and the channels where it is the first layer's."""
     picture = old.ndim == 4 and name.startswith(("embeddings.", "encoder.embeddings.", "stages.0", "encoder.stages.0"))
     hint = f" Give {old.shape[1]} channels." if picture and old.shape[1] != tensor.shape[1] else ""
     return BadInput(
