@@ -17,28 +17,44 @@ from sfumato.models.checkpoint import Checkpoint, read_checkpoint
 from sfumato.models.dual import start_dual
 from sfumato.models.dual_export import export_dual, load_dual
 from sfumato.models.dual_sizes import DUAL_SIZES
+from sfumato.models.encoder_export import export_encoder, load_encoder
+from sfumato.models.encoder_start import start_encoder
+from sfumato.models.encoders import StemEncoder
 from sfumato.models.export import Loaded, export, load_export
 from sfumato.models.freeze import Training
 from sfumato.models.generate import generate_captions
+from sfumato.models.modeling_sfumato_encoders import ResNet18Plain, SmallConv
+from sfumato.models.modeling_sfumato_timm import TimmEncoder
+from sfumato.models.pair_export import export_pair, load_pair
+from sfumato.models.pair_start import lit_pair
 from sfumato.models.sizes import SIZES, Size
 from sfumato.models.start import Started, start
 from sfumato.models.started import LoadedTowers, StartedTowers
 from sfumato.models.tokenizer import Tokenizer
+from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features
 from sfumato.models.towers import Towers
+from sfumato.models.two_views import TwoViewTowers
 
 __all__ = [
     "DUAL_SIZES",
     "SIZES",
     "Checkpoint",
     "Counts",
+    "HeadTowers",
     "Loaded",
     "LoadedTowers",
+    "ResNet18Plain",
     "Size",
+    "SmallConv",
     "Started",
     "StartedTowers",
+    "StemEncoder",
+    "TimmEncoder",
     "Tokenizer",
+    "TowerPair",
     "Towers",
     "Training",
+    "TwoViewTowers",
     "absent",
     "assemble",
     "build",
@@ -49,10 +65,17 @@ __all__ = [
     "evaluating",
     "export",
     "export_dual",
+    "export_encoder",
+    "export_pair",
+    "frozen_features",
     "generate_captions",
+    "lit_pair",
     "load_dual",
+    "load_encoder",
     "load_export",
+    "load_pair",
     "read_checkpoint",
     "start",
     "start_dual",
+    "start_encoder",
 ]
