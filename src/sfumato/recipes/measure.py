@@ -46,8 +46,7 @@ def evaluate_run(
         )
     preprocess = preprocess_of(run, loaded)
     results = evaluate.run_suite(
-        loaded.model,
-        loaded.tokenizer,
+        evaluate.captioner(loaded.model, loaded.tokenizer),
         preprocess,
         sets.train,
         sets.test,
