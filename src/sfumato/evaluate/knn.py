@@ -67,6 +67,7 @@ def knn(
 
     Source: the evaluation of Logit-DP (PAPERS section 2).
     """
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
     train_features, test_features = checked(train_features, train_labels, test_features, test_labels)
     if not 1 <= k <= len(train_features):
         raise BadInput(f"k must lie between 1 and the {len(train_features)} training pictures, got {k}.")
