@@ -1,6 +1,6 @@
 """Clouds of points with known classes, and small stand-ins for a data set and for a model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,6 +27,7 @@ class Rows:
     class_names: tuple[str, ...] | None = ("dark", "light")
     scenes: tuple | None = None
     captions: tuple[str, ...] | None = None
+    class_captions: tuple[str, ...] | None = None
     broken: frozenset = field(default_factory=frozenset)
 
     def __len__(self):
@@ -88,3 +89,30 @@ def looker():
         score_labels=lambda pictures, texts: np.stack([~light(pictures), light(pictures)], 1).astype(float),
         caption_losses=losses,
     )
+
+
+def watcher():
+    """Return a subject that sees light as `looker` does, and does nothing else."""
+    return Subject(encode=looker().encode, encode_at_random=looker().encode_at_random)
+
+
+def matcher():
+    """Return a subject that lays pictures and texts on a half circle, from dark to light."""
+
+    def at(light):
+        angles = np.pi * np.clip(light, 0, 1)
+        return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+    return replace(
+        watcher(),
+        embed_images=lambda pictures: at((pictures.mean((1, 2, 3)) - 0.235) / 0.392),
+        embed_texts=lambda texts: at(np.array([brightness(text) for text in texts])),
+    )
+
+
+def brightness(text):
+    """Return 0 for a text that says dark, 1 for light, a share for "shade N" of 100."""
+    words = text.casefold().split()
+    if "shade" in words:
+        return int(words[-1]) / 100
+    return float("light" in words)

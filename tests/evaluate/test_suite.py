@@ -3,15 +3,15 @@ import json
 
 import numpy as np
 import pytest
-from tests.evaluate.stand_ins import Plain, Rows, looker, shades
+from tests.evaluate.stand_ins import Plain, Rows, looker, matcher, shades, watcher
 
 from sfumato.base import BadInput
 from sfumato.data import Preprocess, hard_negatives, shapes
-from sfumato.evaluate import probe
+from sfumato.evaluate import captioner, probe
 from sfumato.evaluate.bench import Bench, subset
 from sfumato.evaluate.embed import batches
 from sfumato.evaluate.on_captions import label_captions, references_of
-from sfumato.evaluate.suite import SUITES, check_suites, run_bench, run_suite, shareable
+from sfumato.evaluate.suite import SUITES, check_suites, run_bench, run_suite, shareable, suites_for
 from sfumato.evaluate.table import COLUMNS, table
 from sfumato.models import Tokenizer, build
 
@@ -62,12 +62,11 @@ def test_what_the_sets_do_not_hold_is_skipped_with_a_reason(results):
     assert "no scenes" in results["suites"]["aro"]["skipped"]
     bare = Rows(images=shades(12, seed=2).images, labels=None, class_names=None)
     found = run_bench(bench_of(shades(10), bare), SUITES)["suites"]
-    assert {name: "no c" in suite["skipped"] for name, suite in found.items() if name not in ("shapes", "aro")} == {
-        "probe": True,
-        "fewshot": True,
-        "zeroshot": True,
-        "caption": True,
-    }
+    lacking = ("probe", "fewshot", "knn", "zeroshot", "caption")
+    assert [name for name in lacking if "no c" in found[name]["skipped"]] == list(lacking)
+    found = run_bench(bench_of(shades(10), bare, subject=matcher()), ["zeroshot", "retrieval"])["suites"]
+    assert found["zeroshot"]["skipped"] == "the test set has no class labels"
+    assert found["retrieval"]["skipped"] == "the test set has no captions"
     unreadable = shades(3, seed=5, broken=frozenset(range(3)))
     assert "none of 3" in run_bench(bench_of(shades(10), unreadable), ["zeroshot"])["suites"]["zeroshot"]["skipped"]
     strange = dataclasses.replace(shades(10, seed=3), labels=np.full(10, 5), class_names=tuple("abcdef"))
@@ -85,12 +84,13 @@ def test_shots_that_a_class_cannot_give_are_left_out_and_listed():
 @pytest.mark.parametrize(("train_public", "test_public"), [(True, True), (False, True), (True, False)])
 def test_private_suites_are_marked_and_not_shareable(train_public, test_public):
     train, test = shades(20, public=train_public), shades(10, seed=1, public=test_public)
-    found = run_bench(bench_of(train, test), ["probe", "zeroshot"])
+    found = run_bench(bench_of(train, test), ["probe", "fewshot", "knn", "zeroshot"])
     assert found["private"] == (not (train_public and test_public))
     shared = shareable(found)
     assert shared["private"] is False
     assert ("num_test" in shared) == (train_public and test_public)
-    assert ("probe" in shared["suites"]) == (train_public and test_public)  # fitted on the training pictures
+    for name in ("probe", "fewshot", "knn"):  # they look at the training pictures
+        assert (name in shared["suites"]) == (train_public and test_public)
     assert ("zeroshot" in shared["suites"]) == test_public
     assert "probe" in found["suites"]
 
@@ -112,8 +112,8 @@ def test_what_does_not_say_that_it_is_public_is_private():
 
 
 def test_unknown_suites_are_refused_with_the_known():
-    with pytest.raises(BadInput, match=r"unknown suite knn; there are probe, fewshot, zeroshot"):
-        check_suites(["probe", "knn"])
+    with pytest.raises(BadInput, match=r"unknown suite linear; there are probe, fewshot, knn, zeroshot, retrieval"):
+        check_suites(["probe", "linear"])
     with pytest.raises(BadInput, match="none given"):
         check_suites([])
 
@@ -231,9 +231,53 @@ def test_the_table_has_a_row_per_figure(results):
         cells["linear probe", "HOG"][5],
     )
     assert ("few-shot probe, 5", "HOG") in cells
+    assert cells["nearest neighbours, k = 3", "trained encoder"][2:5] == ("100.0 %", "88.3 - 100.0", "29")
+    assert ("nearest neighbours, k = 3", "untrained encoder") in cells
+    assert cells["retrieval", "skipped: the model has no text encoder"]
     assert cells["zero-shot", "captioner, exact"][5] == "50.0 %"
     assert ("captions, CIDEr-D", "same captions, other pictures") in cells
     assert any(row[1].startswith("skipped: the test set has no scenes") for row in rows)
+
+
+def test_suites_suit_the_model():
+    assert suites_for(looker()) == ("probe", "fewshot", "knn", "zeroshot", "caption", "shapes", "aro")
+    assert suites_for(matcher()) == ("probe", "fewshot", "knn", "zeroshot", "retrieval")
+    assert suites_for(watcher()) == ("probe", "fewshot", "knn")
+
+
+def test_what_the_model_cannot_do_is_skipped_with_a_reason():
+    scenes = shapes(12, seed=3, image_size=16)
+    found = run_bench(bench_of(shades(20), scenes, subject=watcher()), SUITES)["suites"]
+    assert {name: found[name]["skipped"] for name in SUITES[3:]} == {
+        "zeroshot": "the model reads no texts",
+        "retrieval": "the model has no text encoder",
+        "caption": "the model writes no captions",
+        "shapes": "the model writes no captions",
+        "aro": "the model writes no captions",
+    }
+    found = run_bench(bench_of(shades(20), shades(9, seed=1), subject=matcher()), SUITES)["suites"]
+    assert [name for name in SUITES if "skipped" in found[name]] == ["caption", "shapes", "aro"]
+    assert table({"suites": found})
+
+
+def test_a_model_without_captions_goes_through_by_default():
+    settings = {"unseen_set": shades(6, seed=2), "batch_size": 4}
+    found = run_suite(watcher(), Plain(), shades(20), shades(9, seed=1), **settings)["suites"]
+    assert list(found) == ["probe", "fewshot", "knn"]
+    found = run_suite(watcher(), Plain(), shades(20), shades(9, seed=1), suites=["shapes"], **settings)["suites"]
+    assert found["shapes_unseen"]["skipped"] == "the model writes no captions"
+
+
+def test_neighbours_need_as_many_training_pictures():
+    found = run_bench(bench_of(shades(2), shades(8, seed=1)), ["knn"])["suites"]["knn"]
+    assert found["skipped"] == "2 training pictures are fewer than 3 neighbours"
+
+
+def test_pictures_are_read_once_for_all_suites_on_features():
+    heard = []
+    bench = bench_of(shades(10), shades(9, seed=1), progress=lambda *told: heard.append(told), batch_size=100)
+    run_bench(bench, ["probe", "fewshot", "knn"])
+    assert heard == [("training pictures", 10, 10), ("test pictures", 9, 9)]
 
 
 @pytest.fixture(scope="module")
@@ -246,32 +290,34 @@ def whole():
     model = build(
         "micro", vocab_size=tokenizer.vocab_size, image_size=16, max_tokens=16, seed=0, **tokenizer.special_ids
     )
-    return model, tokenizer, Preprocess(image_size=16), train, test, unseen
+    return captioner(model, tokenizer), Preprocess(image_size=16), train, test, unseen
 
 
 def test_a_captioner_goes_through_every_suite(whole, monkeypatch):
     monkeypatch.setattr(probe, "MAX_ITER", 10)  # thirty classes on 1728 features: the fit itself is tested elsewhere
-    model, tokenizer, preprocess, train, test, unseen = whole
+    subject, preprocess, train, test, unseen = whole
     heard = []
     settings = {"unseen_set": unseen, "limit": 60, "progress": lambda *told: heard.append(told), "batch_size": 16}
-    found = run_suite(model, tokenizer, preprocess, train, test, **settings)
+    found = run_suite(subject, preprocess, train, test, **settings)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert not [name for name, suite in found["suites"].items() if "skipped" in suite]
+    assert list(found["suites"]) == [*suites_for(subject), "shapes_unseen"]
+    assert found["suites"]["zeroshot"]["top5"]["chance"] == pytest.approx(5 / 36)
     assert found["num_train"] == 60
     assert found["num_test"] == found["suites"]["shapes"]["scene"]["n"] == 24
     assert found["suites"]["shapes_unseen"]["scene"]["n"] == 8
     assert not found["private"]
     assert ("training pictures", 60, 60) in heard
     assert table(found)
-    again = run_suite(model, tokenizer, preprocess, train, test, suites=("fewshot", "shapes", "aro"), **settings)
+    again = run_suite(subject, preprocess, train, test, suites=("fewshot", "knn", "shapes", "aro"), **settings)
     assert again["suites"] == {name: found["suites"][name] for name in again["suites"]}  # nothing is left to chance
 
 
 def test_run_suite_refuses_training_pictures(whole):
-    model, tokenizer, preprocess, train, test, _ = whole
+    subject, preprocess, train, test, _ = whole
     with pytest.raises(BadInput, match="the test set is the training set"):
-        run_suite(model, tokenizer, preprocess, train, train, suites=["zeroshot"])
+        run_suite(subject, preprocess, train, train, suites=["zeroshot"])
     with pytest.raises(BadInput, match="share"):
-        run_suite(model, tokenizer, preprocess, train, test, suites=["shapes"], unseen_set=train.select(range(5)))
+        run_suite(subject, preprocess, train, test, suites=["shapes"], unseen_set=train.select(range(5)))
     with pytest.raises(BadInput, match="unknown suite"):
-        run_suite(model, tokenizer, preprocess, train, test, suites=["linear"])
+        run_suite(subject, preprocess, train, test, suites=["linear"])

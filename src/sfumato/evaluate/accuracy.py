@@ -39,7 +39,7 @@ class Accuracy:
         return {"accuracy": self.rate, "low": low, "high": high, "n": self.n, "chance": self.chance}
 
 
-def wilson(num_correct: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(num_correct: float, n: int, level: float = 0.95) -> tuple[float, float]:
     """Return the Wilson score interval of a share, which stays inside [0, 1] and is honest near its ends.
 
     It speaks of the sampling of the test pictures only, not of the training run's own randomness.

@@ -1,19 +1,24 @@
 """One model before the pictures that it is measured on: what every suite is given."""
 
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from sfumato.base import BadInput
-from sfumato.evaluate.embed import Evaluating, Progress
+from sfumato.evaluate.embed import Batch, Evaluating, Progress, batches
 from sfumato.evaluate.subject import Subject
 
+logger = logging.getLogger(__name__)
+
 Results = dict[str, Any]  # JSON values only
+Part = TypeVar("Part")
 
 
 class NotApplicableError(Exception):
-    """The sets lack what a suite needs (classes, scenes): the suite is skipped, and the result says why."""
+    """Sets or model lack what a suite needs (classes, texts): the suite is skipped, and the result says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +71,26 @@ def labels_of(dataset: Any, what: str) -> np.ndarray:
 def is_private(dataset: Any) -> bool:
     """Return whether figures on the set may not be shared: everything that was not declared public."""
     return not getattr(dataset, "public", False)
+
+
+def needed(part: Part | None, reason: str) -> Part:
+    """Return a part of the subject. Raises NotApplicableError with the reason where the model has it not."""
+    if part is None:
+        raise NotApplicableError(reason)
+    return part
+
+
+def read(bench: Bench, dataset: Any, rows: np.ndarray, what: str) -> Iterator[Batch]:
+    """Yield the batches of a set, reporting progress.
+
+    Raises:
+        NotApplicableError: no picture can be read.
+    """
+    logger.info("%s: %d pictures", what, len(rows))
+    done = 0
+    for batch in batches(dataset, bench.preprocess, rows=rows, batch_size=bench.batch_size):
+        yield batch
+        done += len(batch.rows)
+        bench.progress(what, done, len(rows))
+    if not done:
+        raise NotApplicableError(f"none of {len(rows)} pictures could be read")

@@ -22,7 +22,8 @@ class Shots:
         num_shots: labelled pictures per class.
         accuracies: one per draw.
         n: test pictures.
-        chance: one over the number of classes, as the balanced draw gives no reason to prefer any.
+        chance: one over the number of classes, as the balanced draw gives no reason to prefer any; less where test
+            pictures are of classes without training pictures.
         converged: whether every fit did.
     """
 
@@ -85,7 +86,7 @@ def few_shot(
             num_shots=num_shots,
             accuracies=tuple(float((fit.predicted == test_labels).mean()) for fit in fits),
             n=len(test_labels),
-            chance=1.0 / len(np.unique(train_labels)),
+            chance=float(np.isin(test_labels, train_labels).mean()) / len(np.unique(train_labels)),
             converged=all(fit.converged for fit in fits),
         )
         results.append(shot)

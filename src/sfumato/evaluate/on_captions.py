@@ -1,7 +1,6 @@
 """The suites that ask the captioner itself: zero-shot, captions, scenes, hard negatives. Test pictures only."""
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +8,12 @@ import numpy as np
 
 from sfumato.data import hard_negatives
 from sfumato.evaluate.attributes import attribute_accuracy
-from sfumato.evaluate.bench import Bench, NotApplicableError, Results, labels_of
+from sfumato.evaluate.bench import Bench, NotApplicableError, Results, labels_of, needed, read
 from sfumato.evaluate.caption import bleu4, cider_scores
-from sfumato.evaluate.embed import Batch, batches
 from sfumato.evaluate.subject import MAX_EXACT_LABELS
 from sfumato.evaluate.zeroshot import TEMPLATE, choose_caption, zero_shot
 
-logger = logging.getLogger(__name__)
+_WRITES_NOTHING = "the model writes no captions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,24 +29,26 @@ def write_captions(bench: Bench, dataset: Any, rows: np.ndarray) -> Written:
     """Return the greedy caption of each picture that can be read.
 
     Raises:
-        NotApplicableError: no picture can be read.
+        NotApplicableError: the model writes no captions, or no picture can be read.
     """
+    describe = needed(bench.subject.describe, _WRITES_NOTHING)
     kept, texts, examples = [], [], []
-    for batch in _batches(bench, dataset, rows, "captions"):
+    for batch in read(bench, dataset, rows, "captions"):
         kept.append(batch.rows)
-        texts += bench.subject.describe(batch.pictures)
+        texts += describe(batch.pictures)
         examples += batch.examples
     return Written(rows=np.concatenate(kept), texts=texts, examples=examples)
 
 
 def zero_shot_suite(bench: Bench) -> Results:
     """Return zero-shot accuracy: the label whose caption is likeliest per token."""
+    score_labels = needed(bench.subject.score_labels, "the model reads no texts")
     labels = labels_of(bench.test_set, "test")
     captions = label_captions(bench.test_set)
     rows, scores = [], []
-    for batch in _batches(bench, bench.test_set, bench.test_rows, "zero-shot"):
+    for batch in read(bench, bench.test_set, bench.test_rows, "zero-shot"):
         rows.append(batch.rows)
-        scores.append(bench.subject.score_labels(batch.pictures, captions))
+        scores.append(score_labels(batch.pictures, captions))
     found = zero_shot(np.concatenate(scores), labels[np.concatenate(rows)], bench.class_names)
     method = "exact" if len(captions) <= MAX_EXACT_LABELS else "prefix tree"
     return found.to_json() | {"method": method, "captions": captions}
@@ -126,18 +126,19 @@ def aro_suite(bench: Bench) -> Results:
 
     `other_picture` is the same beside the picture before: what the captioner's sense of language does without sight.
     """
+    caption_losses = needed(bench.subject.caption_losses, _WRITES_NOTHING)
     losses: dict[str, list[np.ndarray]] = {}
     blind: dict[str, list[np.ndarray]] = {}
     before: np.ndarray | None = None
-    for batch in _batches(bench, bench.test_set, bench.test_rows, "hard negatives"):
+    for batch in read(bench, bench.test_set, bench.test_rows, "hard negatives"):
         kinds = [hard_negatives(_scene(example)) for example in batch.examples]
         shown = [
             [e["caption"], *(text for texts in k.values() for text in texts)] for e, k in zip(batch.examples, kinds)
         ]
         others = np.concatenate([batch.pictures[-1:] if before is None else before, batch.pictures[:-1]])
         before = batch.pictures[-1:]
-        _by_kind(losses, bench.subject.caption_losses(batch.pictures, shown), kinds)
-        _by_kind(blind, bench.subject.caption_losses(others, shown), kinds)
+        _by_kind(losses, caption_losses(batch.pictures, shown), kinds)
+        _by_kind(blind, caption_losses(others, shown), kinds)
     return {
         kind: choose_caption(_padded(rows)).to_json() | {"other_picture": choose_caption(_padded(blind[kind])).rate}
         for kind, rows in losses.items()
@@ -159,19 +160,3 @@ def _padded(rows: list[np.ndarray]) -> np.ndarray:
     for place, row in enumerate(rows):
         losses[place, : len(row)] = row
     return losses
-
-
-def _batches(bench: Bench, dataset: Any, rows: np.ndarray, what: str) -> Iterator[Batch]:
-    """Yield the batches of a set, reporting progress.
-
-    Raises:
-        NotApplicableError: no picture can be read.
-    """
-    logger.info("%s: %d pictures", what, len(rows))
-    done = 0
-    for batch in batches(dataset, bench.preprocess, rows=rows, batch_size=bench.batch_size):
-        yield batch
-        done += len(batch.rows)
-        bench.progress(what, done, len(rows))
-    if not done:
-        raise NotApplicableError(f"none of {len(rows)} pictures could be read")

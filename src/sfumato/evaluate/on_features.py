@@ -1,4 +1,4 @@
-"""The suites that fit a classifier on features: the encoder's beside pixels, HOG and the untrained encoder's."""
+"""The suites that classify by features: the encoder's beside pixels, HOG and the untrained encoder's."""
 
 import logging
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from sfumato.evaluate.baselines import hog, raw_pixels
 from sfumato.evaluate.bench import Bench, NotApplicableError, Results, labels_of
 from sfumato.evaluate.embed import Embedded, Encode, batches, count_shared, embed
 from sfumato.evaluate.fewshot import SHOTS, few_shot
+from sfumato.evaluate.knn import NUM_NEIGHBOURS, knn
 from sfumato.evaluate.probe import linear_probe
 
 logger = logging.getLogger(__name__)
@@ -76,6 +77,22 @@ def few_shot_suite(bench: Bench, prepared: Prepared) -> Results:
         logger.info("few-shot probe: %s", name)
         results = few_shot(*prepared.arrays(name), shots=shots, seed=bench.seed)
         found[name] = {str(result.num_shots): result.to_json() for result in results}
+    return found
+
+
+def knn_suite(bench: Bench, prepared: Prepared) -> Results:
+    """Return what nearest neighbours get right by each kind of features.
+
+    Raises:
+        NotApplicableError: fewer training pictures than neighbours.
+    """
+    size = len(prepared.train_labels)
+    if size < NUM_NEIGHBOURS:
+        raise NotApplicableError(f"{size} training pictures are fewer than {NUM_NEIGHBOURS} neighbours")
+    found = _facts(prepared)
+    for name in FEATURES:
+        logger.info("nearest neighbours: %s", name)
+        found[name] = knn(*prepared.arrays(name), class_names=bench.class_names).to_json()
     return found
 
 

@@ -1,6 +1,6 @@
 """What is evaluated, as functions from arrays to arrays. The captioner's are made here; nothing else here sees torch.
 
-Shapes: B pictures, C channels, S pixels a side, D features, K labels or captions, L text tokens.
+Shapes: B pictures, C channels, S pixels a side, D features, K labels or captions, d the width of embeddings.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,11 +25,16 @@ MAX_EXACT_LABELS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """What is evaluated. Every function takes pictures (B, C, S, S) float32, normalised as in training.
+    """What is evaluated. Pictures are (B, C, S, S) float32, normalised as in training.
+
+    A part that the model does not have is None, and suites that need it are skipped. `captioner` makes one, as do
+    `dual_encoder` and `image_encoder`.
 
     Attributes:
-        encode: features (B, D).
+        encode: features (B, D), for probes and neighbours.
         encode_at_random: the same of the same encoder before any training.
+        embed_images: (B, d) of unit norm, in the space of the texts; may differ from the features.
+        embed_texts: K texts -> (K, d) of unit norm.
         describe: one caption per picture.
         score_labels: pictures and K captions -> (B, K), higher is likelier; -inf where a search did not arrive.
         caption_losses: pictures and for each its own captions -> (B, K) mean loss per token, +inf beyond the list.
@@ -37,9 +42,11 @@ class Subject:
 
     encode: Encode
     encode_at_random: Encode
-    describe: Callable[[np.ndarray], list[str]]
-    score_labels: Callable[[np.ndarray, Sequence[str]], np.ndarray]
-    caption_losses: Callable[[np.ndarray, Sequence[Sequence[str]]], np.ndarray]
+    embed_images: Encode | None = None
+    embed_texts: Callable[[Sequence[str]], np.ndarray] | None = None
+    describe: Callable[[np.ndarray], list[str]] | None = None
+    score_labels: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
+    caption_losses: Callable[[np.ndarray, Sequence[Sequence[str]]], np.ndarray] | None = None
 
 
 def captioner(

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 from sfumato.base import BadInput
 from sfumato.evaluate.bench import Bench, NotApplicableError, Results, is_private, subset
@@ -15,46 +14,44 @@ from sfumato.evaluate.on_captions import (
     write_captions,
     zero_shot_suite,
 )
-from sfumato.evaluate.on_features import few_shot_suite, prepare, probe_suite
-from sfumato.evaluate.subject import captioner
+from sfumato.evaluate.on_features import few_shot_suite, knn_suite, prepare, probe_suite
+from sfumato.evaluate.on_pairs import prompt_suite, retrieval_suite
+from sfumato.evaluate.subject import Subject
 
 logger = logging.getLogger(__name__)
 
-SUITES = ("probe", "fewshot", "zeroshot", "caption", "shapes", "aro")
+SUITES = ("probe", "fewshot", "knn", "zeroshot", "retrieval", "caption", "shapes", "aro")
+ON_FEATURES = ("probe", "fewshot", "knn")  # they look at training pictures too
 TRAIN_LIMIT = 60_000  # pictures that a probe is fitted on: 400 MB of HOG features, and a minute of one core
 
 
 def run_suite(
-    model: Any,
-    tokenizer: Any,
+    subject: Subject,
     preprocess: Evaluating,
     train_set: Pictures,
     test_set: Pictures,
     *,
-    suites: Sequence[str] = SUITES,
+    suites: Sequence[str] | None = None,
     limit: int | None = None,
     train_limit: int | None = TRAIN_LIMIT,
     unseen_set: Pictures | None = None,
-    random_model: Any = None,
     batch_size: int = 256,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Results:
-    """Evaluate a captioner and return its figures as JSON values; `docs/evaluation.md` lists them.
+    """Evaluate a model and return its figures as JSON values; `docs/evaluation.md` lists them.
 
     Args:
-        model: a `VisionEncoderDecoderModel`, on its device; left as it was found.
-        tokenizer: `sfumato.models.Tokenizer` of the run.
+        subject: the model, as `captioner`, `dual_encoder` or `image_encoder` makes it.
         preprocess: the run's `Preprocess`: one normalisation in training and evaluation.
-        train_set: what probes are fitted on; never what is reported on.
+        train_set: what probes are fitted on and neighbours sought in; never what is reported on.
         test_set: what is reported on.
-        suites: any of `SUITES`.
+        suites: any of `SUITES`; default those that suit the model (`suites_for`).
         limit: how many pictures of each set at most (a seeded random subset); default all.
         train_limit: how many training pictures at most.
         unseen_set: scenes of combinations never trained on: with "shapes", the captions are measured on them too.
-        random_model: the untrained twin; default the same configuration with fresh weights.
         batch_size: pictures at a time.
-        seed: of subsets, splits, draws and the untrained twin.
+        seed: of subsets, splits and draws.
         progress: called with (what, pictures done, pictures in all) after each batch.
 
     Returns:
@@ -64,13 +61,14 @@ def run_suite(
     Raises:
         BadInput: an unknown suite; a test set that shares rows with the training set; a model that gives NaN.
     """
+    suites = suites_for(subject) if suites is None else suites
     check_suites(suites)
     for other in (test_set, unseen_set):
         if other is not None:
             check_distinct(train_set, other)
     bounds = [bound for bound in (limit, train_limit) if bound is not None]
     bench = Bench(
-        subject=captioner(model, tokenizer, random_model=random_model, seed=seed),
+        subject=subject,
         preprocess=preprocess,
         train_set=train_set,
         train_rows=subset(len(train_set), min(bounds, default=None), seed),
@@ -87,6 +85,19 @@ def run_suite(
         results["suites"]["shapes_unseen"] = unseen | {"private": is_private(unseen_set)}
         results["private"] = results["private"] or is_private(unseen_set)
     return results
+
+
+def suites_for(subject: Subject) -> tuple[str, ...]:
+    """Return the suites that a model has all parts for, in the order of `SUITES`."""
+    has_space = subject.embed_images is not None and subject.embed_texts is not None
+    fits = {
+        "zeroshot": has_space or subject.score_labels is not None,
+        "retrieval": has_space,
+        "caption": subject.describe is not None,
+        "shapes": subject.describe is not None,
+        "aro": subject.caption_losses is not None,
+    }
+    return tuple(name for name in SUITES if fits.get(name, True))
 
 
 def check_suites(suites: Sequence[str]) -> None:
@@ -107,7 +118,9 @@ def run_bench(bench: Bench, suites: Sequence[str]) -> Results:
     measures: dict[str, Callable[[], Results]] = {
         "probe": lambda: probe_suite(bench, prepared()),
         "fewshot": lambda: few_shot_suite(bench, prepared()),
-        "zeroshot": lambda: zero_shot_suite(bench),
+        "knn": lambda: knn_suite(bench, prepared()),
+        "zeroshot": lambda: prompt_suite(bench) if bench.subject.embed_texts is not None else zero_shot_suite(bench),
+        "retrieval": lambda: retrieval_suite(bench),
         "caption": lambda: caption_suite(bench, written()),
         "shapes": lambda: shapes_suite(bench, written()),
         "aro": lambda: aro_suite(bench),
@@ -116,8 +129,8 @@ def run_bench(bench: Bench, suites: Sequence[str]) -> Results:
     results = {}
     for name in SUITES:
         if name in suites:
-            # a probe is fitted on training pictures without noise: its figure tells of them too
-            fitted = name in ("probe", "fewshot") and is_private(bench.train_set)
+            # probes and neighbours look at training pictures without noise: their figures tell of them too
+            fitted = name in ON_FEATURES and is_private(bench.train_set)
             results[name] = _attempt(measures[name]) | {"private": test_private or fitted}
     return {
         "private": any(found["private"] for found in results.values()),

@@ -8,7 +8,9 @@ Row = tuple[str, str, str, str, str, str]
 _TITLES = {
     "probe": "linear probe",
     "fewshot": "few-shot probe",
+    "knn": "nearest neighbours",
     "zeroshot": "zero-shot",
+    "retrieval": "retrieval",
     "caption": "captions",
     "shapes": "scenes",
     "shapes_unseen": "scenes, unseen combinations",
@@ -20,6 +22,8 @@ _FEATURES = {
     "pixels": "raw pixels",
     "hog": "HOG",
 }
+_ZERO_SHOT = {"prompt ensemble": "dual encoder", "class captions": "dual encoder"}
+_WAYS = {"image_to_text": ("image to text", "captions"), "text_to_image": ("text to image", "pictures")}
 
 
 def table(results: dict[str, Any]) -> list[Row]:
@@ -59,8 +63,26 @@ def _few_shot(title: str, found: dict[str, Any]) -> list[Row]:
     ]
 
 
+def _neighbours(title: str, found: dict[str, Any]) -> list[Row]:
+    return [_share(f"{title}, k = {found[name]['k']}", label, found[name]) for name, label in _FEATURES.items()]
+
+
 def _zero_shot(title: str, found: dict[str, Any]) -> list[Row]:
-    return [_share(title, f"captioner, {found['method']}", found)]
+    of = f"{_ZERO_SHOT.get(found['method'], 'captioner')}, {found['method']}"
+    rows = [_share(title, of, found)]
+    return [*rows, _share(f"{title}, top 5", of, found["top5"])] if "top5" in found else rows
+
+
+def _retrieval(title: str, found: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for name, (way, candidates) in _WAYS.items():
+        one, of = found[name], f"{way}, among {found[name]['num_candidates']} {candidates}"
+        rows += [_share(f"{title}, R@{key[1:]}", of, one[key]) for key in one if key[1:].isdigit()]
+        middle = one["median_rank"]
+        interval = f"{middle['low']:g} - {middle['high']:g}"
+        n = str(one["r1"]["n"])
+        rows.append((f"{title}, median rank", of, f"{middle['value']:g}", interval, n, f"{middle['chance']:g}"))
+    return rows
 
 
 def _captions(title: str, found: dict[str, Any]) -> list[Row]:
@@ -80,7 +102,9 @@ def _each(title: str, found: dict[str, Any]) -> list[Row]:
 _WRITERS = {
     "probe": _probe,
     "fewshot": _few_shot,
+    "knn": _neighbours,
     "zeroshot": _zero_shot,
+    "retrieval": _retrieval,
     "caption": _captions,
     "shapes": _each,
     "shapes_unseen": _each,
@@ -93,4 +117,7 @@ def _percent(share: float) -> str:
 
 
 def _chance(chance: float | None) -> str:
-    return "" if chance is None else f"{_percent(chance)} %"
+    """Return the share that guessing gets; below one percent to two digits, for "0.0 %" it never is."""
+    if chance is None:
+        return ""
+    return f"{100 * chance:.2g} %" if 0 < chance < 0.01 else f"{_percent(chance)} %"

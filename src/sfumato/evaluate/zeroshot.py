@@ -1,4 +1,6 @@
-"""Zero-shot classification and caption choice: the captioner answers by how likely it finds each caption.
+"""Zero-shot classification by the scores of K labels, and caption choice by losses.
+
+A captioner scores by how likely it finds each caption, a dual encoder by how similar picture and text are.
 
 Shapes: N pictures, K labels or captions.
 """
@@ -13,23 +15,32 @@ from sfumato.base import BadInput
 from sfumato.evaluate.accuracy import Accuracy, counted, per_class
 
 TEMPLATE = "this is a photo of a {label}"
+TOP = 5  # labels among which the right one is sought too ...
+MIN_CLASSES_OF_TOP = 10  # ... where there are so many
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShot:
-    """Zero-shot accuracy, by class, and how many pictures had no single best label (they count as wrong)."""
+    """Zero-shot accuracy, by class, and how many pictures had no single best label (they count as wrong).
+
+    `top5`: the right label is among the five best; None where there are fewer than ten labels.
+    """
 
     accuracy: Accuracy
     per_class: dict[str, float]
     num_ties: int
+    top5: Accuracy | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
-        return self.accuracy.to_json() | {"per_class": self.per_class, "num_ties": self.num_ties}
+        found = self.accuracy.to_json() | {"per_class": self.per_class, "num_ties": self.num_ties}
+        return found if self.top5 is None else found | {"top5": self.top5.to_json()}
 
 
-def zero_shot(scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None) -> ZeroShot:
-    """Count the pictures whose own label scores strictly highest.
+def zero_shot(
+    scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str] | None = None, *, tie: float = 0.0
+) -> ZeroShot:
+    """Count the pictures whose own label scores strictly highest, and those where fewer than five others score as high.
 
     A model that has collapsed gives every label the same score: it gets nothing, not the share of class 0.
 
@@ -37,19 +48,23 @@ def zero_shot(scores: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
         scores: (N, K) float, higher is likelier (minus the loss of the label's caption).
         labels: (N,) int in 0..K-1.
         class_names: K names for the per-class figures.
+        tie: scores that differ by no more than this are equal (rounding).
 
     Raises:
         BadInput: shapes that do not fit, a label out of range, or NaN among the scores.
     """
     labels = _checked(scores, labels)
+    num_labels = scores.shape[1]
     own = scores[np.arange(len(labels)), labels]
-    top = scores.max(1)
-    num_best = (scores == top[:, None]).sum(1)
-    correct = (own == top) & (num_best == 1)
+    num_rivals = (scores >= own[:, None] - tie).sum(1) - 1  # other labels that are as good
+    num_best = (scores >= scores.max(1, keepdims=True) - tie).sum(1)
+    correct = num_rivals == 0
+    many = num_labels >= MIN_CLASSES_OF_TOP
     return ZeroShot(
-        accuracy=counted(correct, chance=1.0 / scores.shape[1]),
+        accuracy=counted(correct, chance=1.0 / num_labels),
         per_class=per_class(correct, labels, class_names),
         num_ties=int((num_best > 1).sum()),
+        top5=counted(num_rivals < TOP, chance=TOP / num_labels) if many else None,
     )
 
 

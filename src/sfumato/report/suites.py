@@ -8,7 +8,9 @@ OWN = "this run"
 _TITLES = {
     "probe": "linear probe",
     "fewshot": "few-shot probe",
+    "knn": "nearest neighbours",
     "zeroshot": "zero-shot by caption likelihood",
+    "retrieval": "retrieval",
     "caption": "captions",
     "shapes": "attributes named in captions",
     "shapes_unseen": "attributes named in captions, combinations never trained on",
@@ -16,6 +18,9 @@ _TITLES = {
 }
 _FEATURES = {"encoder": OWN, "random_init": "untrained encoder", "pixels": "raw pixels", "hog": "HOG"}
 _WRITERS = {"captioner": OWN, "shuffled": "same captions, other pictures"}
+_BY_PROMPTS = ("prompt ensemble", "class captions")  # methods of a dual encoder
+_WAYS = {"image_to_text": ("image to text", "captions"), "text_to_image": ("text to image", "pictures")}
+_RANDOM = "random order"
 _INTERVAL = ("low", "high", "n", "chance")
 
 
@@ -44,6 +49,10 @@ def _suite(name: str, found: Mapping[str, Any]) -> Iterator[Row]:
         yield from _few_shot(title, found)
     elif name == "caption":
         yield from _captions(title, found)
+    elif name == "zeroshot":
+        yield from _zero_shot("zero-shot by prompts" if found.get("method") in _BY_PROMPTS else title, found)
+    elif name == "retrieval":
+        yield from _retrieval(title, found)
     elif "accuracy" in found:
         yield _share(title, OWN, found)
     else:
@@ -55,6 +64,43 @@ def _suite(name: str, found: Mapping[str, Any]) -> Iterator[Row]:
 def _share(title: str, features: str, found: Mapping[str, Any]) -> Row:
     rest = {key: found[key] for key in _INTERVAL if found.get(key) is not None}
     return {"metric": title, "features": features, "value": found["accuracy"], "unit": "share", **rest}
+
+
+def _zero_shot(title: str, found: Mapping[str, Any]) -> Iterator[Row]:
+    yield _share(title, OWN, found)
+    if isinstance(found.get("top5"), Mapping):
+        yield _share(f"{title}, right among the first five", OWN, found["top5"])
+
+
+def _retrieval(title: str, found: Mapping[str, Any]) -> Iterator[Row]:
+    """One chapter per direction and figure, the run beside random order."""
+    for key, (way, candidates) in _WAYS.items():
+        one = found.get(key)
+        if not isinstance(one, Mapping):
+            continue
+        among = f"{title}, {way} among {one['num_candidates']:,} {candidates}"
+        for name, value in one.items():
+            if isinstance(value, Mapping) and "accuracy" in value:
+                row = _share(f"{among}, R@{str(name).removeprefix('r')}", OWN, value)
+                yield from _beside_random(row, _percent(value["chance"]))
+        middle = one["median_rank"]
+        row = {"metric": f"{among}, median rank", "features": OWN, "unit": f"of {one['num_candidates']:,}"}
+        row |= {end: _whole(middle[end]) for end in ("value", "low", "high")}
+        yield from _beside_random(row, f"{middle['chance']:g}")
+
+
+def _beside_random(row: Row, chance: str) -> Iterator[Row]:
+    """Yield a row, and what guessing gets as a row of its own: among many candidates a mark on a bar stands at zero."""
+    yield row
+    yield {"metric": row["metric"], "features": _RANDOM, "value": chance, "unit": row["unit"]}
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2g} %" if 0 < share < 0.01 else f"{100 * share:.1f} %"
+
+
+def _whole(number: float) -> int | float:
+    return int(number) if number == int(number) else number
 
 
 def _few_shot(title: str, found: Mapping[str, Any]) -> Iterator[Row]:
