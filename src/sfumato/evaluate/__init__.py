@@ -6,6 +6,7 @@ Metrics are pure functions of arrays; `run_suite` feeds them. scikit-learn (the 
 from sfumato.evaluate.accuracy import Accuracy, counted, per_class, wilson
 from sfumato.evaluate.attributes import attribute_accuracy, read_caption
 from sfumato.evaluate.baselines import hog, raw_pixels
+from sfumato.evaluate.bench import subset
 from sfumato.evaluate.caption import bleu4, cider, cider_scores, words
 from sfumato.evaluate.embed import Embedded, batches, check_distinct, embed
 from sfumato.evaluate.encoders import dual_encoder, image_encoder
@@ -58,6 +59,7 @@ __all__ = [
     "retrieved",
     "run_suite",
     "shareable",
+    "subset",
     "suites_for",
     "table",
     "wilson",

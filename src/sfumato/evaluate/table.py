@@ -15,6 +15,7 @@ _TITLES = {
     "shapes": "scenes",
     "shapes_unseen": "scenes, unseen combinations",
     "aro": "hard negatives",
+    "classify": "classifier",
 }
 _FEATURES = {
     "encoder": "trained encoder",
@@ -99,6 +100,11 @@ def _each(title: str, found: dict[str, Any]) -> list[Row]:
     return [_share(title, name.replace("_", " "), value) for name, value in found.items() if name != "private"]
 
 
+def _classes(title: str, found: dict[str, Any]) -> list[Row]:
+    most_frequent = (title, "most frequent class", f"{_percent(found['majority'])} %", "", str(found["n"]), "")
+    return [_share(title, "linear layer on frozen features", found), most_frequent]
+
+
 _WRITERS = {
     "probe": _probe,
     "fewshot": _few_shot,
@@ -109,6 +115,7 @@ _WRITERS = {
     "shapes": _each,
     "shapes_unseen": _each,
     "aro": _each,
+    "classify": _classes,
 }
 
 

@@ -222,7 +222,8 @@ class ConjecturedLoss:
 
     def describe(self) -> str:
         """Return the loss in words, for the card."""
-        return f"conjectured loss ({self.rule}); claimed, not proved: joining {self.join:g} B, exchange {self.exchange:g} B"
+        claimed = f"joining {self.join:g} B, exchange {self.exchange:g} B"
+        return f"conjectured loss ({self.rule}); claimed, not proved: {claimed}"
 
 
 def _logistic(x: float) -> float:

@@ -130,7 +130,7 @@ class Pair:
         positive("clip_norm", self.clip_norm)
         if not isinstance(self.loss, InfoNCE | Sigmoid | SpreadOut | ConjecturedLoss):
             raise BadInput(
-                f"loss must be InfoNCE, Sigmoid or SpreadOut, got {self.loss!r}: one's own loss with its claimed bounds "
+                f"loss must be InfoNCE, Sigmoid or SpreadOut, got {self.loss!r}: one's own loss, with claimed bounds, "
                 "is a ConjecturedLoss."
             )
         if self.norms not in ("exact", "bound"):

@@ -5,7 +5,6 @@ The encoder is fixed and public (its own run has paid for it), so the features o
 are computed once. Every row's features are scaled to norm 1, by themselves: no mean or deviation of private rows.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 from sfumato import data, models
 from sfumato.base import BadInput
+from sfumato.recipes.frozen import digest
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
@@ -90,7 +90,7 @@ def make_classifier(run: Run, sets: Sets) -> Made:
         if shown is None
         else HeldOut(rows=rows(shown), loss=class_loss, metric="cross-entropy on held-out pictures", unit="nats"),
         record="one picture with its class",
-        public={"classes": ", ".join(names)},
+        public={"vocabulary": f"none; the classes are public: {', '.join(names)}"},
         said=f"{len(names)} classes on {training_rows.columns['features'].shape[1]} frozen features",
     )
 
@@ -99,14 +99,6 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
     """Return every row (of (R, D) float32) scaled to norm 1; a row of zeros stays."""
     norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
     return (features / np.maximum(norms, 1e-12)).astype(np.float32)
-
-
-def digest(loaded: Any) -> str:
-    """Return a hash of a frozen model's weights and normalisation, for the fingerprint."""
-    found = hashlib.blake2b(json.dumps(loaded.preprocess, sort_keys=True).encode(), digest_size=16)
-    for name, value in sorted(loaded.model.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

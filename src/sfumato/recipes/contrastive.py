@@ -1,6 +1,7 @@
 """Contrastive runs: two towers on captioned pictures, or one encoder on two views of a picture."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from sfumato import data, losses, models
 from sfumato.base import BadInput
 from sfumato.losses.contrast import cosines
+from sfumato.recipes.frozen import feature_rows, heads_only
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets, preprocess_of
@@ -42,24 +44,47 @@ def make_towers(run: Run, sets: Sets) -> Made:
         jitter=_jitter(run, captions=True) if run.training.jitter else None,
         text_name="input_ids",
     )
-    _check_views(run, varied=preprocess.augment != "none" or preprocess.flip or rows.vary_captions or bool(rows.jitter))
-    loss_fn = losses.Contrast(embed=started.embed, loss=run.loss.of_pairs(), log_scale=started.log_scale)
+    varied = preprocess.augment != "none" or preprocess.flip or rows.vary_captions or bool(rows.jitter)
+    _check_views(run, varied=varied)
     shown = public_test(sets)
+    embed, training_rows = started.embed, rows
+    shown_rows = None if shown is None else replace(rows, captioned=shown)
+    if not varied and heads_only(started):
+        embed, training_rows = models.HeadTowers(), feature_rows(started, rows)
+        shown_rows = None if shown_rows is None else feature_rows(started, shown_rows)
+    loss_fn = losses.Contrast(embed=embed, loss=run.loss.of_pairs(), log_scale=started.log_scale)
     return Made(
         sets=sets,
         preprocess=preprocess,
-        rows=rows,
+        rows=training_rows,
         plan=run.privacy.plan(sets.train.num_records, run.loss),
         model=started.model,
         loss_fn=loss_fn,
         training=started.training,
         notes=started.notes,
-        export=lambda folder: models.export_dual(started.model, started.embed, tokenizer, preprocess.to_dict(), folder),
-        held_out=None if shown is None else _held_out(replace(rows, captioned=shown), loss_fn),
+        export=lambda folder: write_towers(started, tokenizer, preprocess.to_dict(), folder),
+        held_out=None if shown_rows is None else _held_out(shown_rows, loss_fn),
         public={"vocabulary": words.vocabulary},
         settings={"tokenizer": tokenizer.digest},
         said=str(words),
     )
+
+
+def write_towers(
+    towers: models.StartedTowers | models.LoadedTowers,
+    tokenizer: models.Tokenizer,
+    preprocess: dict[str, Any],
+    folder: Path,
+) -> Path:
+    """Write two towers in the form of their own library; return the folder."""
+    if isinstance(towers.model, models.TowerPair):
+        return models.export_pair(towers.model, tokenizer, preprocess, folder)
+    return models.export_dual(towers.model, towers.embed, tokenizer, preprocess, folder)
+
+
+def read_towers(run: Run, folder: Path) -> models.LoadedTowers:
+    """Return what `write_towers` wrote for a run."""
+    return (models.load_pair if run.model.init == PRETRAINED else models.load_dual)(folder)
 
 
 def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers, Words]:
@@ -127,6 +152,7 @@ def make_encoder(run: Run, sets: Sets) -> Made:
         export=lambda folder: models.export_encoder(started.model, preprocess.to_dict(), folder),
         held_out=None if shown is None else _held_out(replace(rows, captioned=shown), loss_fn),
         record="one picture",
+        public={"vocabulary": "none: no words are read"},
         said="two views of each picture, no words",
     )
 

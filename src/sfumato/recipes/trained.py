@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput
 from sfumato.recipes.config import CONFIG, read_config
-from sfumato.recipes.contrastive import start_encoder, start_towers
+from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
 
@@ -65,7 +65,7 @@ def open_trained(folder: Path) -> Trained:
     run = read_config(folder)
     readers: dict[str, Callable[[Path], Any]] = {
         "captioner": models.load_export,
-        "towers": models.load_dual,
+        "towers": lambda path: read_towers(run, path),
         "encoder": models.load_encoder,
     }
     if run.model.kind not in readers:
@@ -158,5 +158,5 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
         raise BadInput(f"{folder} holds {kind}: --part is for captioners.")
     loaded = open_trained(folder).loaded
     if kind == "towers":
-        return models.export_dual(loaded.model, loaded.embed, loaded.tokenizer, loaded.preprocess, out)
+        return write_towers(loaded, loaded.tokenizer, loaded.preprocess, out)
     return models.export_encoder(loaded.model, loaded.preprocess, out)
