@@ -12,9 +12,13 @@ from sfumato.base import BadInput
 from sfumato.cli import main
 from sfumato.cli.train import TrainCommand, run_of
 from sfumato.recipes import Run, dp_cap
+from sfumato.recipes.captioner import make_captioner
+from sfumato.recipes.config import read_config, write_config
 from sfumato.recipes.course import Course, course_of
-from sfumato.recipes.execute import read_config, train_run, train_twin, write_config
-from sfumato.recipes.make import Made, make
+from sfumato.recipes.execute import train_run, train_twin
+from sfumato.recipes.made import Made
+from sfumato.recipes.make import make
+from sfumato.recipes.sets import sets_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
 
@@ -74,8 +78,7 @@ def test_the_course_is_measured_on_public_held_out_pictures(tmp_path: Path) -> N
     made = make(run)
     final = replace_model(course_of(made, tmp_path / "again"), loaded.model)
     assert final.measure(0) == pytest.approx(lines[-1]["value"], rel=1e-5)
-    assert made.sets.test is not None
-    assert len(final.labels) == 512
+    assert sum(len(batch["labels"]) for batch in final.batches) == 512
 
 
 def test_measuring_the_course_changes_nothing(tmp_path: Path) -> None:
@@ -98,14 +101,17 @@ def replace_model(course: Course | None, model: Any) -> Course:
 
 
 def without_test(made: Made) -> Made:
-    return replace(made, sets=replace(made.sets, test=None))
+    return replace(made, held_out=None)
 
 
 def test_no_course_on_private_pictures(tmp_path: Path) -> None:
-    made = make(small(tmp_path / "run"))
-    assert made.sets.test is not None
-    private = replace(made.sets.test, public=False)
-    assert course_of(replace(made, sets=replace(made.sets, test=private)), tmp_path) is None
+    run = small(tmp_path / "run")
+    sets = sets_of(run.data, run.model.image_size)
+    assert sets.test is not None
+    private = replace(sets, test=replace(sets.test, public=False))
+    assert make_captioner(run, sets).held_out is not None
+    assert make_captioner(run, private).held_out is None
+    assert course_of(make_captioner(run, private), tmp_path) is None
 
 
 def test_public_seed_is_stamped_and_reproduces(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from sfumato.models.start import Started, start
 from sfumato.models.started import LoadedTowers, StartedTowers
 from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features
-from sfumato.models.towers import Towers
+from sfumato.models.towers import Towers, text_positions
 from sfumato.models.two_views import TwoViewTowers
 
 __all__ = [
@@ -78,4 +78,5 @@ __all__ = [
     "start",
     "start_dual",
     "start_encoder",
+    "text_positions",
 ]

@@ -64,6 +64,16 @@ class Towers:
         return unit_norm(towers.get_text_features(input_ids=input_ids, **masks).pooler_output)
 
 
+def text_positions(model: nn.Module) -> int | None:
+    """Return how many tokens the text tower of a dual encoder reads at most, or None where nothing says so."""
+    towers: Any = model
+    if hasattr(towers, "context_length"):  # open_clip
+        return int(towers.context_length)
+    config = towers.text.config if hasattr(towers, "text_projection") and hasattr(towers, "image") else towers.config
+    found = getattr(getattr(config, "text_config", config), "max_position_embeddings", None)
+    return None if found is None else int(found)
+
+
 def unit_norm(x: Tensor) -> Tensor:
     """Return x / max(||x||, 1e-12) row by row, in float32 or float64: half precision would round the norm itself."""
     return nn.functional.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1, eps=1e-12)

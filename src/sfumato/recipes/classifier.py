@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sfumato import data, models
 from sfumato.base import BadInput
+from sfumato.recipes.course import chosen
 from sfumato.recipes.frozen import digest
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
@@ -88,7 +89,12 @@ def make_classifier(run: Run, sets: Sets) -> Made:
         export=lambda folder: save(model, names, run.model.init or "", folder),
         held_out=None
         if shown is None
-        else HeldOut(rows=rows(shown), loss=class_loss, metric="cross-entropy on held-out pictures", unit="nats"),
+        else HeldOut(
+            rows=rows(shown.select(chosen(len(shown)))),
+            loss=class_loss,
+            metric="cross-entropy on held-out pictures",
+            unit="nats",
+        ),
         record="one picture with its class",
         public={"vocabulary": f"none; the classes are public: {', '.join(names)}"},
         said=f"{len(names)} classes on {training_rows.columns['features'].shape[1]} frozen features",

@@ -46,12 +46,17 @@ class Course:
         return value
 
 
+def chosen(size: int) -> np.ndarray:
+    """Return which of `size` held-out rows are looked at: at most 512, evenly spread."""
+    return np.unique(np.linspace(0, size - 1, _PICTURES).astype(int))
+
+
 def course_of(made: Made, out: Path) -> Course | None:
     """Return the course of the run in `out`, or None where no public pictures are held out."""
     if made.held_out is None:
         return None
     rows, kept = made.held_out.rows, []
-    for index in np.unique(np.linspace(0, len(rows) - 1, _PICTURES).astype(int)):
+    for index in chosen(len(rows)):
         try:
             kept.append(rows[int(index)])
         except UndecodableRow:

@@ -90,8 +90,11 @@ def _classes(saved: classifier.Saved, trained: Trained, pixels: Tensor) -> list[
 
 
 def _chooser(loaded: Any, labels: tuple[str, ...]) -> Answer:
-    tokenizer = loaded.tokenizer
-    ids = tokenizer.encode_texts(labels, max(tokenizer.count_text_tokens(labels)))
+    tokenizer, limit = loaded.tokenizer, models.text_positions(loaded.model)
+    longest = max(tokenizer.count_text_tokens(labels))
+    if limit is not None and longest > limit:
+        raise BadInput(f"--labels: a text has {longest} tokens, the model reads {limit} at most.")
+    ids = tokenizer.encode_texts(labels, longest)
     with models.evaluating(loaded.model):
         texts = loaded.embed.texts(loaded.model, ids)
 

@@ -1,0 +1,65 @@
+"""Every recipe for three steps, on one process and under torchrun on two: one run, one card, one release."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli import main
+
+RECIPES = {
+    "dp-cap": ["dp-cap"],
+    "dp-clip": ["dp-clip"],
+    "dp-gcl": ["dp-gcl", "--group-size", "6"],
+    "logit-dp of captions": ["logit-dp", "--contrast", "captions"],
+    "logit-dp of views": ["logit-dp", "--norms", "bound"],  # exact norms of one encoder are for one process
+}
+SMALL = ["--data", "shapes:600", "--expected-batch-size", "24", "--steps", "3", "--noise-multiplier", "1.0"]
+WEIGHTS = "model.safetensors"
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_one_process(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    command = ["train", *RECIPES[name], *SMALL, "--micro-batch-size", "16", "--out", str(out)]
+    assert main(command) == 0
+    card = json.loads((out / "export" / "card.json").read_text())
+    assert card["steps_executed"] == 3
+    assert card["epsilon"] > 0
+    before = (out / "export" / WEIGHTS).read_bytes()
+    assert main(command) == 0, "the same command again finds the run finished"
+    again = json.loads((out / "export" / "card.json").read_text())
+    assert (again["epsilon"], again["ledger_head"]) == (card["epsilon"], card["ledger_head"])
+    assert (out / "export" / WEIGHTS).read_bytes() == before
+    capsys.readouterr()
+    assert main(["plan", name.split()[0], "--records", "600", "--noise-multiplier", "1.0", "--json"]) == 0
+    kind = json.loads(capsys.readouterr().out)["unit"].partition(":")[0]
+    assert card["unit"].startswith(kind), "the planner and the recipe speak of one unit"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_processes(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1",
+        "--master-port", str(free_port()), "-m", "sfumato", "train", *RECIPES[name], *SMALL,
+        "--micro-batch-size", "16", "--out", str(out),
+    ]  # fmt: skip
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "SFUMATO_DEBUG": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    card = json.loads((out / "export" / "card.json").read_text())
+    assert card["steps_executed"] == 3
+    assert (out / "export" / WEIGHTS).is_file()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
