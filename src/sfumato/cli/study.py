@@ -1,9 +1,11 @@
 """`sfumato study NAME`: repeat a paper's experiment, as a table, a JSON file and a plot."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -12,19 +14,35 @@ EXAMPLES = """
 sfumato study accounting-grid
 sfumato study batch-scaling
 sfumato study batch-scaling --quick
+sfumato study contrastive --jobs 2
+sfumato study contrastive --data fashion-mnist --epsilons 8 --seeds 1
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCommand:
-    """Repeat an experiment of DP-Cap on public data.
+    """Repeat an experiment on public data.
 
-    accounting-grid: epsilon over batch size and noise, no data. batch-scaling: held-out loss of a captioner on
-    procedural scenes at fixed noise-to-batch ratio, for four batch sizes. Finished parts are kept and not repeated.
+    accounting-grid (DP-Cap): epsilon over batch size and noise, no data. batch-scaling (DP-Cap): held-out loss of a
+    captioner on procedural scenes at fixed noise-to-batch ratio, for four batch sizes. contrastive: without privacy,
+    DP-CLIP, DP-GCL, Logit-DP and captioner side by side. batch-and-clip (DP-CLIP): privacy against utility over batch
+    size and clip norm. Finished parts are kept and not repeated.
     """
 
-    study: Annotated[Literal["accounting-grid", "batch-scaling"], tyro.conf.Positional]
+    study: Annotated[Literal["accounting-grid", "batch-scaling", "contrastive", "batch-and-clip"], tyro.conf.Positional]
     """Which experiment."""
+
+    data: tuple[str, ...] | None = None
+    """Of contrastive: fashion-mnist and emoji, or some of what sfumato train takes."""
+
+    epsilons: tuple[float, ...] | None = None
+    """Of contrastive and batch-and-clip. Default: 1 3 8."""
+
+    seeds: int | None = None
+    """Of contrastive: runs of each cell. Default: 3."""
+
+    jobs: int = 1
+    """Of contrastive and batch-and-clip: processes, one thread each."""
 
     out: Path = Path("runs/studies")
     """Folder for the figures."""
@@ -35,28 +53,97 @@ class StudyCommand:
 
 def run(command: StudyCommand) -> int:
     """Run the study, write its files, and show the table."""
-    from sfumato.recipes import study
     from sfumato.report import tables
 
     out = command.out / (command.study + ("-quick" if command.quick else ""))
     console = Console()
-    if command.study == "accounting-grid":
-        sizes, noises = ((4096, 65536), (0.6, 1.2)) if command.quick else (_SIZES, _NOISES)
-        rows = study.accounting_grid(233_804_767, sizes, noises, 5708, 1 / 233_804_767)
-        plot = study.plot_grid(rows, out / "plot.svg")
-        shown = rows
-    else:
-        small = {"largest": 64, "steps": 6, "num_records": 2000, "points": 2, "factors": (1, 2)}
-        rows = study.batch_scaling(out, **(small if command.quick else {}))
-        plot = study.plot_scaling(rows, out / "plot.svg")
-        last = max(row["step"] for row in rows)
-        shown = [row for row in rows if row["step"] == last]
-        console.print(f"largest difference of the final losses: {study.spread(rows):.4f}", highlight=False)
+    rows, shown, plots = _STUDIES[command.study](command, out, console)
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
     console.print(tables.table(shown, title=command.study))
-    console.print(f"{out / 'rows.json'}  {plot}", highlight=False)
+    console.print(f"{out / 'rows.json'}  {'  '.join(map(str, plots))}", highlight=False)
     return 0
 
 
+Rows = list[dict[str, Any]]
+Shown = tuple[Rows, Rows, list[Path]]
+
+
+def _accounting_grid(command: StudyCommand, out: Path, console: Console) -> Shown:
+    from sfumato.recipes import study
+
+    sizes, noises = ((4096, 65536), (0.6, 1.2)) if command.quick else (_SIZES, _NOISES)
+    rows = study.accounting_grid(233_804_767, sizes, noises, 5708, 1 / 233_804_767)
+    return rows, rows, [study.plot_grid(rows, out / "plot.svg")]
+
+
+def _batch_scaling(command: StudyCommand, out: Path, console: Console) -> Shown:
+    from sfumato.recipes import study
+
+    small = {"largest": 64, "steps": 6, "num_records": 2000, "points": 2, "factors": (1, 2)}
+    rows = study.batch_scaling(out, **(small if command.quick else {}))
+    last = max(row["step"] for row in rows)
+    console.print(f"largest difference of the final losses: {study.spread(rows):.4f}", highlight=False)
+    return rows, [row for row in rows if row["step"] == last], [study.plot_scaling(rows, out / "plot.svg")]
+
+
+def _contrastive(command: StudyCommand, out: Path, console: Console) -> Shown:
+    from sfumato.recipes import compare, compare_table
+
+    data = command.data or (("emoji",) if command.quick else compare.DATA)
+    cells = compare.compare(
+        out,
+        data=data,
+        epsilons=command.epsilons or ((8.0,) if command.quick else compare.EPSILONS),
+        seeds=command.seeds or (1 if command.quick else 3),
+        scale=compare.QUICK if command.quick else compare.FULL,
+        jobs=command.jobs,
+        on_cell=_progress(console),
+    )
+    plots = [
+        compare_table.plot(cells, spec, figure, out / f"{spec}-{figure}.svg")
+        for spec in data
+        for figure in ("zeroshot", "probe", "t2i_r10")
+    ]
+    return cells, compare_table.rows(cells), plots
+
+
+def _batch_and_clip(command: StudyCommand, out: Path, console: Console) -> Shown:
+    from sfumato.recipes import compare, compare_table
+
+    cells = compare.batch_and_clip(
+        out,
+        epsilons=command.epsilons or ((8.0,) if command.quick else compare.EPSILONS),
+        scale=compare.QUICK if command.quick else compare.FULL,
+        jobs=command.jobs,
+        on_cell=_progress(console),
+    )
+    return cells, compare_table.grid(cells), [compare_table.plot_grid(cells, out / "plot.svg")]
+
+
+def _progress(console: Console) -> Callable[[int, int, dict[str, Any]], None]:
+    begun, first = time.monotonic(), [0]
+
+    def show(done: int, total: int, cell: dict[str, Any]) -> None:
+        if time.monotonic() - begun < 5 and not first[0]:
+            return  # kept ones are read at once: they say nothing about the pace
+        first[0] = first[0] or done - 1
+        left = (time.monotonic() - begun) / (done - first[0]) * (total - done)
+        figure = cell["figures"]["zeroshot"]
+        told = "" if figure is None else f"  zero-shot {100 * figure:.1f} %"
+        console.print(
+            f"{done}/{total}  {left / 60:.0f} min left  {cell['data']} {cell['method']} "
+            f"epsilon {'none' if cell['epsilon'] is None else format(cell['epsilon'], 'g')}{told}",
+            highlight=False,
+        )
+
+    return show
+
+
+_STUDIES: dict[str, Callable[[StudyCommand, Path, Console], Shown]] = {
+    "accounting-grid": _accounting_grid,
+    "batch-scaling": _batch_scaling,
+    "contrastive": _contrastive,
+    "batch-and-clip": _batch_and_clip,
+}
 _SIZES = (40_000, 160_000, 640_000, 1_310_720)
 _NOISES = (0.5, 0.728, 1.18, 2.0)

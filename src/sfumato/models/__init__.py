@@ -31,7 +31,7 @@ from sfumato.models.sizes import SIZES, Size
 from sfumato.models.start import Started, start
 from sfumato.models.started import LoadedTowers, StartedTowers
 from sfumato.models.tokenizer import Tokenizer
-from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features
+from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features, is_frozen
 from sfumato.models.towers import Towers, text_positions
 from sfumato.models.two_views import TwoViewTowers
 
@@ -69,6 +69,7 @@ __all__ = [
     "export_pair",
     "frozen_features",
     "generate_captions",
+    "is_frozen",
     "lit_pair",
     "load_dual",
     "load_encoder",

@@ -46,7 +46,13 @@ _SHAPES = replace(
     privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=150),
     training=replace(_SMALL.training, final_rate=0.3),  # so few steps are better used than cooled down
 )
-_BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES}
+_EMOJI = replace(
+    _SHAPES,
+    data=Data(spec="", holdout=0.2),
+    model=Model(size="pico", image_size=48, channels=3),
+    privacy=replace(_SHAPES.privacy, expected_batch_size=512),
+)
+_BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES, "emoji": _EMOJI}
 
 
 def dp_cap(spec: str, out: Path | None = None) -> Run:

@@ -8,10 +8,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import default_collate
 
 from sfumato import data, models
@@ -20,6 +22,44 @@ from sfumato.base.errors import UndecodableRow
 log = logging.getLogger(__name__)
 
 _AT_ONCE = 64
+_REMEMBERED = 1 << 16  # rows: 340 MB of 1,280 features each
+_FEATURES: dict[bytes, torch.Tensor] = {}
+
+
+class Remembered(nn.Module):
+    """A frozen image tower that computes each picture once in a process; same pixels and weights, same features.
+
+    Training on features, probes, zero-shot and retrieval all ask for the same pictures.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        super().__init__()
+        self.tower = tower
+        self.key = state_digest(tower)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return the features (N, F) of pictures (N, C, S, S)."""
+        keys = [hashlib.blake2b(row.tobytes(), key=self.key).digest() for row in pixel_values.cpu().numpy()]
+        unknown = [place for place, key in enumerate(keys) if key not in _FEATURES]
+        fresh: dict[bytes, torch.Tensor] = {}
+        if unknown:
+            found = self.tower(pixel_values[unknown])
+            fresh = {keys[place]: row for place, row in zip(unknown, found, strict=True)}
+        rows = torch.stack([fresh[key] if key in fresh else _FEATURES[key].to(pixel_values.device) for key in keys])
+        if len(_FEATURES) + len(fresh) <= _REMEMBERED:
+            _FEATURES.update({key: row.detach().cpu() for key, row in fresh.items()})
+        return rows
+
+
+@contextmanager
+def remembered(model: Any) -> Iterator[None]:
+    """Let a `TowerPair` remember what its image tower says, if that is frozen; the model is left as it was found."""
+    tower = model.image
+    model.image = Remembered(tower)
+    try:
+        yield
+    finally:
+        model.image = tower
 
 
 def heads_only(started: models.StartedTowers) -> bool:
@@ -40,12 +80,13 @@ def feature_rows(started: models.StartedTowers, rows: data.PairRows) -> data.Fea
     log.info("features of %s: %d rows, once", rows.captioned.name, len(rows))
     readable = np.zeros(len(rows), bool)
     columns: dict[str, np.ndarray] = {}
-    for places, batch in _batches(rows):
-        found = models.frozen_features(model, batch["pixel_values"], batch["input_ids"])
-        for name, values in zip(("image_features", "text_features"), found, strict=True):
-            column = columns.setdefault(name, np.zeros((len(rows), values.shape[1]), np.float32))
-            column[places] = values.float().cpu().numpy()
-        readable[places] = True
+    with remembered(model):
+        for places, batch in _batches(rows):
+            found = models.frozen_features(model, batch["pixel_values"], batch["input_ids"])
+            for name, values in zip(("image_features", "text_features"), found, strict=True):
+                column = columns.setdefault(name, np.zeros((len(rows), values.shape[1]), np.float32))
+                column[places] = values.float().cpu().numpy()
+            readable[places] = True
     return data.FeatureRows(captioned=rows.captioned, columns=columns, readable=readable, source=digest(started))
 
 
@@ -64,7 +105,14 @@ def _batches(rows: data.PairRows) -> Iterator[tuple[list[int], dict[str, torch.T
 
 def digest(loaded: Any) -> str:
     """Return a hash of the weights and the normalisation of what was started or loaded, for the fingerprint."""
-    found = hashlib.blake2b(json.dumps(loaded.preprocess, sort_keys=True).encode(), digest_size=16)
-    for name, value in sorted(loaded.model.state_dict().items()):
-        found.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+    facts = json.dumps(loaded.preprocess, sort_keys=True).encode()
+    return hashlib.blake2b(facts, key=state_digest(loaded.model), digest_size=16).hexdigest()
+
+
+def state_digest(module: nn.Module) -> bytes:
+    """Return a hash of all parameters and buffers of a module, 32 bytes."""
+    found = hashlib.blake2b(digest_size=32)
+    for name, value in sorted(module.state_dict().items()):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        found.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return found.digest()

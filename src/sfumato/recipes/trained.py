@@ -13,6 +13,7 @@ from sfumato import data, evaluate, models
 from sfumato.base import BadInput
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
+from sfumato.recipes.frozen import Remembered
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
 
@@ -47,6 +48,9 @@ class Trained:
             return evaluate.captioner(model, loaded.tokenizer)
         if self.kind == "towers":
             started, words = start_towers(self.run, sets.train)
+            for one in (model, started.model):
+                if isinstance(one, models.TowerPair) and models.is_frozen(one.image):
+                    one.image = Remembered(one.image)  # probes, zero-shot and retrieval ask for the same pictures
             return evaluate.dual_encoder(
                 model,
                 loaded.embed,

@@ -1,0 +1,337 @@
+"""The methods beside one another on public data (`sfumato study contrastive`), in cells that are kept, never repeated.
+
+A cell is a data set, a method, an epsilon and a seed: one run, trained and measured. Every method gets the same number
+of tuning trials, on procedural scenes at one epsilon, and the best by zero-shot accuracy there is what it is compared
+with; the data sets of the comparison are never tuned on. A cell is kept as one JSON file together with its settings: if
+these change, it is made again.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sfumato import evaluate
+from sfumato.base import BadInput
+from sfumato.recipes.config import write_config
+from sfumato.recipes.dp_cap import dp_cap
+from sfumato.recipes.dp_clip import dp_clip, dp_gcl
+from sfumato.recipes.execute import train_run, train_twin
+from sfumato.recipes.logit_dp import logit_dp
+from sfumato.recipes.make import make
+from sfumato.recipes.run import Run
+from sfumato.recipes.sets import Sets
+from sfumato.recipes.trained import open_trained
+
+log = logging.getLogger(__name__)
+
+METHODS = ("non-private", "dp-clip", "dp-gcl", "logit-dp", "dp-cap")
+EPSILONS = (1.0, 3.0, 8.0)
+DATA = ("fashion-mnist", "emoji")
+TUNED_ON, TUNED_AT = "shapes:60000", 3.0
+BASELINE = "untrained"
+_PUBLIC_SEED = 20_000  # of noise and draws: these are public data, and a figure should be repeatable
+Settings = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How much is spent on a cell.
+
+    Attributes:
+        steps, batch: of the runs; pairs take a quarter of the batch, as their step costs more.
+        train_limit, limit: pictures that features are fitted on and reported on.
+        trials: of each method, the first of its list.
+        pretrained: towers of emoji start from EfficientNet-Lite0 and MiniLM, of which heads train; else at random.
+    """
+
+    steps: int = 150
+    batch: int = 1024
+    train_limit: int = 10_000
+    limit: int = 2_000
+    trials: int = 4
+    pretrained: bool = True
+
+
+FULL = Scale()
+QUICK = Scale(steps=2, batch=32, train_limit=200, limit=60, trials=1, pretrained=False)
+
+TRIALS: dict[str, tuple[Settings, ...]] = {
+    "non-private": tuple({"learning_rate": rate} for rate in (1e-3, 2e-3, 5e-3, 1e-2)),
+    "dp-clip": tuple({"learning_rate": rate, "temperature": tau} for rate in (2e-3, 5e-3) for tau in (0.1, 0.3)),
+    "dp-gcl": tuple({"learning_rate": rate, "group_size": size} for rate in (2e-3, 5e-3) for size in (4.0, 16.0)),
+    "logit-dp": tuple({"learning_rate": rate, "temperature": tau} for rate in (2e-3, 5e-3) for tau in (0.5, 1.0)),
+    "dp-cap": tuple({"learning_rate": rate} for rate in (2e-3, 4e-3, 8e-3, 1.6e-2)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of a comparison. `epsilon` None: without privacy; `trial`: a tuning run's number; `batch` and `clip_norm`
+    where they are what is compared.
+    """
+
+    data: str
+    method: str
+    epsilon: float | None
+    seed: int = 0
+    trial: int | None = None
+    batch: int | None = None
+    clip_norm: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The file name of the cell.
+
+        >>> Cell(data="emoji", method="dp-gcl", epsilon=3.0, seed=1).name
+        'emoji_dp-gcl_eps3_seed1'
+        """
+        epsilon = "none" if self.epsilon is None else f"{self.epsilon:g}"
+        which = f"seed{self.seed}" if self.trial is None else f"trial{self.trial}"
+        which += "" if self.batch is None else f"_batch{self.batch}_clip{self.clip_norm:g}"
+        return f"{self.data.partition(':')[0]}_{self.method}_eps{epsilon}_{which}"
+
+
+def cells(data: Sequence[str] = DATA, epsilons: Sequence[float] = EPSILONS, seeds: int = 3) -> list[Cell]:
+    """Return the cells of the comparison, first seeds first."""
+    found = []
+    for seed in range(seeds):
+        for spec in data:
+            if seed == 0:
+                found.append(Cell(data=spec, method=BASELINE, epsilon=None))
+            found.append(Cell(data=spec, method="non-private", epsilon=None, seed=seed))
+            found += [
+                Cell(data=spec, method=method, epsilon=epsilon, seed=seed)
+                for epsilon in epsilons
+                for method in METHODS[1:]
+            ]
+    return found
+
+
+def trials(count: int) -> list[Cell]:
+    """Return the tuning runs: `count` for each method."""
+    return [
+        Cell(data=TUNED_ON, method=method, epsilon=None if method == "non-private" else TUNED_AT, trial=number)
+        for method, settings in TRIALS.items()
+        for number in range(min(count, len(settings)))
+    ]
+
+
+def settings_of(cell: Cell, best: dict[str, int]) -> Settings:
+    """Return the tuned settings of a cell's method, or those of its own trial; none for what is not tuned."""
+    if cell.trial is None and cell.method not in best:
+        return {}
+    return TRIALS[cell.method][cell.trial if cell.trial is not None else best[cell.method]]
+
+
+def run_of(cell: Cell, settings: Settings, scale: Scale, out: Path) -> Run:
+    """Return the run of a cell: the recipe at the comparison's size, with the method's settings."""
+    recipes: dict[str, Callable[[], Run]] = {
+        "non-private": lambda: dp_gcl(cell.data, out),
+        BASELINE: lambda: dp_gcl(cell.data, out),
+        "dp-clip": lambda: dp_clip(cell.data, out),
+        "dp-gcl": lambda: dp_gcl(cell.data, out),
+        "logit-dp": lambda: logit_dp(cell.data, out, "captions"),
+        "dp-cap": lambda: dp_cap(cell.data, out),
+    }
+    run = recipes[cell.method]()
+    of_pairs = cell.method == "logit-dp"
+    privacy = replace(
+        run.privacy,
+        epsilon=8.0 if cell.epsilon is None else cell.epsilon,
+        steps=scale.steps,
+        expected_batch_size=cell.batch or (scale.batch // 4 if of_pairs else scale.batch),
+        clip_norm=cell.clip_norm or run.privacy.clip_norm,
+        group_size=settings.get("group_size", run.privacy.group_size),
+    )
+    model = replace(run.model, seed=cell.seed, embed_dim=8 if of_pairs else run.model.embed_dim)
+    if cell.data == "emoji" and cell.method != "dp-cap" and scale.pretrained:
+        model = replace(model, size=None, init="lit", image_size=224, channels=3, embed_dim=16 if of_pairs else None)
+    if cell.method == "dp-cap":
+        model = replace(model, size="pico")
+    return replace(
+        run,
+        private=cell.epsilon is not None,
+        model=model,
+        privacy=privacy,
+        loss=replace(run.loss, temperature=settings.get("temperature", run.loss.temperature)),
+        training=replace(run.training, learning_rate=settings.get("learning_rate", run.training.learning_rate)),
+    )
+
+
+def make_cell(cell: Cell, settings: Settings, scale: Scale, kept: Path) -> dict[str, Any]:
+    """Train and measure one cell, or read it where it is kept with these settings.
+
+    Args:
+        cell: which.
+        settings: of its method.
+        scale: how much is spent.
+        kept: folder of the cells' files.
+    """
+    file = kept / f"{cell.name}.json"
+    settings_told = {**_told(run_of(cell, settings, scale, Path("x"))), "scale": asdict(scale)}
+    if file.is_file():
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if found["settings"] == settings_told:
+            return found
+    with tempfile.TemporaryDirectory(prefix="sfumato-cell-") as folder:
+        figures = _figures(cell, run_of(cell, settings, scale, Path(folder) / "run"), scale)
+    found = {**asdict(cell), "figures": figures, "settings": settings_told}
+    kept.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(".new")
+    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    shutil.move(beside, file)
+    return found
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return json.loads(json.dumps(run.to_json()))
+
+
+def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, float | None]:
+    """Train a run and return its figures; what a model cannot be asked is None."""
+    made = make(run)
+    if cell.method == BASELINE:
+        made.export(run.out / "export")
+        write_config(run)
+    elif run.private:
+        train_run(run, made=made, seed=_PUBLIC_SEED + cell.seed)
+    else:
+        train_twin(run, made=made)
+    trained = open_trained(run.out)
+    subject = trained.subject(made.sets)
+    limits = {"limit": scale.limit, "seed": 0}
+    asked = [name for name in ("zeroshot", "retrieval") if name in evaluate.suites_for(subject)]
+    found = evaluate.run_suite(subject, trained.preprocess, made.sets.train, _test(made.sets), suites=asked, **limits)[
+        "suites"
+    ]
+    return {**_of_features(subject, trained.preprocess, made.sets, scale), **_of_texts(found)}
+
+
+def _test(sets: Sets) -> Any:
+    if sets.test is None:
+        raise BadInput("the comparison needs held-out pictures.")
+    return sets.test
+
+
+def _of_features(subject: evaluate.Subject, preprocess: Any, sets: Sets, scale: Scale) -> dict[str, float | None]:
+    """Return k nearest neighbours and linear probe of the encoder's features."""
+    parts = []
+    for dataset, limit in ((sets.train, scale.train_limit), (_test(sets), scale.limit)):
+        rows = evaluate.subset(len(dataset), limit, 0)
+        found = evaluate.embed(dataset, preprocess, {"encoder": subject.encode}, rows=rows)
+        parts += [found.features["encoder"], np.asarray(dataset.labels)[found.rows]]
+    probe = evaluate.linear_probe(*parts, seed=0).to_json()["accuracy"]
+    return {"knn": evaluate.knn(*parts).accuracy.rate, "probe": probe}
+
+
+def _of_texts(found: dict[str, Any]) -> dict[str, float | None]:
+    """Return zero-shot accuracy and retrieval both ways."""
+    figures: dict[str, float | None] = {"zeroshot": found.get("zeroshot", {}).get("accuracy")}
+    for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
+        one = found.get("retrieval", {}).get(way)
+        for k in ("r1", "r5", "r10"):
+            figures[f"{short}_{k}"] = None if one is None else one[k]["accuracy"]
+        figures[f"{short}_median_rank"] = None if one is None else one["median_rank"]["value"]
+    return figures
+
+
+def best_trials(found: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return each method's best trial: the highest zero-shot accuracy on scenes, the first of equals."""
+    best: dict[str, tuple[float, int]] = {}
+    for cell in found:
+        score = cell["figures"]["zeroshot"]
+        if cell["method"] not in best or score > best[cell["method"]][0]:
+            best[cell["method"]] = (score, cell["trial"])
+    return {method: trial for method, (_, trial) in best.items()}
+
+
+def compare(
+    out: Path,
+    *,
+    data: Sequence[str] = DATA,
+    epsilons: Sequence[float] = EPSILONS,
+    seeds: int = 3,
+    scale: Scale = FULL,
+    jobs: int = 1,
+    on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Make all cells that are not kept yet, tuning runs first, and return those of the comparison.
+
+    Args:
+        out: folder; cells are kept in out/cells.
+        data, epsilons, seeds: what is compared.
+        scale: how much is spent on a cell.
+        jobs: processes, one thread each.
+        on_cell: called with (cells done, cells in all, the cell) as each is done.
+    """
+    kept = out / "cells"
+    tuning, compared = trials(scale.trials), cells(data, epsilons, seeds)
+    total, done = len(tuning) + len(compared), 0
+
+    def carry_out(work: list[Cell], best: dict[str, int]) -> list[dict[str, Any]]:
+        nonlocal done
+        found = {}
+        for cell, result in _in_processes(work, best, scale, kept, jobs):
+            found[cell] = result
+            done += 1
+            if on_cell is not None:
+                on_cell(done, total, result)
+        return [found[cell] for cell in work]
+
+    best = best_trials(carry_out(tuning, {}))
+    return carry_out(compared, best)
+
+
+def batch_and_clip(
+    out: Path,
+    *,
+    data: str = DATA[0],
+    epsilons: Sequence[float] = EPSILONS,
+    clip_norms: Sequence[float] = (0.1, 1.0, 10.0),
+    scale: Scale = FULL,
+    jobs: int = 1,
+    on_cell: Callable[[int, int, dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the cells of DP-CLIP over epsilon, batch size and clip norm (the second experiment of its paper)."""
+    work = [
+        Cell(data=data, method="dp-clip", epsilon=epsilon, batch=batch, clip_norm=clip_norm)
+        for batch in (scale.batch // 8, scale.batch // 2, scale.batch * 2)
+        for clip_norm in clip_norms
+        for epsilon in epsilons
+    ]
+    found = {}
+    for done, (cell, result) in enumerate(_in_processes(work, {}, scale, out / "cells", jobs), 1):
+        found[cell] = result
+        if on_cell is not None:
+            on_cell(done, len(work), result)
+    return [found[cell] for cell in work]
+
+
+def _in_processes(
+    work: list[Cell], best: dict[str, int], scale: Scale, kept: Path, jobs: int
+) -> Iterable[tuple[Cell, dict[str, Any]]]:
+    if jobs == 1:
+        yield from ((cell, make_cell(cell, settings_of(cell, best), scale, kept)) for cell in work)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        running = {pool.submit(make_cell, cell, settings_of(cell, best), scale, kept): cell for cell in work}
+        try:
+            yield from ((running[one], one.result()) for one in as_completed(running))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what is done is kept
+            raise
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    logging.getLogger("sfumato").setLevel(logging.WARNING)
