@@ -1,4 +1,4 @@
-"""Every trainable parameter of every kind of dual encoder is measured exactly: the group unit against plain autograd."""
+"""Every trainable parameter of every kind of dual encoder is measured exactly, against plain autograd."""
 
 from typing import Any
 
