@@ -12,6 +12,7 @@ from tests.models.duals import (
     OPEN_CLIP,
     SIDE,
     SMALL,
+    TEXTS,
     L,
     batch_of,
     bert,
@@ -24,6 +25,7 @@ from tests.models.duals import (
 
 from sfumato.base import BadInput
 from sfumato.models import StartedTowers, Tokenizer, export_dual, start_dual
+from sfumato.models.towers import unit_norm
 
 
 def start(**settings: Any) -> StartedTowers:
@@ -99,6 +101,22 @@ def two_folders(tmp_path, image: Any, text: Any) -> str:
         jitter(model).save_pretrained(tmp_path / name)
     words().save(tmp_path / "text")
     return f"{tmp_path / 'image'}+{tmp_path / 'text'}"
+
+
+def test_clip_is_read_at_the_tokenizers_end_token_whatever_an_old_checkpoint_says(tmp_path) -> None:
+    """Old CLIP files say 2, which means the highest id of a text: here that would be a word."""
+    folder = write("clip", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 2
+    (folder / "config.json").write_text(json.dumps(config))
+    made, batch = start(init=folder), {"input_ids": words().encode_texts(TEXTS, L)}
+    model: Any = made.model.eval()
+    with torch.no_grad():
+        hidden = model.text_model(**batch).last_hidden_state
+        ends = (batch["input_ids"] == words().eos_id).int().argmax(1)
+        want = unit_norm(model.text_projection(hidden[torch.arange(len(TEXTS)), ends]))
+        torch.testing.assert_close(made.embed.texts(model, batch["input_ids"]), want, rtol=0, atol=1e-6)
+    assert model.config.text_config.eos_token_id == words().eos_id
 
 
 def test_two_pretrained_towers_get_new_projections(tmp_path) -> None:
