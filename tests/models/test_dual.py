@@ -41,6 +41,7 @@ def test_sizes(size: str, side: int, least: int, most: int) -> None:
     assert made.model.training
     assert made.training.frozen == ("logit_scale",)
     assert made.training.unreached == ()
+    assert made.model.get_parameter("logit_scale").item() == pytest.approx(2.6592)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in made.model.modules())
     assert made.preprocess == {"image_size": side, "mean": [0.5] * 3, "std": [0.5] * 3, "channels": 3}
 
