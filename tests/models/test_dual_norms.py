@@ -1,4 +1,4 @@
-"""Every trainable parameter of every kind of dual encoder is measured exactly: the group unit against plain autograd."""
+"""Every trainable parameter of every kind of dual encoder is measured exactly, against plain autograd."""
 
 from typing import Any
 
@@ -25,6 +25,7 @@ def prepared(kind: str, folder: Any, **settings: Any) -> tuple[Any, dict[str, to
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_clipped_sum_of_groups_is_that_of_plain_autograd(kind: str, tmp_path) -> None:
     made, batch = prepared(kind, tmp_path)
+    assert made.training.unreached == ()
     want = literal_groups(made.model, made.embed, LOSS, C, batch, GROUPS)
     found = clip_with(made.model, made.embed, Group(clip_norm=C, num_groups=2), cut(batch, 6, GROUPS), loss=LOSS)
     assert want.numel() == sum(made.model.get_parameter(name).numel() for name in made.training.trainable)

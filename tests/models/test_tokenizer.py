@@ -3,8 +3,10 @@
 import multiprocessing
 import pickle
 
+import open_clip
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from sfumato.base import BadInput
@@ -140,3 +142,62 @@ def test_works_in_a_loader_worker(words) -> None:
     assert _encode(pickle.loads(pickle.dumps(words))) == _encode(words)
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(_encode, (words,)) == _encode(words)
+
+
+TOWER_TEXTS = (
+    "a photo of a Bag!",
+    "hello  world's 12 it's!",
+    "«été» naïve ☃ 東京 don't",
+    "! ! wow...",
+    "tabs\tand\nnew lines",
+    "it\u2019s \u201cquoted\u201d",
+    "",
+    "word " * 100,
+)
+
+
+def test_what_a_text_tower_reads_begins_ends_and_is_padded() -> None:
+    words = Tokenizer.from_public_text(["a red bag"])
+    start, end, pad = words.bos_id, words.eos_id, words.pad_id
+    red, bag = (words.vocabulary[word] for word in ("red", "bag"))
+    found = words.encode_texts(["red bag", "", "red red bag bag bag"], 5)
+    assert found.dtype == torch.int64
+    assert found.tolist() == [[start, red, bag, end, pad], [start, end, pad, pad, pad], [start, red, red, bag, end]]
+    assert words.count_text_tokens(["red bag", "", "red red bag bag bag"]) == [4, 2, 7]
+    with pytest.raises(BadInput, match="max_tokens must be >= 3"):
+        words.encode_texts(["red"], 2)
+
+
+def test_start_and_end_survive_a_folder(tmp_path) -> None:
+    words = Tokenizer.from_public_text(["a red bag"])
+    words.save(tmp_path)
+    read = Tokenizer.from_checkpoint(tmp_path)
+    assert torch.equal(read.encode_texts(["a red bag"], 8), words.encode_texts(["a red bag"], 8))
+
+
+def test_a_tokenizer_with_a_template_keeps_to_it() -> None:
+    """T5, and with it SigLIP, has no start token; a template of the start alone still gets an end."""
+    for single, want in (
+        ("$A [SEP]", "word end"),
+        ("[CLS] $A", "start word end"),
+        ("[CLS] $A [SEP]", "start word end"),
+    ):
+        words = Tokenizer.from_public_text(["word"])
+        special = [("[CLS]", words.bos_id), ("[SEP]", words.eos_id)]
+        words.backend.backend_tokenizer.post_processor = TemplateProcessing(single=single, special_tokens=special)
+        names = {"start": words.bos_id, "word": words.vocabulary["word"], "end": words.eos_id}
+        ids = [names[name] for name in want.split()]
+        assert words.encode_texts(["word"], 4)[0].tolist() == (ids + [words.pad_id] * 4)[:4]
+        assert words.count_text_tokens(["word"]) == [len(ids)]
+
+
+@pytest.mark.parametrize("length", [77, 8])
+def test_open_clips_vocabulary_gives_open_clips_ids(length: int, tmp_path) -> None:
+    tokenizer = Tokenizer.of_open_clip()
+    want = open_clip.tokenize(list(TOWER_TEXTS), context_length=length)
+    tokenizer.save(tmp_path)
+    for words in (tokenizer, Tokenizer.from_checkpoint(tmp_path)):
+        assert torch.equal(words.encode_texts(TOWER_TEXTS, length), want)
+        assert (words.vocab_size, words.pad_id, words.bos_id, words.eos_id) == (49408, 0, 49406, 49407)
+        assert words.decode(want[:1, 1:]) == ["a photo of a bag !"]
+    assert tokenizer.digest == words.digest

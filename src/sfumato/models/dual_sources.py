@@ -153,7 +153,7 @@ def _fit_text(config: Any, path: Path, wanted: Wanted) -> Any:
     """Set dropout and the end token in a text tower's configuration, in place; BadInput if texts do not fit."""
     tokenizer = wanted.tokenizer
     config = fit_tower(config, path, wanted.fields)
-    positions = config.max_position_embeddings
+    positions = getattr(config, "max_position_embeddings", wanted.max_tokens)  # relative positions have no bound
     if config.model_type in _OFFSET_POSITIONS:
         positions -= config.pad_token_id + 1
     if wanted.max_tokens > positions:

@@ -142,7 +142,9 @@ def written_beside(folder: str | Path) -> Iterator[Path]:
 
 
 def _install(beside: Path, path: Path) -> None:
-    os.chmod(beside, 0o755)  # mkdtemp makes it private; an export is for sharing
+    os.chmod(beside, 0o755)  # mkdtemp makes it private, safetensors its file; an export is for sharing
+    for file in beside.iterdir():
+        os.chmod(file, 0o644)
     if not path.exists():
         os.rename(beside, path)
         return

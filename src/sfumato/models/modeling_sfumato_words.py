@@ -34,7 +34,8 @@ class WordsModel(BertModel):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         rest["return_dict"] = True
-        tokens = super().forward(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
+        encode: Any = super().forward
+        tokens: Tensor = encode(input_ids=input_ids, attention_mask=attention_mask, **rest).last_hidden_state
         kept = attention_mask.to(tokens.dtype).unsqueeze(2)
         mean = (tokens * kept).sum(1) / kept.sum(1).clamp(min=1)  # a text of padding alone gives zero
         return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=mean)

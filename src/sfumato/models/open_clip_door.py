@@ -70,9 +70,16 @@ def read_open_clip_bpe(pad_field: str) -> PreTrainedTokenizerFast:
     """
     with gzip.open(open_clip_module().tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49152 - 256 - 2 + 1]]  # the file's first line is its version
+    pairs = (line.split() for line in lines[1 : 49152 - 256 - 2 + 1])  # the file's first line is its version
+    merges = [(first, second) for first, second in pairs]
     characters = list(open_clip_module().tokenizer.bytes_to_unicode().values())
-    tokens = [*characters, *(f"{one}</w>" for one in characters), *("".join(merge) for merge in merges), _START, _END]
+    tokens = [
+        *characters,
+        *(f"{one}</w>" for one in characters),
+        *(first + second for first, second in merges),
+        _START,
+        _END,
+    ]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     backend = Backend(BPE(vocabulary, merges, end_of_word_suffix="</w>", unk_token=_END))
     straight = [normalizers.Replace(Regex(curly), flat) for curly, flat in _QUOTES]

@@ -119,7 +119,8 @@ def interpolate_positions(name: str, tensor: Tensor, old: Tensor, source: Checkp
 
 def misfit(name: str, tensor: Tensor, old: Tensor, source: Checkpoint) -> BadInput:
     """Return the error that names a tensor whose shape does not fit, and the channels where it is the first layer's."""
-    picture = old.ndim == 4 and name.startswith(("embeddings.", "encoder.embeddings.", "stages.0", "encoder.stages.0"))
+    first = ("embeddings.", "encoder.embeddings.", "stages.0", "encoder.stages.0", "vision_model.")
+    picture = old.ndim == 4 and name.startswith(first)
     hint = f" Give {old.shape[1]} channels." if picture and old.shape[1] != tensor.shape[1] else ""
     return BadInput(
         f"tensor {name} of {source.folder} has shape {tuple(old.shape)}, "
