@@ -15,8 +15,6 @@ from sfumato.base import BadInput
 from sfumato.models import TwoViewTowers, encoder_export, export_encoder, load_encoder, start_encoder
 from sfumato.models.modeling_sfumato_timm import batch_norms
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and timm at import
-
 # The snippets of docs/image-encoders.md, where neither sfumato nor (for the first) timm and transformers are.
 ELSEWHERE = {
     "own": """

@@ -20,7 +20,6 @@ from sfumato.models.modeling_sfumato_encoders import Block
 from sfumato.models.modeling_sfumato_timm import batch_norms, hold_batch_norms, replace_batch_norms
 from sfumato.plan import InfoNCE
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and timm at import
 KINDS = ("small-conv", "resnet18", "micro", "timm:test_resnet", "timm:test_vit")
 
 
@@ -89,7 +88,7 @@ def test_resnet18_starts_as_its_shortcuts_and_keeps_its_scale() -> None:
         assert torch.equal(block(x), x)
         found = model.features(torch.randn(4, 3, 32, 32))
         assert 0.1 < found.square().mean().sqrt() < 10, kind
-    depths = [m.first.weight.std() * m.first.weight[0].numel() ** 0.5 for m in begin("resnet18").model.stages]
+    depths = [m.first.weight.detach().std() * m.first.weight[0].numel() ** 0.5 for m in begin("resnet18").model.stages]
     assert all(float(depth) == pytest.approx((2 / 8) ** 0.5, rel=0.05) for depth in depths)
 
 
