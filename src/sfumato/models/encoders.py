@@ -103,13 +103,6 @@ def settings_of(model: Any) -> dict[str, Any]:
     return asdict(model.settings)
 
 
-def feature_width(model: Any, image_size: int) -> int:
-    """Return F, found on one black picture."""
-    weight = next(model.parameters())
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        return model.features(weight.new_zeros(1, model.settings.channels, image_size, image_size)).shape[1]
-
-
 def held_names(model: nn.Module) -> set[str]:
     """Return the names of the weights and biases of BatchNorm layers, which never train here."""
     held = {id(param) for norm in batch_norms(model) for param in norm.parameters()}

@@ -61,6 +61,7 @@ class TimmEncoder(nn.Module):
             replace_batch_norms(self.backbone)
         elif settings.batch_norm == "frozen":
             freeze_batch_norms(self.backbone)
+        hold_batch_norms(self)
 
     @property
     def head(self) -> nn.Module:

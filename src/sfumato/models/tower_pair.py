@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
@@ -112,10 +111,9 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(param.requires_grad for param in module.parameters())
 
 
-@torch.no_grad()
 def feature_widths(image: Any, text: Any, image_size: int) -> tuple[int, int]:
     """Return F and G, F found on one black picture."""
     weight = next(image.parameters())
-    pixels = weight.new_zeros(1, image.settings.channels, image_size, image_size)
-    with torch.random.fork_rng(devices=[]):
-        return image(pixels).shape[1], int(text.config.hidden_size)
+    with evaluating(image):
+        found = image(weight.new_zeros(1, image.settings.channels, image_size, image_size))
+    return found.shape[1], int(text.config.hidden_size)
