@@ -54,3 +54,11 @@ def test_a_single_draw_has_no_spread():
 def test_a_class_that_cannot_give_the_shots_is_named():
     with pytest.raises(BadInput, match="class 1 has 2 pictures, fewer than 5 shots"):
         few_shot(np.zeros((12, 2)), np.array([0] * 10 + [1] * 2), np.zeros((1, 2)), np.zeros(1, int), shots=(5,))
+
+
+def test_chance_is_less_where_test_classes_have_no_training_pictures():
+    train, labels = clouds(40, num_classes=4)
+    test, truth = clouds(20, num_classes=4, seed=1)
+    truth = np.arange(20) % 8  # classes 4 to 7 were never trained on
+    (found,) = few_shot(train, labels, test, truth, shots=[1], num_draws=1)
+    assert found.chance == pytest.approx(12 / 20 / 4)

@@ -49,8 +49,8 @@ def test_only_directions_count():
 
 
 def test_votes_decide_before_similarity():
-    # class 0 is nearest, class 1 has two of three votes
-    assert answers(at(1, 20, 21, 90), np.array([0, 1, 1, 0]), at(0)) == [1]
+    # class 0 is nearest, class 1 has two of three votes, and less similarity in sum
+    assert answers(at(1, 61, 62, 90), np.array([0, 1, 1, 0]), at(0)) == [1]
 
 
 def test_equal_votes_are_decided_by_summed_similarity_then_by_the_lower_class():

@@ -24,6 +24,36 @@ def test_a_collapsed_model_gets_nothing():
     assert found.per_class == {"a": 0.0}
 
 
+def test_scores_that_differ_by_rounding_are_equal():
+    scores = np.array([[0.5, 0.5 - 1e-7, 0.1], [0.5, 0.4, 0.1]])
+    assert zero_shot(scores, np.array([0, 0]), tie=0.0).accuracy.num_correct == 2
+    found = zero_shot(scores, np.array([0, 0]), tie=1e-6)
+    assert (found.accuracy.num_correct, found.num_ties) == (1, 1)
+    assert zero_shot(scores, np.array([1, 1]), tie=1e-6).accuracy.num_correct == 0
+
+
+def test_from_ten_labels_on_the_first_five_are_counted_too():
+    scores = np.arange(10.0)[None, ::-1].repeat(10, 0)  # label 0 is best, label 9 worst
+    found = zero_shot(scores, np.arange(10))
+    assert found.top5 is not None
+    assert (found.top5.num_correct, found.top5.n, found.top5.chance) == (5, 10, 0.5)
+    assert found.to_json()["top5"]["accuracy"] == 0.5
+    few = zero_shot(scores[:, :9], np.arange(9).repeat(2)[:10])
+    assert few.top5 is None
+    assert "top5" not in few.to_json()
+
+
+def test_ties_at_the_fifth_place_count_as_wrong():
+    scores = np.array([[9, 8, 7, 6, 5, 5, 1, 1, 1, 1.0]] * 3)
+    found = zero_shot(scores, np.array([3, 4, 5]))
+    assert found.top5 is not None
+    assert found.top5.num_correct == 1
+    unreached = np.full((1, 12), -np.inf)
+    unreached[0, :3] = [-1, -2, -3]  # a search that found three labels of twelve
+    assert zero_shot(unreached, np.array([2])).top5.num_correct == 1
+    assert zero_shot(unreached, np.array([7])).top5.num_correct == 0
+
+
 def test_labels_that_a_search_did_not_reach_cannot_win():
     scores = np.array([[-np.inf, -2.0, -1.0], [-1.0, -np.inf, -np.inf]])
     assert zero_shot(scores, np.array([2, 0])).accuracy.rate == 1.0

@@ -52,3 +52,58 @@ def test_a_list_of_evaluations_is_a_course_over_the_steps() -> None:
 
 def _chapters(metrics: Any):
     return chapters(metric_rows(metrics))
+
+
+def way(num: int, accuracy: float, middle: float) -> dict[str, Any]:
+    chances = {k: {**share(accuracy), "chance": k / num} for k in (1, 5)}
+    rank = {"value": middle, "low": middle - 1, "high": middle + 1, "chance": (num + 1) / 2}
+    return {**{f"r{k}": found for k, found in chances.items()}, "median_rank": rank, "num_candidates": num}
+
+
+def test_retrieval_stands_beside_random_order_in_figures() -> None:
+    ways = {"image_to_text": way(3000, 0.5, 3.5), "text_to_image": way(20, 0.75, 2.0)}
+    found = {"suites": {"retrieval": {**ways, "num_pictures": 20, "num_captions": 3000, "private": False}}}
+    chapters_of = {chapter.title: [(line.system, line.value) for line in chapter.lines] for chapter in _chapters(found)}
+    among = "retrieval, image to text among 3,000 captions"
+    assert chapters_of[f"{among}, R@1"] == [("this run", "50.0 (49.0 to 51.0) %"), ("random order", "0.033 %")]
+    assert chapters_of[f"{among}, R@5"][1] == ("random order", "0.17 %")
+    assert chapters_of[f"{among}, median rank"] == [
+        ("this run", "3.500 (2.500 to 4.500) of 3,000"),
+        ("random order", "1500.5"),
+    ]
+    among = "retrieval, text to image among 20 pictures"
+    assert chapters_of[f"{among}, R@1"] == [("this run", "75.0 (74.0 to 76.0) %"), ("random order", "5.0 %")]
+    assert chapters_of[f"{among}, median rank"][0] == ("this run", "2 (1 to 3) of 20")
+    assert len(chapters_of) == 6
+    ranks = [line for chapter in _chapters(found) if "median" in chapter.title for line in chapter.lines]
+    assert [line.share for line in ranks] == [None] * 4  # a bar would say that a larger rank is better
+
+
+def test_zero_shot_says_how_it_was_asked_and_has_its_first_five() -> None:
+    found = {**share(0.7), "method": "prompt ensemble", "prompts": ["a {label}"], "top5": {**share(0.9), "chance": 0.5}}
+    titles = {chapter.title: chapter.lines[0].value for chapter in _chapters({"suites": {"zeroshot": found}})}
+    assert titles == {
+        "zero-shot by prompts": "70.0 (69.0 to 71.0) %",
+        "zero-shot by prompts, right among the first five": "90.0 (89.0 to 91.0) %",
+    }
+    own = {**share(0.7), "method": "class captions"}
+    assert [c.title for c in _chapters({"suites": {"zeroshot": own}})] == ["zero-shot by prompts"]
+    skipped = {"skipped": "no texts", "private": False}
+    assert _chapters({"suites": {"zeroshot": skipped}})[0].lines[0].value == "no texts"
+
+
+def test_neighbours_stand_beside_the_baselines() -> None:
+    found = {"encoder": {**share(0.8), "k": 3}, "random_init": share(0.6), "hog": share(0.7), "num_shared": 0}
+    (chapter,) = _chapters({"suites": {"knn": found}})
+    assert chapter.title == "nearest neighbours"
+    assert [line.system for line in chapter.lines] == ["this run", "untrained encoder", "HOG"]
+
+
+def test_a_course_of_retrieval_keeps_random_order_out_of_the_picture() -> None:
+    steps = [
+        {"step": step, "suites": {"retrieval": {"image_to_text": way(20, rate, 2.0), "private": False}}}
+        for step, rate in ((100, 0.4), (200, 0.6))
+    ]
+    first = _chapters(steps)[0]
+    assert [(line.system, line.value) for line in first.lines][1] == ("random order", "5.0 %")
+    assert [[round(y) for y in line.y] for line in first.series] == [[40, 60]]
