@@ -24,7 +24,7 @@ class DemoCommand:
 def run(command: DemoCommand) -> int:
     """Show the table, five captions and the report's path."""
     from sfumato import evaluate
-    from sfumato.cli.train import show_progress
+    from sfumato.cli._training import show_progress
     from sfumato.recipes.demo import demo
     from sfumato.report import tables
 

@@ -5,7 +5,7 @@ Its fields are public constants.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from sfumato.base import BadInput
 from sfumato.plan.checks import positive
@@ -78,10 +78,14 @@ class Example:
     clip_norm: float
     clip: Literal["flat", "automatic"] = "flat"
     gamma: float = 0.01
-    proved: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_clip(self)
+
+    @property
+    def proved(self) -> bool:
+        """True: the proof stands above."""
+        return True
 
     @property
     def presence(self) -> float:
@@ -136,13 +140,17 @@ class Conjectured:
     rule: str
     presence: float
     swap: float
-    proved: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         positive("presence", self.presence)
         positive("swap", self.swap)
         if not isinstance(self.rule, str) or not self.rule.strip():
             raise BadInput("a Conjectured unit needs a rule: say in words what it does.")
+
+    @property
+    def proved(self) -> bool:
+        """False: the distances are claimed."""
+        return False
 
     def describe(self) -> str:
         """Return the unit in words, for the card."""

@@ -209,11 +209,11 @@ def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, float | None]:
         train_twin(run, made=made)
     trained = open_trained(run.out)
     subject = trained.subject(made.sets)
-    limits = {"limit": scale.limit, "seed": 0}
     asked = [name for name in ("zeroshot", "retrieval") if name in evaluate.suites_for(subject)]
-    found = evaluate.run_suite(subject, trained.preprocess, made.sets.train, _test(made.sets), suites=asked, **limits)[
-        "suites"
-    ]
+    test = _test(made.sets)
+    found = evaluate.run_suite(
+        subject, trained.preprocess, made.sets.train, test, suites=asked, limit=scale.limit, seed=0
+    )["suites"]
     return {**_of_features(subject, trained.preprocess, made.sets, scale), **_of_texts(found)}
 
 

@@ -18,6 +18,7 @@ from sfumato.recipes.words import Words, text_length, words_of
 
 PRETRAINED = "lit"  # `--init lit`: the two pretrained towers that packages carry
 _OPEN_CLIP = "open_clip:"
+_LIT_DIM, _ENCODER_DIM = 128, 8  # usual widths of an embedding; 8 is the paper's
 
 
 def make_towers(run: Run, sets: Sets) -> Made:
@@ -95,7 +96,6 @@ def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers,
     """
     settings = run.model
     if settings.init == PRETRAINED:
-        dims = {} if settings.embed_dim is None else {"embed_dim": settings.embed_dim}
         started = models.lit_pair(
             train="heads" if settings.train == "all" else settings.train, seed=settings.seed, **dims
         )
@@ -160,7 +160,6 @@ def make_encoder(run: Run, sets: Sets) -> Made:
 def start_encoder(run: Run) -> models.StartedTowers:
     """Return the encoder at its start. Raises BadInput for a setting or a checkpoint that does not fit."""
     settings = run.model
-    dims = {} if settings.embed_dim is None else {"width": settings.embed_dim}
     return models.start_encoder(
         kind=settings.size or "small-conv",
         image_size=settings.image_size,
@@ -168,7 +167,7 @@ def start_encoder(run: Run) -> models.StartedTowers:
         init=settings.init,
         train=settings.train,
         seed=settings.seed,
-        **dims,
+        width=settings.embed_dim or _ENCODER_DIM,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sfumato.base import Refused
+from sfumato.losses import Contrast
 from sfumato.mechanisms import ClipFactor, LossFn
 from sfumato.plan import Plan
 from sfumato.train import log
@@ -67,7 +68,7 @@ class Trainer:
     """
 
     model: nn.Module
-    loss_fn: LossFn
+    loss_fn: LossFn | Contrast
     dataset: Any
     plan: Plan
     out: str | Path
