@@ -52,6 +52,7 @@ _ROOMS = (
     "recipes",
     "report",
     "sampling",
+    "theory",
     "train",
 )
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Hand a run's model on: transformers format, whole or the encoder",
     "predict": "Caption new pictures with a run's model",
     "study": "Repeat a paper's experiment and plot it",
+    "simulate": "What privacy costs a linear encoder: predicted, simulated, plotted",
     "demo": "All of it on built-in data: train, evaluate, report",
 }
 EXAMPLES = """
