@@ -90,8 +90,8 @@ def run(command: SimulateCommand) -> int:
         sys.stdout.write(text)
         return 0
     console = Console()
-    console.print(tables.table(simulate.shown(rows), title=f"||sin Theta|| after {command.steps} steps"))
-    console.print("optim., privacy, sampl. and stat. are squares that add up to pred. squared.", highlight=False)
+    console.print(tables.table(simulate.shown(rows), title=f"||sin Theta||; base: {simulate.base_in_words(rows)}"))
+    console.print("pred squared = optim + priv + sampl + stat", highlight=False)
     console.print("  ".join(str(path) for path in written), highlight=False, soft_wrap=True)
     return 0
 

@@ -23,6 +23,7 @@ _WORDS = {
     "rank": "rank r",
     "signal": "weakest signal over noise variance",
 }
+_SHORT = {"epsilon": "epsilon", "num_records": "n", "dim": "d", "rank": "r", "signal": "snr"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +138,25 @@ def _row(sweep: Sweep, point: dict[str, Any], run: theory.LinearClip) -> dict[st
 
 
 def shown(rows: Rows) -> Rows:
-    """Return rows for a terminal: short names, three digits; the four terms are squares that add up to predicted^2."""
-    names = {
-        "epsilon": "epsilon",
-        "num_records": "n",
-        "dim": "d",
-        "rank": "r",
-        "signal": "snr",
-        "clipping": "clip",
-        "learning_rate": "eta",
-        "optimisation": "optim.",
-        "privacy": "privacy",
-        "sampling": "sampl.",
-        "statistical": "stat.",
-        "predicted": "pred.",
-        "simulated": "simul.",
-        "simulated_error": "+-",
-    }
-    return [{short: _short(row[name]) for name, short in names.items()} for row in rows]
+    """Return rows for a terminal of 80 columns: each point by what it changes, and three decimals."""
+    base = rows[0]
+    names = {"optimisation": "optim", "privacy": "priv", "sampling": "sampl", "statistical": "stat"}
+    names |= {"predicted": "pred", "simulated": "simul"}
+    return [
+        {"point": _point(row, base), "clip": row["clipping"], "eta": float(f"{row['learning_rate']:.3g}")}
+        | {short: f"{row[name]:.3f}" for name, short in names.items()}
+        for row in rows
+    ]
 
 
-def _short(value: Any) -> Any:
-    return float(f"{value:.3g}") if isinstance(value, float) else value
+def base_in_words(rows: Rows) -> str:
+    """Return what the rows have in common unless they say otherwise."""
+    return ", ".join(f"{_SHORT[axis]} {rows[0][axis]:,g}" for axis in AXES)
+
+
+def _point(row: dict[str, Any], base: dict[str, Any]) -> str:
+    changed = [f"{_SHORT[axis]} {row[axis]:,g}" for axis in AXES if row[axis] != base[axis]]
+    return ", ".join(changed) or "base"
 
 
 def plots(rows: Rows, axes: Sequence[str], folder: Path) -> list[Path]:

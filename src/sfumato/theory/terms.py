@@ -2,8 +2,8 @@
 
 All terms are parts of E ||sin Theta(G1, U1)||_F^2, to first order around the minimiser G1 = sqrt(D/rho) U1^T,
 G2 = sqrt(D/rho) U2^T, D = diag(s). Let row k of G1 have the part p_k beside the signal, d1 - r numbers; then
-tan^2 Theta_k = |p_k|^2 rho / s_k. The gradient of p_k is s_k p_k (S leads nowhere beside U1, and rho G2 G2^T = D), so one
-step of rate eta, clip factor f and noise s per coordinate of the mean over groups is
+tan^2 Theta_k = |p_k|^2 rho / s_k. The gradient of p_k is s_k p_k (S leads nowhere beside U1, and rho G2 G2^T = D), so
+one step of rate eta, clip factor f and noise s per coordinate of the mean over groups is
 
     p_k <- (1 - eta f s_k) p_k + eta (f e_k + s N(0, I)),   e_k the error of the draw's cross-covariance.
 
@@ -26,7 +26,7 @@ from sfumato.mechanisms import clip_factor
 from sfumato.theory.setting import LinearClip
 
 Array = np.ndarray
-LEARNING_RATES: tuple[float, ...] = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.002, 0.512, 17))
+LEARNING_RATES: tuple[float, ...] = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.0005, 0.512, 21))
 _LARGEST_RATE = 0.5  # of eta f s_1: from 1 on the length of G1^T G2 swings; the expansion is good well below
 _QUANTILES = 15
 

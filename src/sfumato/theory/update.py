@@ -39,7 +39,7 @@ def from_records(run: LinearClip, records: Array, key: bytes) -> SumFn:
     each repeat has its own Poisson draw). A group of fewer than two records has no loss and contributes zero.
     """
     repeats, size, width = records.shape
-    flat = np.concatenate([records.reshape(-1, width), np.zeros((1, width))])  # the last row is padding
+    flat = records.reshape(-1, width)
     sampler, factor = Poisson(sampling_prob=run.plan.sampling_prob), clip_factor(run.unit)
 
     def sums(step: int, g1: Array, g2: Array) -> Sums:
@@ -47,9 +47,8 @@ def from_records(run: LinearClip, records: Array, key: bytes) -> SumFn:
         # Ids are read off one stream here, and off a key per record in `train`: in law, which is all that a privacy
         # proof and a mean error look at, both are independent and uniform.
         ids = seeds.integers(seeds.derive(key, "group", step), len(drawn), run.unit.num_groups)
-        places, sizes = _seats(
-            drawn // size * run.unit.num_groups + ids, drawn, repeats * run.unit.num_groups, len(flat)
-        )
+        groups = drawn // size * run.unit.num_groups + ids
+        places, sizes = _seats(groups, drawn, repeats * run.unit.num_groups)
         rows = flat[places].reshape(repeats, run.unit.num_groups, -1, width)
         counts = sizes.reshape(repeats, run.unit.num_groups)
         return _clipped(group_gradients(g1, g2, rows, counts, run.rho), counts >= 2, factor)
@@ -79,7 +78,7 @@ def group_gradients(g1: Array, g2: Array, rows: Array, sizes: Array, rho: float)
 
     Args:
         g1, g2: the layers, (R, r, d1) and (R, r, d2).
-        rows: both views side by side, (R, m, L, d1 + d2); what pads a group is zero.
+        rows: both views side by side, (R, m, L, d1 + d2); what pads a group may be anything finite.
         sizes: how many rows of each group are no padding, (R, m).
     """
     on_1, on_2 = (on[:, None] for on in penalty_gradients(g1, g2, rho))
@@ -94,8 +93,9 @@ def group_gradients(g1: Array, g2: Array, rows: Array, sizes: Array, rho: float)
 
 
 def _centred(embedded: Array, filled: Array, sizes: Array) -> Array:
-    mean = embedded.sum(-2, keepdims=True) / np.maximum(sizes, 1)[..., None, None]  # padding embeds to zero
-    return np.where(filled, embedded - mean, 0.0)
+    """Return the rows less their group's mean, and zero where padding is: it then drops out of every product."""
+    embedded = embedded * filled
+    return (embedded - embedded.sum(-2, keepdims=True) / np.maximum(sizes, 1)[..., None, None]) * filled
 
 
 def _clipped(grads: Layers, used: Array, factor: Callable[[torch.Tensor], torch.Tensor]) -> Sums:
@@ -105,11 +105,11 @@ def _clipped(grads: Layers, used: Array, factor: Callable[[torch.Tensor], torch.
     return Sums(layers=(on_1, on_2), factor=factors.mean(1))
 
 
-def _seats(groups: Array, records: Array, num_groups: int, padding: int) -> tuple[Array, Array]:
-    """Return the records of each group, (num_groups, L), padded with `padding` - 1, and the groups' sizes."""
+def _seats(groups: Array, records: Array, num_groups: int) -> tuple[Array, Array]:
+    """Return the records of each group, (num_groups, L), padded with record 0, and the groups' sizes, (num_groups,)."""
     order = np.argsort(groups, kind="stable")
     sizes = np.bincount(groups, minlength=num_groups)
     starts = np.cumsum(sizes) - sizes
-    places = np.full((num_groups, max(1, sizes.max())), padding - 1)
+    places = np.zeros((num_groups, max(1, sizes.max())), np.int64)
     places[groups[order], np.arange(len(order)) - starts[groups[order]]] = records[order]
     return places, sizes
