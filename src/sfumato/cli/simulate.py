@@ -36,7 +36,7 @@ class SimulateCommand:
     epsilon: tuple[float, ...] = (8.0, 4.0, 2.0, 1.0)
     """Epsilons to meet, at delta 1 / (10 n)."""
 
-    num_records: tuple[int, ...] = (20_000, 10_000, 40_000)
+    num_records: tuple[int, ...] = (20_000, 10_000, 5_000)
     """Numbers of records n."""
 
     dim: tuple[int, ...] = (40, 20, 80)

@@ -9,7 +9,7 @@ from sfumato.theory.linear import (
     trace_loss,
 )
 from sfumato.theory.setting import LinearClip
-from sfumato.theory.simulate import Course, simulate
+from sfumato.theory.course import Course, simulate
 from sfumato.theory.spiked import Spiked, sin_theta, spaced
 from sfumato.theory.terms import (
     LEARNING_RATES,
