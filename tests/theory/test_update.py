@@ -11,7 +11,7 @@ from sfumato.base import BadInput, seeds
 from sfumato.mechanisms import clip_factor
 from sfumato.plan import Example, Group
 from sfumato.sampling import FixedSize, Poisson
-from sfumato.theory import Spiked, centred_cross_covariance, from_population, from_records, gradients, simulate
+from sfumato.theory import Spiked, Sums, centred_cross_covariance, from_population, from_records, gradients, simulate
 from sfumato.theory.update import group_gradients
 
 SMALL = Spiked(d1=8, d2=6, singular_values=(2.0, 1.0), noise=0.5)
@@ -154,7 +154,11 @@ def test_what_was_not_derived_is_refused() -> None:
         simulate(run, KEY, repeats=0)
 
 
-def test_weights_that_explode_are_named() -> None:
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(BadInput, match="learning_rate 50 is too large"):
-        run = linear(data=SMALL, learning_rate=50.0, clip_norm=1e307, noise_std=0.0)
-        simulate(run, KEY, repeats=1, every=3, population=True)
+def test_weights_that_explode_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(step: int, g1: np.ndarray, g2: np.ndarray) -> Sums:
+        return Sums(layers=(g1 * np.inf, g2), factor=np.ones(len(g1)))
+
+    monkeypatch.setattr("sfumato.theory.course.from_population", lambda run, s: explode)
+    run = linear(data=SMALL, learning_rate=50.0)
+    with np.errstate(invalid="ignore"), pytest.raises(BadInput, match="learning_rate 50 is too large"):
+        simulate(run, KEY, repeats=1, population=True)
