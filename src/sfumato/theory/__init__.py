@@ -1,5 +1,6 @@
 """Theory: what clipping and noise cost a linear dual encoder on spiked data, predicted term by term and simulated."""
 
+from sfumato.theory.course import Course, simulate
 from sfumato.theory.linear import (
     centred_cross_covariance,
     contrastive_loss,
@@ -9,7 +10,6 @@ from sfumato.theory.linear import (
     trace_loss,
 )
 from sfumato.theory.setting import LinearClip
-from sfumato.theory.course import Course, simulate
 from sfumato.theory.spiked import Spiked, sin_theta, spaced
 from sfumato.theory.terms import (
     LEARNING_RATES,

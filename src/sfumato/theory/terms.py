@@ -26,7 +26,7 @@ from sfumato.mechanisms import clip_factor
 from sfumato.theory.setting import LinearClip
 
 Array = np.ndarray
-LEARNING_RATES: tuple[float, ...] = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.0005, 0.512, 21))
+LEARNING_RATES: tuple[float, ...] = tuple(float(f"{rate:.3g}") for rate in np.geomspace(0.000125, 0.512, 25))
 _LARGEST_RATE = 0.5  # of eta f s_1: from 1 on the length of G1^T G2 swings; the expansion is good well below
 _QUANTILES = 15
 
