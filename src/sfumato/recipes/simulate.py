@@ -176,7 +176,7 @@ def _plot(rows: Rows, axis: str, path: Path) -> Path:
         own = [row for row in rows if row["clipping"] == clipping]
         x = [row[axis] for row in own]
         spread = None if own[0]["simulated_error"] is None else [row["simulated_error"] for row in own]
-        name = f"{clipping} clipping, "
+        name = f"{clipping}, "
         series.append(
             report.plots.Series(name=name + "simulated", x=x, y=[row["simulated"] for row in own], spread=spread)
         )
@@ -190,6 +190,6 @@ def _plot(rows: Rows, axis: str, path: Path) -> Path:
         description=f"Distance of the learned subspace from the signal's over {_WORDS[axis]}, for batch and group "
         "clipping, simulated and predicted.",
         x_log=True,
-        y_log=True,
+        y_from_zero=True,
     )
     return report.plots.save(chart, series, path)
