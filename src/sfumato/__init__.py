@@ -53,6 +53,7 @@ _ROOMS = (
     "recipes",
     "report",
     "sampling",
+    "theory",
     "train",
 )
 

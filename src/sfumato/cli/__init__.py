@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "Hand a run's model on: transformers format, whole or the encoder",
     "predict": "Caption, match or classify new pictures with a run's model",
     "study": "Repeat a paper's experiment and plot it",
+    "simulate": "What privacy costs a linear encoder: predicted, simulated, plotted",
     "demo": "All of it on built-in data: train, evaluate, report",
 }
 EXAMPLES = """
