@@ -96,9 +96,8 @@ def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers,
     """
     settings = run.model
     if settings.init == PRETRAINED:
-        started = models.lit_pair(
-            train="heads" if settings.train == "all" else settings.train, seed=settings.seed, **dims
-        )
+        which = "heads" if settings.train == "all" else settings.train  # the heads, unless more is asked for by number
+        started = models.lit_pair(train=which, seed=settings.seed, embed_dim=settings.embed_dim or _LIT_DIM)
         assert started.tokenizer is not None
         return started, _words_of_checkpoint(run, train, started.tokenizer)
     if settings.init is None:
