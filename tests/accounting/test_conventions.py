@@ -1,6 +1,7 @@
 """Every cell of the table: a golden value for those that are supported, a refusal that helps for all others."""
 
 import itertools
+from dataclasses import replace
 
 import dp_accounting
 import pytest
@@ -168,6 +169,20 @@ def test_truncated_event_where_the_distances_allow_it(relation):
     assert value("capped", relation, "pld") == pytest.approx(expected, rel=1e-6)
     # Exactly twice the presence counts as allowed, whatever the last bit of the two products.
     assert pld_terms(make_step("capped", relation, presence=0.1 * 3, swap=0.2 * 3 + 1e-16)).truncation == (10_000, 300)
+
+
+def test_a_cap_that_no_draw_reaches_is_charged_to_delta_at_no_cost():
+    draw = CappedPoissonDraw(sampling_prob=0.02, num_records=10_000, cap=350)
+    step = GaussianStep(draw=draw, relation=Relation.ZERO_OUT, std=1.0, presence=1.0, swap=2.0)
+    terms = pld_terms(step)
+    assert terms.truncation is None
+    assert 0.0 < terms.delta < 1e-17
+    plain = replace(step, draw=PoissonDraw(sampling_prob=0.02))
+    one, other = (epsilon_pld([(each, STEPS)], DELTA, WIDTH) for each in (step, plain))
+    assert one == pytest.approx(other, rel=1e-9)
+    assert one >= other
+    lower = pld_terms(replace(step, draw=replace(draw, cap=320)))
+    assert lower.truncation == (10_000, 320), "where it can be reached it is charged in full"
 
 
 def test_truncation_lies_between_the_plain_draw_and_the_charge_to_delta():

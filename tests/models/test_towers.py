@@ -1,12 +1,15 @@
 """How towers are called, against what the models themselves say."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 from tests.models.duals import SIDE, TEXTS, L, batch_of, small, started, words
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
-from sfumato.models import Tokenizer, Towers
+from sfumato.models import Tokenizer, Towers, start_dual
 from sfumato.models.towers import unit_norm
 
 ONE = {"rtol": 0, "atol": 2e-6}
@@ -101,3 +104,15 @@ def test_towers_can_be_compared_and_hashed(tmp_path) -> None:
     """They are part of what identifies a run."""
     assert hash(Towers("transformers", 0)) == hash(Towers("transformers", 0))
     assert Towers("transformers", 0) != Towers("transformers", Tokenizer.of_open_clip().eos_id)
+
+
+def test_features_are_the_image_towers_output_before_the_projection() -> None:
+    made = start_dual(tokenizer=words(), size="micro", image_size=16, channels=1, max_tokens=8, seed=0)
+    model: Any = made.model.eval()
+    pixels = torch.randn(3, 1, 16, 16)
+    features = made.embed.features(model, pixels)
+    projected = nn.functional.normalize(model.visual_projection(features), dim=1)
+    torch.testing.assert_close(made.embed.images(model, pixels), projected)
+    assert features.shape[1] > projected.shape[1]
+    pair, stand_in = Towers(kind="pair", pad_id=0), SimpleNamespace(embed_images=lambda pixels: pixels.flatten(1))
+    assert torch.equal(pair.features(stand_in, pixels), pair.images(stand_in, pixels))  # type: ignore[arg-type]

@@ -48,6 +48,17 @@ class Towers:
             return unit_norm(towers.embed_images(pixel_values))
         return unit_norm(towers.get_image_features(pixel_values=pixel_values).pooler_output)
 
+    def features(self, model: nn.Module, pixel_values: Tensor) -> Tensor:
+        """Return (N, D), what probes and neighbours are given: the image tower's own output, before its projection.
+
+        Models of open_clip and pairs give the embedding: the former have no common name for the other, and the towers
+        of the latter may be frozen, so that the projection is what learned.
+        """
+        if self.kind != "transformers":
+            return self.images(model, pixel_values)
+        towers: Any = model
+        return towers.vision_model(pixel_values=pixel_values).pooler_output
+
     def texts(self, model: nn.Module, input_ids: Tensor) -> Tensor:
         """Return (N, d) rows of unit norm, in float32 at least.
 

@@ -1,16 +1,19 @@
 """What a run is made of: frozen settings, as plain values that go into run.json and come back from it."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+
+import numpy as np
+from scipy.stats import binom
 
 from sfumato.base import BadInput
 from sfumato.plan import Example, Group, InfoNCE, Pair, PairLoss, Plan, Sigmoid, SpreadOut, Unit
 from sfumato.sampling import FixedSize, Poisson, Sampler
 
-_CAP_DEVIATIONS = 8  # above the mean: a draw goes beyond it less than once in 1e15
+_OVERFLOW = 1e-18  # so rare that its charge to delta does not show
+_MORE = 100  # beyond twice the mean a draw of few records does not go either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +131,8 @@ class Privacy:
         delta: None takes 1 / (10 N).
         expected_batch_size, steps, clip_norm, clip: of the plan.
         sampler: "poisson" or "fixed".
-        cap: largest number of records in a Poisson draw; None: no limit, and for pairs, whose noise grows with it, 8
-            standard deviations above the expected number.
+        cap: largest number of records in a Poisson draw; None: no limit, and for pairs, whose noise grows with it, the
+            number that a draw passes with probability 1e-18.
         unit: what is clipped: "example", "group" or "pair".
         num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
         group_size: see there.
@@ -177,7 +180,9 @@ class Privacy:
             return FixedSize(num_records=num_records, batch_size=batch)
         cap = self.cap
         if cap is None and self.unit == "pair":
-            cap = math.ceil(batch + _CAP_DEVIATIONS * math.sqrt(batch))
+            sizes = np.arange(batch, min(num_records, 2 * batch + _MORE) + 1)
+            passed = binom.sf(sizes - 1, num_records, batch / num_records) > _OVERFLOW
+            cap = batch + int(passed.sum())
         capped = cap if cap is not None and cap < num_records else None
         return Poisson(num_records=num_records, expected_batch_size=batch, cap=capped)
 

@@ -101,8 +101,6 @@ def encoder_of(loaded: Any, kind: str) -> Callable[[np.ndarray], np.ndarray]:
 def _features(loaded: Any, kind: str, pixels: Tensor) -> Tensor:
     if kind == "captioner":
         return models.embed(loaded.model, pixels)
-    if kind == "towers":
-        return loaded.embed.images(loaded.model, pixels)
     return loaded.embed.features(loaded.model, pixels)
 
 
