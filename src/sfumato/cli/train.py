@@ -273,6 +273,8 @@ def run_of(command: TrainCommand) -> Run:
     run = override(replace(run, private=not command.non_private), command)
     if command.init is not None and command.size is None and run.model.kind != "captioner":
         run = replace(run, model=replace(run.model, size=None))
+    if command.init == "lit":
+        run = replace(run, model=replace(run.model, image_size=command.image_size or 224, channels=3))
     if command.loss is not None:
         run = replace(run, loss=replace(run.loss, kind=command.loss))
     return run
