@@ -192,12 +192,14 @@ def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Si
         values: list[Tensor] = []
         for name in sorted(stacks):
             stack = stacks.pop(name)
-            gram += stack.gram()
-            squares += stack.sizes().square()
+            own, reach = stack.gram()
+            gram += own
             if name in kept and isinstance(stack, Product):
                 products[name] = stack
+                reach = stack.sizes().square()
             elif name in kept and isinstance(stack, Written):
                 values.append(stack.values)
+            squares += reach
         if values:
             products["written"] = Written(torch.cat(values, 2))
         return Side(gram=gram, sizes=squares.sqrt(), stacks=products)

@@ -14,6 +14,7 @@ between row i of the one tower and row j of the other, for sums over directions 
 or the gradients are written out. What costs less is a matter of shapes alone.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from sfumato.norms.factors import Outer, Rows
 # and what it makes is written to memory; a product for each pair of rows is small.
 _SHORT_SIDE = 20
 _SMALL_PRODUCT = 2
-_BLOCK_ELEMENTS = 1 << 20  # of what is made for pairs of rows at a time: about a core's cache
+_BLOCK_ELEMENTS = 1 << 21  # of what is made for pairs of rows at a time: about a core's cache
 _COLUMNS = 512
 
 
@@ -40,13 +41,10 @@ class Written:
         """Memory that it holds."""
         return self.values.numel() * self.values.element_size()
 
-    def gram(self) -> Tensor:
-        """Return <G_k, G_l> of every row, (N, k, k)."""
-        return self.values @ self.values.mT
-
-    def sizes(self) -> Tensor:
-        """Return the norms, (N, k)."""
-        return torch.linalg.vector_norm(self.values, dim=2)
+    def gram(self) -> tuple[Tensor, Tensor]:
+        """Return <G_k, G_l> of every row, (N, k, k), and the squared norms, (N, k)."""
+        found = self.values @ self.values.mT
+        return found, found.diagonal(dim1=1, dim2=2)
 
 
 @dataclass(frozen=True)
@@ -84,20 +82,20 @@ class Product:
         values = (self.moving.flatten(1, 2) @ self.common).view(count, k, width, -1)
         return Written((values.mT if self.common_first else values).flatten(2))
 
-    def gram(self) -> Tensor:
-        """Return <G_k, G_l> of every row, (N, k, k)."""
+    def gram(self) -> tuple[Tensor, Tensor]:
+        """Return <G_k, G_l> of every row, (N, k, k), and the squares of what it is rounded in proportion to, (N, k)."""
         _, k, width, steps = self.moving.shape
         depth = 1 if self.is_lookup else self.common.shape[2]
         by_positions = steps * steps * (depth + k * width) + k * k * width * steps
         if not self.is_lookup and k * width * depth * (steps + k) < by_positions:
             return self.written().gram()
         spread = self.moving.flatten(1, 2) @ self._among(self, one_row=True)
-        return spread.view_as(self.moving).flatten(2) @ self.moving.flatten(2).mT
+        return spread.view_as(self.moving).flatten(2) @ self.moving.flatten(2).mT, self.sizes().square()
 
     def sizes(self) -> Tensor:
-        """Return sum_t |moving_kt| |common_t|, (N, k): what norms and inner products are rounded in proportion to."""
-        each = torch.linalg.vector_norm(self.moving, dim=2)
-        return each.sum(2) if self.is_lookup else (each * torch.linalg.vector_norm(self.common, dim=2)[:, None]).sum(2)
+        """Return sum_t |moving_kt| |common_t|, (N, k): what inner products by positions are rounded in proportion to."""
+        each = self.moving.square().sum(2).sqrt()
+        return each.sum(2) if self.is_lookup else (each @ torch.linalg.vector_norm(self.common, dim=2)[..., None])[..., 0]
 
     def _among(self, other: "Product", one_row: bool = False) -> Tensor:
         """Return <common_it, common'_js> as (I, J, T, T'); of each row with itself (N, T, T)."""
@@ -182,7 +180,7 @@ def cross(one: Stack, other: Stack, a: Tensor, b: Tensor) -> Tensor:
     k = a.shape[2]
     if k * k <= _per_element(k):
         table = (one.values.flatten(0, 1) @ other.values.flatten(0, 1).mT).view(len(a), k, len(b), -1)
-        return torch.einsum("ikj,ijk->ij", (table * b.transpose(0, 1)[:, None]).sum(3), a)
+        return ((table * b.transpose(0, 1)[:, None]).sum(3).mT * a).sum(2)
     found = torch.zeros_like(a)
     for start in range(0, one.values.shape[2], _COLUMNS):
         columns = slice(start, start + _COLUMNS)
@@ -194,10 +192,11 @@ def _cross_of_products(one: Product, other: Product, a: Tensor, b: Tensor) -> Te
     found = a.new_empty(a.shape[:2])
     steps, others = one.moving.shape[3], other.moving.shape[3]
     each = one.moving.shape[2] * (steps + others) + steps * others
-    size = max(1, int((_BLOCK_ELEMENTS / each) ** 0.5))
+    most = max(1.0, (_BLOCK_ELEMENTS / each) ** 0.5)
+    size, width = (math.ceil(count / math.ceil(count / most)) for count in a.shape[:2])  # even pieces
     for i in range(0, len(a), size):
-        for j in range(0, len(b), size):
-            rows, columns = slice(i, i + size), slice(j, j + size)
+        for j in range(0, len(b), width):
+            rows, columns = slice(i, i + size), slice(j, j + width)
             found[rows, columns] = _cross_block(
                 one.take(rows), other.take(columns), a[rows, columns], b[columns, rows]
             )
