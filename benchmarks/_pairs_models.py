@@ -1,6 +1,7 @@
 """The models of pairs.py: one encoder for both views, embeddings of unit norm; random weights, random pictures."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ class SmallConv(nn.Module):
         super().__init__()
         widths = (3, 8, 16, 32)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in zip(widths, widths[1:], strict=False)
+            nn.Conv2d(before, after, 3, stride=2, padding=1) for before, after in pairwise(widths)
         )
         self.head = nn.Linear(widths[-1], dim)
 
@@ -48,10 +49,7 @@ class ResNet18(nn.Module):
         self.stem = nn.Conv2d(3, 64, 3, padding=1)
         widths = (64, 64, 64, 128, 128, 256, 256, 512, 512)
         self.blocks = nn.Sequential(
-            *(
-                Block(before, after, 1 if before == after else 2)
-                for before, after in zip(widths, widths[1:], strict=False)
-            )
+            *(Block(before, after, 1 if before == after else 2) for before, after in pairwise(widths))
         )
         self.head = nn.Linear(widths[-1], dim)
 

@@ -58,7 +58,9 @@ def promised(bench: Bench, name: str) -> float:
     return (time.perf_counter() - start) * len(tiles(bench)) / count
 
 
-def sides_of(bench: Bench, names: list[str], limit: float) -> tuple[dict[str, Step], dict[str, Gradient], dict[str, str]]:
+def sides_of(
+    bench: Bench, names: list[str], limit: float
+) -> tuple[dict[str, Step], dict[str, Gradient], dict[str, str]]:
     """Return the sides that run, what their first step gave, and why the others do not run."""
     steps: dict[str, Step] = {}
     gradients: dict[str, Gradient] = {}
@@ -135,7 +137,8 @@ def table(cell: Cell, found: dict[str, Any]) -> str:
     """Return one cell as text."""
     lines = [
         f"\n{cell.name}: {found['parameters']:,} parameters",
-        f"  {'':<16}{'s':>9}{'over non-private':>18}{'quartiles':>14}{'over exact':>12}{'over bound':>12}{'peak memory':>13}",
+        f"  {'':<16}{'s':>9}{'over non-private':>18}{'quartiles':>14}{'over exact':>12}{'over bound':>12}"
+        f"{'peak memory':>13}",
     ]
     for side, seconds in found["seconds_median"].items():
         ratio = found["over_non_private"][side]

@@ -122,9 +122,7 @@ def pair_jacobians(
                 of_u[name], of_v[name] = alike(of_u[name], of_v[name])
         kept = shared if exact else []
         sides = half or _side(of_u, u, kept), _side(of_v, v, kept)
-    return PairJacobians(
-        u=u.detach(), v=v.detach(), of_u=sides[0], of_v=sides[1], shared=bool(shared), exact=exact
-    )
+    return PairJacobians(u=u.detach(), v=v.detach(), of_u=sides[0], of_v=sides[1], shared=bool(shared), exact=exact)
 
 
 class _Directions(Tape):

@@ -93,9 +93,11 @@ class Product:
         return spread.view_as(self.moving).flatten(2) @ self.moving.flatten(2).mT, self.sizes().square()
 
     def sizes(self) -> Tensor:
-        """Return sum_t |moving_kt| |common_t|, (N, k): what inner products by positions are rounded in proportion to."""
+        """Return sum_t |moving_kt| |common_t|, (N, k): sums over positions are rounded in proportion to it."""
         each = self.moving.square().sum(2).sqrt()
-        return each.sum(2) if self.is_lookup else (each @ torch.linalg.vector_norm(self.common, dim=2)[..., None])[..., 0]
+        return (
+            each.sum(2) if self.is_lookup else (each @ torch.linalg.vector_norm(self.common, dim=2)[..., None])[..., 0]
+        )
 
     def _among(self, other: "Product", one_row: bool = False) -> Tensor:
         """Return <common_it, common'_js> as (I, J, T, T'); of each row with itself (N, T, T)."""
@@ -197,9 +199,7 @@ def _cross_of_products(one: Product, other: Product, a: Tensor, b: Tensor) -> Te
     for i in range(0, len(a), size):
         for j in range(0, len(b), width):
             rows, columns = slice(i, i + size), slice(j, j + width)
-            found[rows, columns] = _cross_block(
-                one.take(rows), other.take(columns), a[rows, columns], b[columns, rows]
-            )
+            found[rows, columns] = _cross_block(one.take(rows), other.take(columns), a[rows, columns], b[columns, rows])
     return found
 
 
