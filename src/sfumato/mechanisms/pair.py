@@ -34,7 +34,7 @@ from sfumato.mechanisms.embedded import (
 )
 from sfumato.plan import Pair
 
-_JACOBIAN_BYTES = 8 << 30
+_JACOBIAN_BYTES = 16 << 30  # of a machine of 24 GB
 _UNIT_NORM = 1e-3
 
 
@@ -123,9 +123,11 @@ def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch:
 
 def _check_memory(part: _Part, batch_size: float) -> None:
     found = part.jacobians
-    if batch_size * (found.of_u.num_bytes + found.of_v.num_bytes) / len(found.u) > _JACOBIAN_BYTES:
+    needed = batch_size * (found.of_u.num_bytes + found.of_v.num_bytes) / len(found.u)
+    if needed > _JACOBIAN_BYTES:
         raise BadInput(
-            "the exact norms of a shared encoder keep every row's Jacobian, which is too much here: take "
+            "the exact norms of a shared encoder keep every row's Jacobian, which is too much here "
+            f"({needed / 1e9:,.0f} GB of at most {_JACOBIAN_BYTES / 1e9:,.0f} GB for the expected batch): take "
             'Pair(norms="bound"), a narrower embedding, or smaller batches.'
         )
 
