@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import torch
-from _pairs_sides import CLIP_NORM, LOSS, Bench, Gradient, Step, tiles
+from _pairs_sides import LOSS, Bench, Gradient, Step, tiles
 
 from sfumato.mechanisms.clip import MARGIN
 
@@ -53,7 +53,7 @@ def _loss(similarity: Any) -> Any:
 
 def recipe(bench: Bench, tile_limit: int | None = None) -> Step:
     """The gradient of every similarity materialised, clipped, weighted by D and added up."""
-    model = bench.cell.model
+    model, bound = bench.cell.model, bench.cell.clip_norm * (1 - MARGIN)
     x, y = (jnp.asarray(bench.batch[name].numpy()) for name in ("x", "y"))
     places = [(jnp.asarray(i.numpy()), jnp.asarray(j.numpy())) for i, j in tiles(bench)[:tile_limit]]
 
@@ -70,7 +70,7 @@ def recipe(bench: Bench, tile_limit: int | None = None) -> Step:
     def add_tile(total: Any, parameters: Any, by_pair: Any, i: Any, j: Any) -> Any:
         found = gradients(parameters, x[i], y[j])
         squares = sum(jnp.square(value).reshape(len(i), -1).sum(1) for value in found.values())
-        scale = jnp.minimum(CLIP_NORM * (1 - MARGIN) / jnp.sqrt(jnp.maximum(squares, 1e-60)), 1.0) * by_pair[i, j]
+        scale = jnp.minimum(bound / jnp.sqrt(jnp.maximum(squares, 1e-60)), 1.0) * by_pair[i, j]
         return {name: total[name] + jnp.tensordot(scale, value, 1) for name, value in found.items()}
 
     def step() -> Gradient:

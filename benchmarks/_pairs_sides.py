@@ -18,7 +18,7 @@ from sfumato.plan import InfoNCE, Pair
 Gradient = dict[str, Tensor]
 Step = Callable[[], Gradient]
 LOSS = InfoNCE(temperature=0.2)
-CLIP_NORM = 0.5
+CLIP_NORMS = {"conv": 0.05, "resnet18": 0.5}  # about the median over pairs at the random start
 _MICRO_BATCH = {"conv": 2048, "resnet18": 64}  # rows times directions in one micro-batch
 _TILE = {"conv": 512, "resnet18": 8}  # pairs whose gradients the recipe holds at a time
 
@@ -35,6 +35,11 @@ class Cell:
     def name(self) -> str:
         """As it stands in the JSON."""
         return f"{self.model}, n = {self.num_rows}, d = {self.dim}"
+
+    @property
+    def clip_norm(self) -> float:
+        """At which about half of the pairs are clipped."""
+        return CLIP_NORMS[self.model]
 
 
 @dataclass
@@ -70,7 +75,7 @@ def non_private(bench: Bench) -> Step:
 def ours(bench: Bench, norms: Literal["exact", "bound"]) -> Step:
     """The pair unit, in micro-batches; the check on synthetic rows comes once, in the first step."""
     cell = bench.cell
-    unit = Pair(clip_norm=CLIP_NORM, loss=LOSS, norms=norms, largest_draw=cell.num_rows)
+    unit = Pair(clip_norm=cell.clip_norm, loss=LOSS, norms=norms, largest_draw=cell.num_rows)
     computation = Computation(model=bench.model, loss_fn=Contrast(embed=embed, loss=LOSS))
     measure = MeasureOnce(computation)
     size = max(1, min(_MICRO_BATCH[cell.model] // cell.dim, cell.num_rows))
@@ -125,7 +130,9 @@ def recipe(bench: Bench, tile_limit: int | None = None) -> Step:
             found = gradients(parameters, x[i], y[j])
             squares = sum(value.flatten(1).square().sum(1) for value in found.values())
             assert isinstance(squares, Tensor)
-            scale = (CLIP_NORM * (1 - MARGIN) / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0) * by_pair[i, j]
+            scale = (bench.cell.clip_norm * (1 - MARGIN) / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0) * by_pair[
+                i, j
+            ]
             for name, value in found.items():
                 total[name] += torch.tensordot(scale, value, dims=1)
         return total

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from _measure import growth, paired, processor, quartiles, resident, timed
 from _pairs_models import MODELS
-from _pairs_sides import CLIP_NORM, LOSS, SIDES, Bench, Cell, Gradient, Step, recipe, tiles
+from _pairs_sides import CLIP_NORMS, LOSS, SIDES, Bench, Cell, Gradient, Step, recipe, tiles
 
 from sfumato.base import BadInput
 
@@ -179,7 +179,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def _write(cells: dict[str, Any], options: argparse.Namespace) -> None:
     """Write what is measured so far."""
-    settings = {"clip_norm": CLIP_NORM, "loss": LOSS.describe(), "repeats": options.repeats, "limit_s": options.limit}
+    settings = {"clip_norm": CLIP_NORMS, "loss": LOSS.describe(), "repeats": options.repeats, "limit_s": options.limit}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
     versions["processor"] = processor()
     if not options.no_jax and importlib.util.find_spec("jax") is not None:

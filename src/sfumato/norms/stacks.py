@@ -146,7 +146,7 @@ def _of_use(factors: list[Outer | Rows]) -> Stack:
         moving, common = ("right", "left") if common_first else ("left", "right")
         if all(_same(getattr(one, common), getattr(first, common)) for one in outers):
             sides = torch.stack([getattr(one, moving).mT for one in outers], 1)
-            return Product(sides, getattr(first, common), first.shape, common_first)
+            return Product(sides, getattr(first, common).detach(), first.shape, common_first)  # else it holds the graph
     return Written(torch.stack([one.explicit().values.flatten(1) for one in outers], 1))
 
 
