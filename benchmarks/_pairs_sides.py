@@ -120,7 +120,7 @@ def tiles(bench: Bench) -> list[tuple[Tensor, Tensor]]:
 def recipe(bench: Bench, tile_limit: int | None = None) -> Step:
     """The published recipe: the gradient of every similarity materialised, clipped, weighted by D and added up."""
     gradients = torch.func.vmap(torch.func.grad(similarity(bench)), in_dims=(None, 0, 0))
-    x, y = bench.batch["x"], bench.batch["y"]
+    x, y, bound = bench.batch["x"], bench.batch["y"], bench.cell.clip_norm * (1 - MARGIN)
 
     def step() -> Gradient:
         parameters = {name: value.detach() for name, value in bench.parameters.items()}

@@ -167,9 +167,7 @@ def test_pairs_quick_runs_from_the_command_line(
     pairs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["pairs.py", "--quick", "--no-jax"])
-    monkeypatch.setattr(
-        pairs, "child", lambda job, cell, options, *sides: json.loads(json.dumps(run(pairs, job, cell, sides)))
-    )
+    monkeypatch.setattr(pairs, "child", in_this_process)
     pairs.main()
     assert "exact and recipe, torch differ" in capsys.readouterr().out
 
