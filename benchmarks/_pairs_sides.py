@@ -130,9 +130,7 @@ def recipe(bench: Bench, tile_limit: int | None = None) -> Step:
             found = gradients(parameters, x[i], y[j])
             squares = sum(value.flatten(1).square().sum(1) for value in found.values())
             assert isinstance(squares, Tensor)
-            scale = (bench.cell.clip_norm * (1 - MARGIN) / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0) * by_pair[
-                i, j
-            ]
+            scale = (bound / squares.sqrt().clamp(min=1e-30)).clamp(max=1.0) * by_pair[i, j]
             for name, value in found.items():
                 total[name] += torch.tensordot(scale, value, dims=1)
         return total
