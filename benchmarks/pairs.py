@@ -35,7 +35,9 @@ from sfumato.base import BadInput
 RESULT = Path(__file__).parent / "results" / "pairs.json"
 JAX = "recipe, JAX"
 RECIPES = ("recipe, torch", JAX)
-AGREEMENT = 1e-4
+# Kernels differ in rounding, and an activation near zero then has another sign: the deep network by up to 1e-3 in
+# float32 (JAX), both by 1e-14 in float64.
+AGREEMENT = {"conv": 1e-4, "resnet18": 1e-2}
 _TRIED = 3  # tiles from which a recipe's time is guessed
 
 
@@ -93,7 +95,7 @@ def measure(cell: Cell, names: list[str], repeats: int, limit: float) -> dict[st
     bench = Bench(cell)
     steps, gradients, left_out = sides_of(bench, names, limit)
     agreement = {n: distance(gradients["exact"], gradients[n]) for n in RECIPES if {n, "exact"} <= gradients.keys()}
-    if any(not found <= AGREEMENT for found in agreement.values()):
+    if any(not found <= AGREEMENT[cell.model] for found in agreement.values()):
         raise SystemExit(f"{cell.name}: not the same gradient: {agreement}")
     seconds = timed(steps, repeats, dict.fromkeys(RECIPES, limit))
     found = {"model": cell.model, "n": cell.num_rows, "d": cell.dim, "left_out": left_out, "agreement": agreement}
