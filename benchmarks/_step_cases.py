@@ -13,6 +13,7 @@ from sfumato import models
 from sfumato.losses import caption_loss
 
 VOCAB = 30_522
+MICRO = {"hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512}
 SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 
 
@@ -26,6 +27,9 @@ class Case:
         build: makes the model.
         loss_fn: (model, batch) -> (rows,).
         batch: rows -> synthetic micro-batch.
+        embed: (model, batch) -> u, v, for a case of a contrastive loss; then `loss_fn` is not used.
+        group_rows: rows of a group there.
+        parts: micro-batches into which a group that is larger than one is cut.
     """
 
     about: str
@@ -33,6 +37,9 @@ class Case:
     build: Callable[[], nn.Module]
     loss_fn: Callable[[Any, Any], Tensor]
     batch: Callable[[int], dict[str, Tensor]]
+    embed: Callable[[Any, Any], tuple[Tensor, Tensor]] | None = None
+    group_rows: int = 1
+    parts: int = 2
 
 
 def _captioner(size: str, image_size: int, max_tokens: int, vocab_size: int = VOCAB) -> Callable[[], nn.Module]:
@@ -49,19 +56,23 @@ def _captions(image_size: int, max_tokens: int, vocab_size: int = VOCAB) -> Call
     return batch
 
 
-def _clip(image_size: int = 224, layers: int = 12) -> nn.Module:
-    text = {**SMALL, "num_hidden_layers": layers, "vocab_size": VOCAB, "max_position_embeddings": 32, "eos_token_id": 2}
-    vision = {**SMALL, "num_hidden_layers": layers, "image_size": image_size, "patch_size": 16}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=384)
+def _clip(image_size: int = 224, layers: int = 12, sizes: dict[str, int] = SMALL) -> nn.Module:
+    text = {**sizes, "num_hidden_layers": layers, "vocab_size": VOCAB, "max_position_embeddings": 32, "eos_token_id": 2}
+    vision = {**sizes, "num_hidden_layers": layers, "image_size": image_size, "patch_size": 16}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=sizes["hidden_size"])
     return transformers.CLIPModel(config).train()
+
+
+def _clip_embed(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    image = model.visual_projection(model.vision_model(pixel_values=batch["pixel_values"]).pooler_output)
+    text = model.text_projection(model.text_model(input_ids=batch["ids"]).pooler_output)
+    return F.normalize(image, dim=-1), F.normalize(text, dim=-1)
 
 
 def _matching_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """The sigmoid loss of the matching pair alone, so that a row depends on no other row."""
-    image = model.visual_projection(model.vision_model(pixel_values=batch["pixel_values"]).pooler_output)
-    text = model.text_projection(model.text_model(input_ids=batch["ids"]).pooler_output)
-    cosine = (F.normalize(image, dim=-1) * F.normalize(text, dim=-1)).sum(-1)
-    return F.softplus(-cosine * model.logit_scale.exp())
+    image, text = _clip_embed(model, batch)
+    return F.softplus(-(image * text).sum(-1) * model.logit_scale.exp())
 
 
 def _blip(image_size: int = 224, layers: int = 12) -> nn.Module:
@@ -119,5 +130,23 @@ CASES = {
         build=_blip,
         loss_fn=_answer_loss,
         batch=_pictures_and_ids(ids=20, answer=10),
+    ),
+    "dual": Case(
+        about="micro dual encoder, two towers 128 x 4, 112/16 px, 32 tokens, InfoNCE",
+        rows=32,
+        build=lambda: _clip(112, 4, MICRO),
+        loss_fn=_matching_loss,
+        batch=_pictures_and_ids(112, ids=32),
+        embed=_clip_embed,
+        group_rows=4,
+    ),
+    "clip-contrast": Case(
+        about="CLIPModel, two towers 384 x 12, 224/16 px, 32 tokens, InfoNCE",
+        rows=8,
+        build=_clip,
+        loss_fn=_matching_loss,
+        batch=_pictures_and_ids(ids=32),
+        embed=_clip_embed,
+        group_rows=2,
     ),
 }

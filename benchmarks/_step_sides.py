@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _step_bench import CLIP_NORM, MICRO_BATCHES, Bench, Step
 from _step_cases import Case
+from _step_coupled import COUPLED
 from torch import Tensor, nn
 
 from sfumato import mechanisms, norms
@@ -18,30 +20,7 @@ from sfumato.plan import Example, Plan
 from sfumato.sampling import Poisson
 from sfumato.train import PrivateGradients
 
-Step = Callable[[], None]
-CLIP_NORM = 1.0
-MICRO_BATCHES = 8
 OPACUS_MODES = ("hooks", "functorch", "ew", "ghost")
-
-
-class Bench:
-    """A model with its optimizer and one synthetic micro-batch; sides of one bench update the same model in turns."""
-
-    def __init__(self, case: Case) -> None:
-        torch.manual_seed(0)
-        self.case = case
-        self.model: Any = case.build()
-        self.batch = case.batch(case.rows)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
-
-    def losses(self) -> Tensor:
-        """Return the loss of every row."""
-        return self.case.loss_fn(self.model, self.batch)
-
-    def update(self) -> None:
-        """Let the optimizer step, and forget the gradients."""
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
 
 def non_private(bench: Bench) -> Step:
@@ -173,5 +152,6 @@ SIDES: dict[str, Callable[[Bench], Step]] = {
     "private": private,
     "non-private logical": non_private_logical,
     "private logical": private_logical,
+    **COUPLED,
     **{f"opacus {mode}": lambda bench, mode=mode: opacus(bench, mode) for mode in OPACUS_MODES},
 }

@@ -1,7 +1,10 @@
 """Time and memory of a private training step over a non-private one, with opacus beside, all in one run.
 
-Run: `python benchmarks/step_time.py [--cases micro tiny clip blip] [--repeats 15] [--logical] [--no-opacus]`
-prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step.
+Run: `python benchmarks/step_time.py [--cases micro tiny clip blip dual clip-contrast] [--repeats 15] [--logical]`
+prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step; of groups
+and of the whole batch as one group (the cases dual and clip-contrast) at most 1.10 times the non-private contrastive
+step with the same groups, so with the same negatives. Where a group is larger than a micro-batch the loss needs two
+passes with and without privacy: that side is compared with a non-private step in the same parts.
 
 Every case runs in a process of its own. There all sides take turns, so that a slow moment of the machine meets all of
 them, and a ratio is the median over turns of the two times of one turn. Peak memory is measured in a further fresh
@@ -11,15 +14,12 @@ cost if nothing but these took time. The profile lists the operators in which th
 """
 
 import argparse
-import gc
 import json
 import math
 import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +27,11 @@ from typing import Any
 
 import torch
 import transformers
+from _measure import growth, paired, processor, quartiles, resident, timed
+from _step_bench import Bench, Step
 from _step_cases import CASES, Case
-from _step_sides import OPACUS_MODES, SIDES, Bench, Step
+from _step_coupled import BASES, COUPLED
+from _step_sides import OPACUS_MODES, SIDES
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -62,20 +65,6 @@ def sides_of(case: Case, names: list[str]) -> tuple[dict[str, Step], dict[str, s
     return steps, failed
 
 
-def timed(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Return the wall seconds of every step; the sides take turns, in alternating order."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    gc.disable()
-    for turn in range(repeats):
-        for name in list(steps) if turn % 2 == 0 else reversed(steps):
-            start = time.perf_counter()
-            steps[name]()
-            seconds[name].append(time.perf_counter() - start)
-        gc.collect()
-    gc.enable()
-    return seconds
-
-
 def operations(step: Step) -> int:
     """Return the floating-point operations of one step in products, convolutions and attention."""
     # torch's own rule counts a grouped convolution's weight gradient as if it had one group
@@ -107,12 +96,11 @@ def measure(case: Case, names: list[str], repeats: int) -> dict[str, Any]:
     """Return times, operation counts and the profile of one case."""
     steps, failed = sides_of(case, names)
     seconds = timed(steps, repeats)
-    base = {name: "non-private logical" if name.endswith("logical") else "non-private" for name in steps}
-    ratios = {
-        name: [mine / other for mine, other in zip(seconds[name], seconds[base[name]], strict=True)] for name in steps
-    }
-    counts = {name: operations(steps[name]) for name in ("non-private", "private")}
-    plain, private = (operators(steps[name]) for name in ("non-private", "private"))
+    ratios = {name: paired(seconds[name], seconds[base_of(name)]) for name in steps}
+    mine = "group" if case.embed else "private"
+    pair = (base_of(mine), mine)
+    counts = {name: operations(steps[name]) for name in pair}
+    plain, private = (operators(steps[name]) for name in pair)
     more = {key: private.get(key, 0.0) - plain.get(key, 0.0) for key in plain.keys() | private.keys()}
     listed = sorted(more, key=lambda key: -abs(more[key]))[:LISTED]
     return {
@@ -121,32 +109,31 @@ def measure(case: Case, names: list[str], repeats: int) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in case.build().parameters()),
         "seconds_median": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio_median": {name: statistics.median(values) for name, values in ratios.items()},
-        "ratio_quartiles": {name: _quartiles(values) for name, values in ratios.items()},
+        "ratio_quartiles": {name: quartiles(values) for name, values in ratios.items()},
         "operations": counts,
-        "floor": counts["private"] / counts["non-private"],
+        "base": {name: base_of(name) for name in steps},
+        "floor": counts[mine] / counts[base_of(mine)],
         "profile_ms_more": {key: round(more[key], 3) for key in listed},
-        "profile_ms_total": {"non-private": sum(plain.values()), "private": sum(private.values())},
+        "profile_ms_total": dict(zip(pair, (sum(plain.values()), sum(private.values())), strict=True)),
         "failed": failed,
     }
 
 
-def _quartiles(values: list[float]) -> list[float]:
-    return statistics.quantiles(values, n=4)[::2] if len(values) > 1 else values * 2
+def base_of(name: str) -> str:
+    """Return the side that a side is compared with: the non-private step of the same rows and the same groups."""
+    if name in COUPLED:
+        return BASES.get(name, name)
+    return "non-private logical" if name.endswith("logical") else "non-private"
 
 
 def peak(case: Case, name: str) -> dict[str, int]:
     """Return the growth of the resident set, bytes, over a few steps of one side in this fresh process."""
     bench = Bench(case)
-    before = _resident()
+    before = resident()
     step = SIDES[name](bench)
     for _ in range(PEAK_STEPS):
         step()
-    return {"peak_bytes": max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)}
-
-
-def _resident() -> int:
-    fields = Path("/proc/self/statm").read_text().split()
-    return int(fields[1]) * resource.getpagesize()
+    return {"peak_bytes": growth(before)}
 
 
 def child(job: str, case: str, options: argparse.Namespace, *more: str) -> dict[str, Any]:
@@ -164,16 +151,19 @@ def table(name: str, found: dict[str, Any]) -> str:
     """Return one case as text."""
     lines = [
         f"\n{name}: {found['about']}; {found['parameters'] / 1e6:.2f} M parameters, micro-batch {found['rows']}",
-        f"  {'':<22}{'s per step':>11}{'over non-private':>18}{'quartiles':>14}{'peak memory':>13}",
+        f"  {'':<26}{'s per step':>11}{'over its base':>15}{'quartiles':>14}{'peak memory':>13}  base",
     ]
     for side, seconds in found["seconds_median"].items():
         low, high = found["ratio_quartiles"][side]
         bytes_ = found["peak_bytes"].get(side)
         memory = f"{bytes_ / 1e6:,.0f} MB" if bytes_ is not None else "-"
         ratio = found["ratio_median"][side]
-        lines.append(f"  {side:<22}{seconds:>11.3f}{ratio:>17.2f}x{f'{low:.2f}-{high:.2f}':>14}{memory:>13}")
-    lines += [f"  {side:<22}does not run: {reason}" for side, reason in found["failed"].items()]
-    lines.append(f"  arithmetic floor of private over non-private: {found['floor']:.3f}x")
+        spread = f"{low:.2f}-{high:.2f}"
+        lines.append(f"  {side:<26}{seconds:>11.3f}{ratio:>14.2f}x{spread:>14}{memory:>13}  {found['base'][side]}")
+    lines += [f"  {side:<26}does not run: {reason}" for side, reason in found["failed"].items()]
+    lines.append(
+        f"  arithmetic floor of {', '.join(found['operations'])}, the last over the first: {found['floor']:.3f}x"
+    )
     more = ", ".join(f"{key} {value:+.1f}" for key, value in found["profile_ms_more"].items())
     lines.append(f"  where the difference lies, ms of own time per step: {more}")
     return "\n".join(lines)
@@ -181,13 +171,14 @@ def table(name: str, found: dict[str, Any]) -> str:
 
 def compare(options: argparse.Namespace) -> None:
     """Run every case, print the tables, write the JSON."""
-    names = [
+    of_rows = [
         *OURS,
         *(LOGICAL if options.logical else []),
         *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES]),
     ]
     cases: dict[str, Any] = {}
     for name in options.cases:
+        names = [*COUPLED] if CASES[name].embed else of_rows
         found = child("time", name, options, "--sides", *names)
         found["peak_bytes"] = {
             side: child("peak", name, options, "--sides", side)["peak_bytes"]
@@ -204,19 +195,11 @@ def compare(options: argparse.Namespace) -> None:
 def _write(cases: dict[str, Any], options: argparse.Namespace) -> None:
     """Write what is measured so far."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
-    versions |= {"transformers": transformers.__version__, "processor": _processor()}
+    versions |= {"transformers": transformers.__version__, "processor": processor()}
     if not options.no_opacus:
         versions["opacus"] = __import__("opacus").__version__
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"cases": cases, "repeats": options.repeats, "versions": versions}, indent=2) + "\n")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:

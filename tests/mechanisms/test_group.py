@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 from tests.mechanisms.contrastive import KINDS, batch_of, build, clip_with, cut, literal_groups, of_towers
+from tests.mechanisms.contrastive import flat as flattened
 
 from sfumato.base import BadInput, Refused
 from sfumato.losses import Contrast
-from sfumato.mechanisms import Computation, clip_examples, flat
+from sfumato.mechanisms import Computation, MeasureOnce, Ranks, clip_examples, clip_groups, flat
 from sfumato.plan import Example, Group, InfoNCE, Sigmoid, SpreadOut
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers at import
@@ -133,6 +134,26 @@ def test_micro_batches_without_groups_or_out_of_order_are_named() -> None:
         clip_with(model, embed, UNIT, cut(batch_of(4), 4, torch.tensor([0, 1, 0, 1])))
 
 
+@pytest.mark.parametrize("clip_norm", [C, 1e6], ids=["clipped", "free"])
+@pytest.mark.parametrize("in_parts", [False, True], ids=["whole", "in parts"])
+def test_a_scale_of_the_loss_is_divided_out_before_clipping(in_parts: bool, clip_norm: float) -> None:
+    model, embed = build("conv and words")
+    batch, groups = batch_of(4), torch.zeros(4, dtype=torch.int64)
+    want = literal_groups(model, embed, LOSSES["infonce"], clip_norm, batch, groups)
+    computation = Computation(model=model, loss_fn=Contrast(embed=embed, loss=LOSSES["infonce"]), loss_scale=64.0)
+    clipped, _ = clip_groups(
+        computation,
+        cut(batch, 2 if in_parts else 4, groups, in_parts),
+        Group(clip_norm=clip_norm, num_groups=1),
+        flat(clip_norm),
+        measure=MeasureOnce(computation),
+        reduce=lambda flat: None,
+        reseed=lambda chunk: None,
+        ranks=Ranks(),
+    )
+    assert (flattened(clipped.sums) - want).norm() <= 1e-10 * want.norm()
+
+
 def test_coupled_rows_are_refused_under_the_example_unit() -> None:
     model, embed = build("conv and words")
     contrast = Contrast(embed=embed, loss=LOSSES["infonce"])
@@ -145,8 +166,6 @@ def test_coupled_rows_are_refused_under_the_example_unit() -> None:
 def test_a_loss_of_rows_is_not_a_loss_of_groups() -> None:
     model, _ = build("conv and words")
     computation = Computation(model=model, loss_fn=lambda model, batch: model.image(batch["x"]).sum(1))
-    from sfumato.mechanisms import MeasureOnce, Ranks, clip_groups
-
     with pytest.raises(BadInput, match="Contrast"):
         clip_groups(
             computation, [], UNIT, flat(C), measure=MeasureOnce(computation), reduce=print, reseed=print, ranks=Ranks()

@@ -5,7 +5,7 @@ same for v. So a first pass keeps n x d numbers, the loss gives every row its co
 ordinary backward pass of one micro-batch at a time (Gao et al. 2021, arXiv 2101.06983).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -131,11 +131,19 @@ def all_ranks(parts: list[Embedded], ranks: Ranks, device: torch.device) -> tupl
 
 def back(computation: Computation, embeddings: tuple[Tensor, Tensor], on_u: Tensor, on_v: Tensor) -> dict[str, Tensor]:
     """Return sum_i J_i^T on_u_i + J'_i^T on_v_i by parameter, in at least float32."""
+    return gradients(computation, embeddings, (on_u, on_v))
+
+
+def gradients(computation: Computation, outs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the gradients of <outs, cotangents> by parameter, in at least float32."""
     parameters, scale = computation.parameters, computation.loss_scale
-    cotangents = [(given * scale).to(x.dtype) for given, x in zip((on_u, on_v), embeddings, strict=True)]
-    grads = torch.autograd.grad(embeddings, list(parameters.values()), cotangents, allow_unused=True)
+    given = [(cotangent * scale).to(out.dtype) for cotangent, out in zip(cotangents, outs, strict=True)]
+    grads = torch.autograd.grad(outs, list(parameters.values()), given, allow_unused=True)
     found = {}
     for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
         wide = torch.promote_types(parameter.dtype, torch.float32)
-        found[name] = torch.zeros_like(parameter, dtype=wide) if grad is None else grad.to(wide) / scale
+        if grad is None:
+            found[name] = torch.zeros_like(parameter, dtype=wide)
+        else:
+            found[name] = grad.to(wide) if scale == 1.0 else grad.to(wide) / scale  # a copy costs as much as a sum
     return found

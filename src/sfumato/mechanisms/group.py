@@ -7,6 +7,7 @@ embedded first and back-propagated in parts into one sum, which is clipped at it
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +27,11 @@ from sfumato.mechanisms.embedded import (
     back,
     contrast_of,
     embed,
+    gradients,
     kept,
     only_fit,
 )
+from sfumato.norms import ClippedSum
 from sfumato.plan import Group
 
 Numbered = tuple[int, MicroBatch]
@@ -115,7 +118,7 @@ def _add_whole(
     sizes, used = _sizes(micro_batch)
     drawn = micro_batch.valid.sum()
     try:
-        result = _clipped(computation, micro_batch, measured, factor, sizes, used)
+        result = clip_whole(computation, micro_batch, measured, factor, sizes, used)
     except _NotFinite as found:
         fit = only_fit(micro_batch, found.fit)
         if fit is None:
@@ -123,7 +126,7 @@ def _add_whole(
             return
         micro_batch = fit
         reseed()
-        result = _clipped(computation, micro_batch, measured, factor, sizes, used)
+        result = clip_whole(computation, micro_batch, measured, factor, sizes, used)
     finite = used & torch.isfinite(result.norms) & torch.isfinite(result.losses)
     check_factors(result.factors, result.norms, finite, unit.clip_norm)
     sums.add(result.grads)
@@ -134,14 +137,19 @@ def _add_whole(
     )
 
 
-def _clipped(
+def clip_whole(
     computation: Computation,
     micro_batch: MicroBatch,
     measured: Any,
     factor: ClipFactor,
     sizes: list[int],
     used: Tensor,
-) -> Any:
+) -> ClippedSum:
+    """Return the clipped sum of the groups of one micro-batch, `sizes` in the order of their rows; padding is not
+    `used`.
+    """
+    if int(used.sum()) == 1:
+        return _clipped_alone(computation, micro_batch, factor, sizes)
     return computation.engine.clipped_sum(
         computation.model,
         group_loss(contrast_of(computation, "Group"), micro_batch, sizes),
@@ -153,6 +161,27 @@ def _clipped(
         autocast=computation.autocast,
         units=sizes,
     )
+
+
+def _clipped_alone(
+    computation: Computation, micro_batch: MicroBatch, factor: ClipFactor, sizes: list[int]
+) -> ClippedSum:
+    """Return what the engine returns, where there is one group, the first: from an ordinary backward pass."""
+    loss_fn = group_loss(contrast_of(computation, "Group"), micro_batch, sizes)
+    with torch.enable_grad(), (computation.autocast or nullcontext)():
+        losses = loss_fn(computation.model, micro_batch.batch)
+    grads = gradients(computation, [losses[0]], [torch.ones_like(losses[0])])
+    squares = [torch.linalg.vector_norm(grad).square() for grad in grads.values()]
+    norm = torch.stack(squares).sum().sqrt()
+    usable = norm.isfinite() & losses[0].detach().isfinite()
+    norms = norm.new_full((len(sizes),), torch.inf)
+    factors = torch.zeros_like(norms)
+    if bool(usable):
+        norms[0], factors[0] = norm, factor(norm[None])[0]
+        grads = {name: grad * factors[0] for name, grad in grads.items()}  # in place would scale what two share twice
+    else:
+        grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
+    return ClippedSum(grads, norms, factors, losses.detach())
 
 
 def _sizes(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
@@ -256,5 +285,5 @@ def _add_one(sums: Sums, total: Sums, unit: Group, factor: ClipFactor, first: bo
     weight = factor(norm[None])
     check_factors(weight, norm[None], torch.isfinite(norm)[None], unit.clip_norm)
     if first and bool(torch.isfinite(norm)):
-        sums.gradient.add_(total.gradient * weight)
+        sums.gradient.add_(total.gradient, alpha=float(weight))
         sums.count(clipped=(weight[0] < 1.0).double())

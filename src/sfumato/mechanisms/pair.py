@@ -34,7 +34,7 @@ from sfumato.mechanisms.embedded import (
 )
 from sfumato.plan import Pair
 
-_JACOBIAN_BYTES = 8 << 30
+_JACOBIAN_BYTES = 16 << 30  # of a machine of 24 GB
 _UNIT_NORM = 1e-3
 
 
@@ -123,13 +123,11 @@ def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch:
 
 def _check_memory(part: _Part, batch_size: float) -> None:
     found = part.jacobians
-    if (
-        found.shared
-        and found.exact
-        and batch_size * 2 * found.of_u[0].numel() * found.of_u.element_size() > _JACOBIAN_BYTES
-    ):
+    needed = batch_size * (found.of_u.num_bytes + found.of_v.num_bytes) / len(found.u)
+    if needed > _JACOBIAN_BYTES:
         raise BadInput(
-            "the exact norms of a shared encoder keep every row's Jacobian, which is too much here: take "
+            "the exact norms of a shared encoder keep every row's Jacobian, which is too much here "
+            f"({needed / 1e9:,.0f} GB of at most {_JACOBIAN_BYTES / 1e9:,.0f} GB for the expected batch): take "
             'Pair(norms="bound"), a narrower embedding, or smaller batches.'
         )
 
@@ -161,10 +159,9 @@ def _measured(
     for side in (found.u, found.v):
         sound &= (torch.linalg.vector_norm(side, dim=1) - 1).abs() <= _UNIT_NORM  # a row of zeros, or of NaN
     for side in (found.of_u, found.of_v):
-        sound &= torch.isfinite(side.flatten(1)).all(1)
+        sound &= torch.isfinite(side.gram.flatten(1)).all(1) & torch.isfinite(side.sizes).all(1)
     rows = kept(replace(micro_batch, valid=micro_batch.valid & sound), found.u, found.v)
-    left = (torch.where(rows.usable[:, None, None], side, 0.0) for side in (found.of_u, found.of_v))
-    return _Part(rows, replace(found, **dict(zip(("of_u", "of_v"), left, strict=True))))
+    return _Part(rows, found)  # what is not finite stays in the norms of its own pairs, which are left out
 
 
 def _cotangents(
@@ -192,14 +189,13 @@ def _pair_norms(parts: list[_Part], rows: Embedded, ranks: Ranks) -> Tensor:
     if any(one.shared and one.exact for one in found):
         if len(rows.u) != sum(len(part.rows.u) for part in parts):
             raise Refused('the exact norms of a shared encoder are for one process: take Pair(norms="bound").')
-        return norms.shared_norms(
-            rows.u, rows.v, torch.cat([one.of_u for one in found]), torch.cat([one.of_v for one in found])
-        )
+        return norms.shared_norms(rows.u, rows.v, [one.of_u for one in found], [one.of_v for one in found])
     sides = [rows.u.new_zeros(0, len(rows.u), dtype=torch.float64)] * 2
     if parts:
-        own = [torch.cat([getattr(part.rows, name) for part in parts]) for name in ("u", "v")]
-        grams = [torch.cat([getattr(one, name) for one in found]) for name in ("of_u", "of_v")]
-        sides = [norms.side_norms(own[0], rows.v, grams[0]), norms.side_norms(own[1], rows.u, grams[1])]
+        sides = [
+            torch.cat([norms.side_norms(part.rows.u, rows.v, part.jacobians.of_u) for part in parts]),
+            torch.cat([norms.side_norms(part.rows.v, rows.u, part.jacobians.of_v) for part in parts]),
+        ]
     by_u, by_v = (ranks.gather(side)[0] for side in sides)
     shared = any(one.shared for one in found)
     return by_u + by_v.mT if shared else torch.hypot(by_u, by_v.mT)

@@ -84,8 +84,8 @@ def _weight_gradients(tape: Tape, grads: Tensor, inputs: Tensor, weight: Tensor,
     count, entries, rows = grads.shape[:3]
     steps = entries * grads[0, 0, 0].numel()
     few = steps <= _FEW_POSITIONS or not explicit_is_better(steps, rows, weight[0].numel())
-    if geometry.groups == 1 and few:
-        patches = geometry.patches(inputs.flatten(0, 1)).mT.reshape(count, steps, -1)
+    if geometry.groups == 1 and (few or tape.many_passes):
+        patches = tape.once(lambda: geometry.patches(inputs.flatten(0, 1)).mT.reshape(count, steps, -1))
         left = grads.flatten(3).transpose(2, 3).reshape(count, steps, rows)
         return tape.outer(left, patches, weight.shape)
     as_groups = [tensor.transpose(0, 1).flatten(1, 2) for tensor in (grads, inputs)]  # (entries, N * channels, *space)

@@ -110,12 +110,12 @@ def merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
         if key in home:
             by_name.setdefault(home[key], []).extend(parts)
             continue
-        for name, part in _through_derivation(tape, key, parts, parameters):
+        for name, part in through_derivation(tape, key, parts, parameters):
             by_name.setdefault(name, []).append(part)
     return {name: fac.combine(by_name.pop(name)) for name in list(by_name)}
 
 
-def _through_derivation(
+def through_derivation(
     tape: Tape, key: int, parts: list[Outer | Rows], parameters: dict[str, nn.Parameter]
 ) -> list[tuple[str, Outer | Rows]]:
     """Apply the chain rule from a tensor that was computed from parameters alone, for every example at once."""

@@ -1,54 +1,84 @@
-"""Gram matrices of the Jacobian of each example's embedding: norms of the gradients of all pairs without forming one.
+"""Norms of the gradients of all pairs from the Jacobian of each row's embedding, without forming one of them.
 
-Legend: N examples, d entries of an embedding, T positions, P x D a weight, J_i = du_i / dtheta (d, all parameters).
+Legend: N rows, d entries of an embedding, k = d - 1, J_i = du_i / dtheta (d, all parameters).
 
-For a similarity Z_ij = <u_i, v_j> of two towers, grad Z_ij = J_i^T v_j + J'_j^T u_i, hence with K_i = J_i J_i^T (d, d)
+For a similarity Z_ij = <u_i, v_j>, grad Z_ij = J_i^T v_j + J'_j^T u_i. An embedding of unit norm cannot move along
+itself, J_i^T u_i = 0; with Q_i (d, k) an orthonormal basis of what is orthogonal to u_i, a_ij = Q_i^T v_j, and
+K_i = (Q_i^T J_i) (Q_i^T J_i)^T (k, k),
 
-    ||J_i^T v_j||^2 = v_j^T K_i v_j,
+    ||J_i^T v_j||^2 = a_ij^T K_i a_ij,
 
-so that d backward passes give what n^2 would (PAPERS section 2, the efficient form). Row k of J_i is the per-example
-gradient of <u_i, e_k>, which the rules of the tape state as for any loss. In each layer
+so that d - 1 backward passes give what n^2 would (PAPERS section 2, the efficient form). Without the projection the
+form cancels in float32: it has given a negative square where the true norm was 2.98. Row k of Q_i^T J_i is the
+per-example gradient of <u_i, Q_ik>, which the rules of the tape state as for any loss. With separate towers the two
+squares add up; a shared encoder has the cross term 2 <J_i^T v_j, J'_j^T u_i> besides, see `stacks`.
 
-    (K_i)_kl = <G_k, G_l>,    G_k = sum_t left_kt right_kt^T,
-
-where one factor is the layer's input and the same for all k: with M its Gram matrix over positions, (T, T), and x_k the
-other factor, <G_k, G_l> = sum_ts M_ts <x_kt, x_ls>, or the gradients are written out where that costs less.
+Rounding. Squares and cross terms are exact to a few units of rounding times the sizes of what they are made of. Where
+they cancel so far that this could hide more than the clip margin of 1e-3, the bound is added, as in `factors`: a norm
+may then be over-estimated (safe), never under-estimated.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.norms.contract import Autocast, refuse_unmeasured
-from sfumato.norms.factors import Outer, Rows
-from sfumato.norms.ghost import merge
+from sfumato.norms.factors import Outer
+from sfumato.norms.ghost import through_derivation
 from sfumato.norms.probe import Measured
+from sfumato.norms.stacks import Product, Stack, Written, alike, cross, stacked
 from sfumato.norms.synthetic import batch_size
-from sfumato.norms.tape import Tape
+from sfumato.norms.tape import Factor, Tape
 
 Embed = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
+_BLOCK_ELEMENTS = 1 << 24
+_ROWS = 32  # rows of each tower whose pairs are measured at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """What the norms of all pairs are made of, of one tower's rows of one micro-batch; private.
+
+    Attributes:
+        gram: K_i (N, k, k).
+        sizes: (N, k), what the gradient of each direction is rounded in proportion to; at least its norm.
+        stacks: for exact norms, the gradients by the parameters that both towers share.
+    """
+
+    gram: Tensor
+    sizes: Tensor
+    stacks: dict[str, Stack] = field(default_factory=dict)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the gradients hold."""
+        return sum(stack.num_bytes for stack in self.stacks.values())
+
+    def take(self, rows: slice) -> "Side":
+        """Return the rows of a slice."""
+        cut = {n: Written(s.values[rows]) if isinstance(s, Written) else s.take(rows) for n, s in self.stacks.items()}
+        return Side(gram=self.gram[rows], sizes=self.sizes[rows], stacks=cut)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairJacobians:
-    """What the norms of all pairs are made of, for the rows of one micro-batch; private.
+    """The embeddings of the rows of one micro-batch, and how they move; private.
 
     Attributes:
         u, v: embeddings (N, d), detached.
-        of_u, of_v: K_i and K'_i, (N, d, d); or, for the exact norms of a shared encoder, J_i and J'_i, (N, d, P), P the
-            parameters in their order.
+        of_u, of_v: of either tower.
         shared: whether some parameter is in both towers.
-        exact: what was asked for.
+        exact: whether the norms of a shared encoder are exact or bounded by the triangle inequality.
     """
 
     u: Tensor
     v: Tensor
-    of_u: Tensor
-    of_v: Tensor
+    of_u: Side
+    of_v: Side
     shared: bool
     exact: bool
 
@@ -62,140 +92,178 @@ def pair_jacobians(
     exact: bool = True,
     autocast: Autocast | None = None,
 ) -> PairJacobians:
-    """Return the Gram matrices of both embeddings of every row; the Jacobians, where the towers share parameters.
+    """Return the Gram matrices of the Jacobians of both embeddings of every row, from 2 (d - 1) backward passes.
 
     Args:
         model: the module; untouched afterwards.
-        embed: (model, batch) -> u, v, (N, d) each.
+        embed: (model, batch) -> u, v, (N, d) each, with rows of unit norm.
         batch: pytree of tensors that lead with N.
         measured: from `prepare`, for this model and a loss of these embeddings' rows.
-        exact: False keeps Gram matrices of a shared encoder too: enough for the triangle bound, not for exact norms,
-            which need 2 N d P numbers.
+        exact: False keeps Gram matrices of a shared encoder alone: enough for the triangle bound, not for exact norms.
         autocast: makes the context of the forward pass.
 
     Raises:
         Refused: a parameter is used in a way that is not measured exactly; the message names it.
     """
     parameters = measured.parameters(model)
-    tape = Tape(parameters, measured.layouts, batch_size(batch))
+    tape = _Directions(parameters, measured.layouts, batch_size(batch))
     with torch.enable_grad(), tape:
         with (autocast or nullcontext)():
             u, v = embed(model, batch)
         tape.replaying = True
-        of_u = _rows_of_jacobian(tape, parameters, u, last=False)
-        of_v = _rows_of_jacobian(tape, parameters, v, last=True)
+        of_u = _passes(tape, parameters, u, last=False)
+        half = None if exact else _side(of_u, u)
+        of_v = _passes(tape, parameters, v, last=True)
     tape.slots.clear()
     with torch.no_grad():
-        shared = bool(of_u[0].keys() & of_v[0].keys())
-        take = _jacobian if shared and exact else _gram_of_rows
-        kept = [take(rows, parameters, x.detach()) for rows, x in ((of_u, u), (of_v, v))]
-    return PairJacobians(u=u.detach(), v=v.detach(), of_u=kept[0], of_v=kept[1], shared=shared, exact=exact)
+        shared = [name for name in of_u if name in of_v]
+        if exact:
+            for name in shared:
+                of_u[name], of_v[name] = alike(of_u[name], of_v[name])
+        kept = shared if exact else []
+        sides = half or _side(of_u, u, kept), _side(of_v, v, kept)
+    return PairJacobians(u=u.detach(), v=v.detach(), of_u=sides[0], of_v=sides[1], shared=bool(shared), exact=exact)
 
 
-Merged = dict[str, Outer | Rows | tuple[Outer, ...]]
+class _Directions(Tape):
+    """A tape over several backward passes of one forward pass: factors stay factors, inputs are unfolded once."""
+
+    many_passes = True
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._slot = -1
+        self._made: dict[int, Tensor] = {}
+        self._seen: dict[tuple[int, str], Tensor] = {}
+
+    def receive(self, index: int, out_grad: Tensor, saved: tuple[Tensor, ...]) -> None:
+        self._slot = index
+        super().receive(index, out_grad, saved)
+
+    def once(self, make: Callable[[], Tensor]) -> Tensor:
+        if self._slot not in self._made:
+            self._made[self._slot] = make()
+        return self._made[self._slot]
+
+    def outer(self, left: Tensor, right: Tensor, shape: torch.Size) -> Factor:
+        return Outer(left, right, shape)
+
+    def pop(self, parameters: dict[str, nn.Parameter]) -> dict[str, list[Factor]]:
+        """Return the gradients of one pass by parameter, use by use, and forget them."""
+        home = {id(parameter): name for name, parameter in parameters.items()}
+        found: dict[str, list[Factor]] = {}
+        for key in list(self.factors):
+            parts = self.factors.pop(key)
+            named = [(home[key], part) for part in parts] if key in home else None
+            for name, part in named or through_derivation(self, key, parts, parameters):
+                found.setdefault(name, []).append(part)
+        return found
 
 
-def _rows_of_jacobian(tape: Tape, parameters: dict[str, nn.Parameter], out: Tensor, *, last: bool) -> list[Merged]:
-    """Return, for each entry k of the embedding, the per-example gradients of <out, e_k>."""
-    found = []
-    width = out.shape[1]
+def _passes(tape: _Directions, parameters: dict[str, nn.Parameter], out: Tensor, *, last: bool) -> dict[str, Stack]:
+    """Return by parameter the gradients of <out, Q_k> of every row, for all k."""
+    found: dict[str, list[list[Factor]]] = {}
+    directions = orthogonal(out.detach())
+    width = directions.shape[2]
     for k in range(width):
-        cotangent = torch.zeros_like(out)
-        cotangent[:, k] = 1.0
         grads = torch.autograd.grad(
             out,
             [tape.anchor, *parameters.values()],
-            cotangent,
+            directions[..., k].contiguous(),
             allow_unused=True,
             retain_graph=not (last and k == width - 1),
         )
         refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
         with torch.no_grad():
-            found.append(merge(tape, parameters))
-    return found
+            for name, parts in tape.pop(parameters).items():
+                found.setdefault(name, []).append(parts)
+    with torch.no_grad():
+        return {name: stacked(found.pop(name)) for name in list(found)}
 
 
-def _gram_of_rows(rows: list[Merged], parameters: dict[str, nn.Parameter], out: Tensor) -> Tensor:
-    total = out.new_zeros(len(out), out.shape[1], out.shape[1])
-    for name in parameters:
-        if name in rows[0]:
-            total += gram([row.pop(name) for row in rows])
-    return total
+def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Side:
+    """Sum up over parameters; of those to be kept, what is written out becomes one matrix."""
+    with torch.no_grad():
+        k = out.shape[1] - 1
+        gram, squares = out.new_zeros(len(out), k, k), out.new_zeros(len(out), k)
+        products: dict[str, Stack] = {}
+        values: list[Tensor] = []
+        for name in sorted(stacks):
+            stack = stacks.pop(name)
+            own, reach = stack.gram()
+            gram += own
+            if name in kept and isinstance(stack, Product):
+                products[name] = stack
+                reach = stack.sizes().square()
+            elif name in kept and isinstance(stack, Written):
+                values.append(stack.values)
+            squares += reach
+        if values:
+            products["written"] = Written(torch.cat(values, 2))
+        return Side(gram=gram, sizes=squares.sqrt(), stacks=products)
 
 
-def gram(rows: list[Outer | Rows | tuple[Outer, ...]]) -> Tensor:
-    """Return <G_k, G_l> per example, (N, d, d), of one parameter's gradients for k = 1 .. d."""
-    first = rows[0]
-    if isinstance(first, Outer) and all(isinstance(row, Outer) for row in rows):
-        outers = [row for row in rows if isinstance(row, Outer)]
-        common = first.left if first.is_lookup else first.right
-        if all(_same(row.left if first.is_lookup else row.right, common) for row in outers):
-            return _gram_of_outers(outers)
-    written = torch.stack([_written(row).values.flatten(1) for row in rows], 1)
-    return written @ written.mT
+def orthogonal(rows: Tensor) -> Tensor:
+    """Return for each row (N, d) of unit norm an orthonormal basis of what is orthogonal to it, (N, d, d - 1).
 
-
-def _gram_of_outers(rows: list[Outer]) -> Tensor:
-    first = rows[0]
-    if first.is_lookup:
-        among = (first.left[:, :, None] == first.left[:, None, :]).to(first.right.dtype)
-        moving = torch.stack([row.right for row in rows], 1)
-    else:
-        among = first.gram.of(first.right)
-        moving = torch.stack([row.left for row in rows], 1)
-    spread = among[:, None] @ moving  # (N, d, T, width)
-    return spread.flatten(2) @ moving.flatten(2).mT
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.shape == b.shape and a.data_ptr() == b.data_ptr()) or torch.equal(a, b)
-
-
-def _written(row: Outer | Rows | tuple[Outer, ...]) -> Rows:
-    if isinstance(row, tuple):
-        return Rows(torch.stack([part.explicit().values for part in row]).sum(0))
-    return row.explicit() if isinstance(row, Outer) else row
-
-
-def _jacobian(rows: list[Merged], parameters: dict[str, nn.Parameter], out: Tensor) -> Tensor:
-    found = out.new_zeros(len(out), out.shape[1], sum(p.numel() for p in parameters.values()))
-    for k, row in enumerate(rows):
-        begin = 0
-        for name, parameter in parameters.items():
-            if name in row:
-                found[:, k, begin : begin + parameter.numel()] = _written(row.pop(name)).values.flatten(1)
-            begin += parameter.numel()
-    return found
+    The columns but the first of the reflection that takes the row to the first axis (Householder).
+    """
+    mirror = rows.clone()
+    mirror[:, 0] += torch.where(rows[:, 0] < 0, -1.0, 1.0)
+    scaled = 2.0 * mirror / mirror.square().sum(1, keepdim=True)
+    identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
+    return (identity - scaled[:, :, None] * mirror[:, None])[..., 1:]
 
 
 # ---------------------------------------------------------------- norms of all pairs
 
 
-def side_norms(own: Tensor, other: Tensor, grams: Tensor) -> Tensor:
-    """Return ||J_i^T other_j||, (n, m) float64, from embeddings (n, d), (m, d) and K_i (n, d, d); by blocks of rows i.
+def _squares(moving: Tensor, side: Side) -> tuple[Tensor, Tensor]:
+    """Return ||sum_k a_ijk G_ik||^2 and what it is rounded in proportion to, (n, m) each, from a (n, m, k)."""
+    return ((moving @ side.gram) * moving).sum(2), (moving.abs() @ side.sizes[..., None]).squeeze(2)
 
-    A unit-norm embedding cannot move along itself, J_i^T own_i = 0, so other_j is first projected off own_i: in float32
-    the form without it cancels (it has given a negative square where the true norm was 2.98).
-    """
-    own, other = own.double(), other.double()
-    found = own.new_empty(len(own), len(other))
-    step = max(1, (1 << 24) // max(other.numel(), 1))
+
+def _roots(squares: Tensor, reach: Tensor) -> Tensor:
+    slack = 4 * torch.finfo(reach.dtype).eps * reach.square()
+    return (squares.clamp(min=0) + (slack - 1e-3 * squares).clamp(min=0)).sqrt()
+
+
+def side_norms(own: Tensor, other: Tensor, side: Side) -> Tensor:
+    """Return ||J_i^T other_j||, (n, m) float64, from embeddings (n, d), (m, d); by blocks of rows i."""
+    found = own.new_empty(len(own), len(other), dtype=torch.float64)
+    step = max(1, _BLOCK_ELEMENTS // max(other.numel(), 1))
     for start in range(0, len(own), step):
-        part = own[start : start + step]
-        off = other[None] - (part @ other.mT)[..., None] * part[:, None]
-        found[start : start + step] = ((off @ grams[start : start + step].double()) * off).sum(2).clamp(min=0).sqrt()
+        rows = slice(start, start + step)
+        found[rows] = _roots(*_squares(other @ orthogonal(own[rows]), side.take(rows)))
     return found
 
 
-def shared_norms(u: Tensor, v: Tensor, jacobian_u: Tensor, jacobian_v: Tensor) -> Tensor:
-    """Return ||J_i^T v_j + J'_j^T u_i||, (n, n), from J_i and J'_j (n, d, P): exact also for shared parameters.
-
-    As in `side_norms`, each embedding is projected off the one that it moves. n^2 d P products, n P numbers at once.
+def shared_norms(u: Tensor, v: Tensor, of_u: Sequence[Side], of_v: Sequence[Side]) -> Tensor:
+    """Return ||J_i^T v_j + J'_j^T u_i||, (n, n), exact also for shared parameters, from both towers' parts in the order
+    of the rows of u and v (n, d).
     """
-    cosine = u @ v.mT
     found = u.new_empty(len(u), len(v))
-    for i in range(len(u)):
-        moving_u = (v - cosine[i, :, None] * u[i]) @ jacobian_u[i]
-        moving_v = torch.bmm((u[i] - cosine[i, :, None] * v)[:, None], jacobian_v).squeeze(1)
-        found[i] = torch.linalg.vector_norm(moving_u.add_(moving_v), dim=1)
+    for i, one in _blocks(of_u):
+        for j, other in _blocks(of_v):
+            found[i, j] = _block(u[i], v[j], one, other)
     return found
+
+
+def _blocks(sides: Sequence[Side]) -> list[tuple[slice, Side]]:
+    found: list[tuple[slice, Side]] = []
+    begin = 0
+    for side in sides:
+        for start in range(0, len(side.gram), _ROWS):
+            part = side.take(slice(start, start + _ROWS))
+            found.append((slice(begin, begin + len(part.gram)), part))
+            begin += len(part.gram)
+    return found
+
+
+def _block(u: Tensor, v: Tensor, one: Side, other: Side) -> Tensor:
+    a, b = v @ orthogonal(u), u @ orthogonal(v)  # (I, J, k) and (J, I, k)
+    (of_u, reach_u), (of_v, reach_v) = _squares(a, one), _squares(b, other)
+    total = of_u + of_v.mT
+    for name, stack in one.stacks.items():
+        total += 2.0 * cross(stack, other.stacks[name], a, b)
+    return _roots(total, reach_u + reach_v.mT)

@@ -169,6 +169,8 @@ class Tape(TorchFunctionMode):
         scratch: memory for gradients that are written out.
     """
 
+    many_passes = False  # whether several backward passes follow one forward pass
+
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
@@ -262,6 +264,10 @@ class Tape(TorchFunctionMode):
                 if factor.count != self.num_units:
                     raise slot.call.refuse(f"its rule states {factor.count} gradients for {self.num_units} units.")
                 self.factors.setdefault(id(operand), []).append(factor)
+
+    def once(self, make: Callable[[], Tensor]) -> Tensor:
+        """Return what a rule makes of a use's inputs alone: one for all passes, where there are several."""
+        return make()
 
     @property
     def num_units(self) -> int:
