@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import sfumato as sf
 
 CLIP_NORM = 0.5
+ENDS = (0, NUM_RECORDS - 1)
 
 
 class Towers(nn.Module):
@@ -44,7 +45,7 @@ def contrast(temperature: float = 0.5) -> sf.Contrast:
 
 
 def plan_of(unit: Any, **changes: Any) -> sf.Plan:
-    settings: dict[str, Any] = {"sampler": poisson(8.0), "steps": 6, "delta": 1e-3, "noise_multiplier": 0.0}
+    settings: dict[str, Any] = {"sampler": poisson(8.0), "steps": 8, "delta": 1e-3, "noise_multiplier": 0.0}
     return sf.Plan(unit=unit, **{**settings, **changes})
 
 
@@ -84,39 +85,40 @@ def go(table: Table, folder: Path, plan: sf.Plan, given: dict[str, Any]) -> Any:
     return run(table, folder, plan, model=make_towers(), loss=given["loss"], **options)
 
 
-def within(found: tuple[float, float], plan: sf.Plan, share: float) -> None:
-    """Neither distance is passed, and the attack comes near: a record that was never drawn would show nothing."""
-    for moved, bound in zip(found, (plan.presence, plan.swap), strict=True):
-        assert moved <= bound + ROUNDING, f"moved by {moved:.4f}, declared {bound:.4f}"
-        assert moved >= share * bound, f"only {moved:.4f} of {bound:.4f} is attained"
+def within(found: list[tuple[float, float]], plan: sf.Plan, share: float) -> None:
+    """No distance is passed by any attack, and the best of them comes near: a record that was never drawn would show
+    nothing, and which records are drawn hangs on the fingerprint, so on the code.
+    """
+    for name, bound, moved in zip(("presence", "swap"), (plan.presence, plan.swap), zip(*found), strict=True):
+        assert max(moved) <= bound + ROUNDING, f"{name}: moved by {max(moved):.4f}, declared {bound:.4f}"
+        assert max(moved) >= share * bound, f"{name}: only {max(moved):.4f} of {bound:.4f} is attained"
 
 
 def batch_clipping(folder: Path) -> None:
     """One group of everything, in one micro-batch and in parts: the clipped gradient turns to nearly its opposite."""
     plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=1))
-    for index in (0, NUM_RECORDS - 1):
-        for size in (32, 4):
-            within(movements(folder, plan, contrast(), index, micro_batch_size=size), plan, 0.6)
+    for size in (32, 4):
+        attacks = [movements(folder, plan, contrast(), index, micro_batch_size=size) for index in ENDS]
+        within(attacks, plan, 0.6)
 
 
 def small_groups(folder: Path) -> None:
     """Groups of about two: empty, single and larger ones occur; a record moves its own group alone."""
     plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=4), steps=10)
-    for index in (0, NUM_RECORDS - 1):
-        within(movements(folder, plan, contrast(), index, micro_batch_size=16), plan, 0.6)
+    within([movements(folder, plan, contrast(), index, micro_batch_size=16) for index in ENDS], plan, 0.6)
 
 
 def groups_of_views(folder: Path) -> None:
     """Several views of each record: still its own group alone."""
     plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=3, views=2))
-    within(movements(folder, plan, contrast(), 5, micro_batch_size=32), plan, 0.5)
+    within([movements(folder, plan, contrast(), index, micro_batch_size=32) for index in (5, 9)], plan, 0.5)
 
 
 def pairs(folder: Path) -> None:
     """Pairs at several temperatures and losses: below the bound, and not far below where the temperature is high."""
     for loss in (sf.InfoNCE(temperature=1.0), sf.InfoNCE(temperature=0.2), sf.Sigmoid(temperature=0.5), sf.SpreadOut()):
         plan = plan_of(sf.Pair(clip_norm=CLIP_NORM, loss=loss))
-        within(movements(folder, plan, sf.Contrast(embed=embed, loss=loss), 7, micro_batch_size=5), plan, 0.0)
+        within([movements(folder, plan, sf.Contrast(embed=embed, loss=loss), 7, micro_batch_size=5)], plan, 0.0)
 
 
 def pairs_at_fixed_size(folder: Path) -> None:
@@ -124,7 +126,7 @@ def pairs_at_fixed_size(folder: Path) -> None:
     loss = sf.InfoNCE(temperature=1.0)
     sampler = sf.FixedSize(num_records=NUM_RECORDS, batch_size=8)
     plan = plan_of(sf.Pair(clip_norm=CLIP_NORM, loss=loss), sampler=sampler)
-    within(movements(folder, plan, sf.Contrast(embed=embed, loss=loss), 7), plan, 0.1)
+    within([movements(folder, plan, sf.Contrast(embed=embed, loss=loss), index) for index in (7, 8)], plan, 0.1)
 
 
 CHECKS = (batch_clipping, small_groups, groups_of_views, pairs, pairs_at_fixed_size)

@@ -13,7 +13,7 @@ from tests.guarantees.harness import make_row
 from torch import Tensor
 
 import sfumato as sf
-from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch, clip_factor, pair
+from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch, clip_factor
 from sfumato.plan import Group, InfoNCE, Pair
 from sfumato.train import World
 from sfumato.train.keys import Keys
@@ -36,13 +36,13 @@ def temperature_forgotten(patch: Any) -> None:
 
 
 def pairs_not_clipped(patch: Any) -> None:
-    real = pair.weights
+    real = sf.Contrast.weights
 
     def weights(*args: Any) -> tuple[Tensor, Tensor]:
         derivative, losses = real(*args)
         return derivative * 1e4, losses
 
-    patch.setattr(pair, "weights", weights)
+    patch.setattr(sf.Contrast, "weights", weights)
 
 
 TABLE = [
