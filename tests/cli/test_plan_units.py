@@ -22,14 +22,19 @@ def one(recipe: str, **given) -> PlanCommand:
     return PlanCommand(recipe=recipe, **{**fields, **given})  # type: ignore[arg-type]
 
 
+def fixed(recipe: str, **given) -> PlanCommand:
+    """The same at a given noise: without a calibration, which takes seconds."""
+    return one(recipe, epsilon=None, noise_multiplier=1.0, **given)
+
+
 def test_each_recipe_has_its_unit():
-    assert plans_of(one("dp-clip"))[0].unit == Group(clip_norm=1.0, num_groups=1)
-    assert plans_of(one("dp-gcl"))[0].unit == Group(clip_norm=1.0, num_groups=64)
-    assert plans_of(one("dp-gcl", num_groups=10))[0].unit == Group(clip_norm=1.0, num_groups=10)
-    pair = plans_of(one("logit-dp", cap=1400, temperature=0.5))[0]
+    assert plans_of(fixed("dp-clip"))[0].unit == Group(clip_norm=1.0, num_groups=1)
+    assert plans_of(fixed("dp-gcl"))[0].unit == Group(clip_norm=1.0, num_groups=64)
+    assert plans_of(fixed("dp-gcl", num_groups=10))[0].unit == Group(clip_norm=1.0, num_groups=10)
+    pair = plans_of(fixed("logit-dp", cap=1400, temperature=0.5))[0]
     assert pair.unit == Pair(clip_norm=1.0, loss=InfoNCE(temperature=0.5), largest_draw=1400)
     assert pair.presence == pytest.approx(InfoNCE(temperature=0.5).joining(1400))
-    assert plans_of(one("logit-dp", loss="spread-out"))[0].presence == 6.0
+    assert plans_of(fixed("logit-dp", loss="spread-out"))[0].presence == 6.0
 
 
 def test_all_meet_their_epsilon_and_groups_have_more_signal():
@@ -53,11 +58,11 @@ def test_a_vacuous_temperature_is_said(capsys):
 
 def test_the_temperature_that_is_advised_is_not_vacuous():
     for batch in (64, 1024, 16384):
-        command = one("logit-dp", expected_batch_size=batch, cap=2 * batch, temperature=0.1)
+        command = fixed("logit-dp", expected_batch_size=batch, cap=2 * batch, temperature=0.1)
         caution = plans_of(command)[0].unit.caution(batch)
         assert caution is not None
         advised = float(caution.split("a temperature of ")[1].split(" ")[0])
-        better = plans_of(one("logit-dp", expected_batch_size=batch, cap=2 * batch, temperature=1.05 * advised))[0]
+        better = plans_of(fixed("logit-dp", expected_batch_size=batch, cap=2 * batch, temperature=1.05 * advised))[0]
         assert better.unit.caution(batch) is None
 
 
@@ -65,7 +70,7 @@ def test_comparison_as_a_table_and_as_json(capsys):
     text = said(capsys, "dp-gcl", *SMALL, "--cap", "1400", "--epsilon", "8", "--compare")
     for name in ("example", "whole batch", "groups of 16", "pairs", "noise / signal"):
         assert name in text
-    assert main(["plan", "dp-gcl", *SMALL, "--epsilon", "8", "--compare", "--json"]) == 0
+    assert main(["plan", "dp-gcl", *SMALL, "--noise-multiplier", "1", "--compare", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["presence"] for row in rows[:3]] == [1.0, 2.0, 2.0]
     assert rows[-1]["caution"]

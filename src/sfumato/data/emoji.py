@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +55,16 @@ def emoji(drawings: Sequence[str | os.PathLike[str]] = ()) -> Captioned:
         BadInput: a package is missing, or a folder holds no emoji or a file that is no picture.
     """
     _check_installed()
+    return _read(drawings) if drawings else _of_packages()
+
+
+@cache
+def _of_packages() -> Captioned:
+    """Return Twemoji alone: files of a package, which stay as they are while a program runs."""
+    return _read(())
+
+
+def _read(drawings: Sequence[str | os.PathLike[str]]) -> Captioned:
     names, groups = _names(), _groups()
     rows: list[_Row] = []
     for number, folder in enumerate([_twemoji(), *map(Path, drawings)]):

@@ -29,7 +29,7 @@ def make_captioner(run: Run, sets: Sets) -> Made:
         if run.training.jitter
         else None,
     )
-    plan = run.privacy.plan(sets.train.num_records)
+    plan = run.plan(sets.train.num_records)
     started = models.start(
         tokenizer=tokenizer,
         image_size=settings.image_size,

@@ -79,7 +79,7 @@ def make_classifier(run: Run, sets: Sets) -> Made:
         sets=sets,
         preprocess=trained.preprocess,
         rows=training_rows,
-        plan=run.privacy.plan(sets.train.num_records, run.loss),
+        plan=run.plan(sets.train.num_records),
         model=model,
         loss_fn=class_loss,
         training=models.Training(

@@ -54,7 +54,7 @@ class Scale:
         pretrained: towers of emoji start from EfficientNet-Lite0 and MiniLM, of which heads train; else at random.
     """
 
-    steps: int = 100
+    steps: int = 80
     batch: int = 1024
     train_limit: int = 10_000
     limit: int = 2_000
@@ -63,7 +63,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(steps=2, batch=32, train_limit=200, limit=60, trials=1, pretrained=False)
+QUICK = Scale(steps=2, batch=32, train_limit=60, limit=40, trials=1, pretrained=False)
 
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "non-private": tuple({"learning_rate": rate} for rate in (1e-3, 2e-3, 5e-3, 1e-2)),

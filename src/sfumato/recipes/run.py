@@ -253,6 +253,17 @@ class Run:
     training: Training = field(default_factory=Training)
     private: bool = True
 
+    def plan(self, num_records: int) -> Plan:
+        """Return the plan for `num_records`; that of a twin has no noise, and is not calibrated.
+
+        Raises:
+            BadInput: numbers that contradict each other.
+        """
+        privacy = self.privacy
+        if not self.private:
+            privacy = dataclasses.replace(privacy, epsilon=None, noise_multiplier=0.0)
+        return privacy.plan(num_records, self.loss)
+
     def to_json(self) -> dict[str, Any]:
         """Return the settings as JSON values (without `out`, which the folder knows)."""
         values = dataclasses.asdict(self)
