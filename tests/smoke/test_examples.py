@@ -21,7 +21,7 @@ def _main(name):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short_and_tested(path):
     assert len(path.read_text().splitlines()) <= MAX_LINES
-    assert path.stem in {"own_model_own_loop", "hf_trainer", "conjectured_rule"}
+    assert path.stem in {"own_model_own_loop", "hf_trainer", "conjectured_rule", "contrastive"}
 
 
 def test_own_model_own_loop(tmp_path):
@@ -41,3 +41,12 @@ def test_conjectured_rule(tmp_path):
     card = _main("conjectured_rule")(tmp_path, steps=3)
     assert card["epsilon"] is None
     assert card["sentence"].startswith("NOT PROVED")
+
+
+@pytest.mark.parametrize("which", ["group", "pair", "own"])
+def test_contrastive(tmp_path, which):
+    main = _main("contrastive")
+    first, again = (main(which, tmp_path, steps=2, num_records=80) for _ in range(2))
+    assert first == again
+    assert (first is None) == (which == "own"), "claims that nobody has proved carry no epsilon"
+    assert len(ledger.read(tmp_path / "private/ledger.jsonl").steps) == 2

@@ -232,7 +232,7 @@ class TrainCommand:
     """Make the run reproducible. The card will say NOT PRIVATE: public seed."""
 
 
-_OF_TEXT = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates")
+_OF_TEXT = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates", "jitter")
 _OF_GROUPS = ("num_groups", "group_size")
 _OF_CONTRAST = (
     "contrast",
