@@ -136,7 +136,7 @@ class TrainCommand:
     """InfoNCE of both directions."""
 
     train_temperature: bool | None = None
-    """Learn the temperature of the checkpoint, from --temperature 1 (dp-clip and dp-gcl)."""
+    """Learn the scale of the towers themselves (dp-clip and dp-gcl); --temperature is then 1 unless given."""
 
     epsilon: float | None = None
     """Target epsilon; the noise is calibrated to it."""
@@ -275,6 +275,8 @@ def run_of(command: TrainCommand) -> Run:
         run = replace(run, model=replace(run.model, size=None))
     if command.init == "lit":
         run = replace(run, model=replace(run.model, image_size=command.image_size or 224, channels=3))
+    if command.train_temperature and command.temperature is None:  # the checkpoint's own scale stands alone
+        run = replace(run, loss=replace(run.loss, temperature=1.0))
     if command.loss is not None:
         run = replace(run, loss=replace(run.loss, kind=command.loss))
     return run
