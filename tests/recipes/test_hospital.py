@@ -115,3 +115,26 @@ def test_private_text_is_never_looked_at_for_a_setting(
     place = words.index(flag)
     assert main(words[:place] + words[place + 2 :]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_towers_go_the_same_way(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same export under group clipping: patients as records, broken files, private captions and figures."""
+    words = command(folder, "--group-size", "3", "--out", str(folder / "towers"))
+    words[1] = "dp-gcl"
+    assert main(words) == 0
+    run = folder / "towers"
+    card = json.loads((run / "export" / "card.json").read_text())
+    assert card["epsilon"] <= 8.0
+    assert card["unit"].startswith("group")
+    assert card["public"]["num_records"] == 18
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads((run / "export" / "metrics.json").read_text())["suites"] == {}, "private pictures"
+    found = json.loads((run / "private" / "metrics.json").read_text())["suites"]
+    assert "r1" in found["retrieval"]["image_to_text"]
+    assert "skipped" in found["probe"], "there are no classes"
+    assert not (run / "export" / "course.jsonl").exists(), "no curve on private pictures"
+    capsys.readouterr()
+    labels = ["a small bright disc on the left", "no disc is seen in the picture"]
+    assert main(["predict", str(run), str(folder / "pictures" / "P0003"), "--labels", *labels, "--jsonl"]) in (0, 1)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["caption"] for line in lines} <= {None, *labels}
