@@ -11,7 +11,7 @@ from sfumato.cli import _training
 from sfumato.recipes.run import Run
 
 EXAMPLES = """
-sfumato finetune runs/logit-dp-cifar10 --data cifar100:cifar-100-binary --coarse --epsilon 8
+sfumato finetune runs/logit-dp-cifar10 --data cifar100:cifar-100-binary --coarse True --epsilon 8
 sfumato finetune runs/x --data scans/ --captions labels.csv --label-column finding --owner-column patient \\
     --classes normal effusion pneumothorax --holdout 0.2 --epsilon 2
 sfumato finetune runs/x --data fashion-mnist --non-private

@@ -15,6 +15,7 @@ _INK = "#010203"
 _FAINT = "#040506"
 # Okabe and Ito's palette: told apart by readers with any colour vision, readable on white and on near-black.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_FEW_TICKS = 6
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -71,6 +72,10 @@ def _draw(chart: Chart, series: Sequence[Series], ink: str, faint: str):
     axes.set_ylabel(chart.y_label, color=ink)
     axes.set_xscale("log" if chart.x_log else "linear")
     axes.set_yscale("log" if chart.y_log else "linear")
+    measured = sorted({x for line in series for x in line.x})
+    if chart.x_log and len(measured) <= _FEW_TICKS:  # the values themselves say more than powers of ten
+        axes.set_xticks(measured, [f"{x:,g}" for x in measured])
+        axes.set_xticks([], minor=True)
     if chart.y_from_zero:
         axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
