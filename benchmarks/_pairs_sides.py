@@ -10,7 +10,7 @@ from _pairs_models import embed, make
 from torch import Tensor, nn
 
 from sfumato.losses import Contrast
-from sfumato.losses.contrast import rows, weights
+from sfumato.losses.contrast import rows
 from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch, clip_factor
 from sfumato.mechanisms.clip import MARGIN
 from sfumato.plan import InfoNCE, Pair
@@ -108,7 +108,8 @@ def derivative(bench: Bench) -> Tensor:
     """Return D = dL / dZ (n, n)."""
     with torch.no_grad():
         u, v = embed(bench.model, bench.batch)
-    return weights(LOSS, u @ v.mT, torch.ones(len(u), len(u), dtype=torch.bool))[0]
+    contrast = Contrast(embed=embed, loss=LOSS)
+    return contrast.weights(u @ v.mT, torch.ones(len(u), len(u), dtype=torch.bool))[0]
 
 
 def tiles(bench: Bench) -> list[tuple[Tensor, Tensor]]:
