@@ -19,7 +19,7 @@ from sfumato.cli import main
 from sfumato.cli.train import TrainCommand, run_of
 from sfumato.models.pair_start import choose_pair
 from sfumato.plan import Group, InfoNCE, Pair, Sigmoid
-from sfumato.recipes import Run, dp_clip, dp_gcl, logit_dp
+from sfumato.recipes import Run, dp_clip, dp_gcl, frozen, logit_dp
 from sfumato.recipes.config import read_config, write_config
 from sfumato.recipes.execute import train_run, train_twin
 from sfumato.recipes.frozen import feature_rows, heads_only
@@ -199,3 +199,22 @@ def test_features_of_frozen_towers_train_as_pictures_do() -> None:
             started.embed(started.model, batch), models.HeadTowers()(started.model, features), strict=True
         ):
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_frozen_tower_said_once_is_remembered_row_by_row() -> None:
+    asked: list[list[int]] = []
+
+    def compute(places: list[int]) -> torch.Tensor:
+        asked.append(places)
+        return torch.tensor([[float(place), 1.0] for place in places])
+
+    rows = [np.full(3, value, np.float32) for value in (0.25, 0.5, 0.75)]
+    cpu = torch.device("cpu")
+    first = frozen.recall(rows[:2], b"tower", compute, cpu)
+    again = frozen.recall([rows[1], rows[2], rows[0]], b"tower", compute, cpu)
+    assert asked == [[0, 1], [1]], "only the new row is computed"
+    assert torch.equal(again[[2, 0]], first)
+    frozen.recall(rows[:1], b"another tower", compute, cpu)
+    assert asked[-1] == [0], "other weights say something else"
+    for key in [key for key in frozen.known() if len(frozen.known()[key]) == 2]:
+        frozen.known().pop(key)
