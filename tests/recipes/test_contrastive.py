@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from sfumato.cli import main
 from sfumato.cli.train import TrainCommand, run_of
 from sfumato.models.pair_start import choose_pair
 from sfumato.plan import Group, InfoNCE, Pair, Sigmoid
-from sfumato.recipes import Run, dp_clip, dp_gcl, logit_dp
+from sfumato.recipes import Run, dp_clip, dp_gcl, frozen, logit_dp, trained
 from sfumato.recipes.config import read_config, write_config
 from sfumato.recipes.execute import train_run, train_twin
 from sfumato.recipes.frozen import feature_rows, heads_only
@@ -199,3 +200,46 @@ def test_features_of_frozen_towers_train_as_pictures_do() -> None:
             started.embed(started.model, batch), models.HeadTowers()(started.model, features), strict=True
         ):
             torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
+
+
+def test_what_a_frozen_tower_said_once_is_remembered_row_by_row() -> None:
+    asked: list[list[int]] = []
+
+    def compute(places: list[int]) -> torch.Tensor:
+        asked.append(places)
+        return torch.tensor([[float(place), 1.0] for place in places])
+
+    rows = [np.full(3, value, np.float32) for value in (0.25, 0.5, 0.75)]
+    cpu = torch.device("cpu")
+    first = frozen.recall(rows[:2], b"tower", compute, cpu)
+    again = frozen.recall([rows[1], rows[2], rows[0]], b"tower", compute, cpu)
+    assert asked == [[0, 1], [1]], "only the new row is computed"
+    assert torch.equal(again[[2, 0]], first)
+    frozen.recall(rows[:1], b"another tower", compute, cpu)
+    assert asked[-1] == [0], "other weights say something else"
+    for key in [key for key in frozen.known() if len(frozen.known()[key]) == 2]:
+        frozen.known().pop(key)
+
+
+def test_a_pair_that_is_evaluated_remembers_its_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read back, nothing of a model is marked as frozen; the pictures are asked for again and again all the same."""
+    tokenizer = models.Tokenizer.from_public_text(data.shapes_vocabulary())
+    pairs = [tiny_pair(tokenizer) for _ in range(2)]
+    embed = models.Towers(kind="pair", pad_id=pairs[0].pad_id)
+    started = models.StartedTowers(
+        model=pairs[0], embed=embed, tokenizer=tokenizer, preprocess=PREPROCESS, notes=(), log_scale=None,
+        training=choose_pair(pairs[0], "heads"),
+    )  # fmt: skip
+    words = SimpleNamespace(max_tokens=12, tokenizer=tokenizer)
+    monkeypatch.setattr(trained, "start_towers", lambda run, train: (started, words))
+    loaded = models.LoadedTowers(
+        model=pairs[1].requires_grad_(True), embed=embed, tokenizer=tokenizer, preprocess=PREPROCESS
+    )
+    opened = trained.Trained(run=dp_gcl("shapes:9", tmp_path), loaded=loaded, preprocess=data.Preprocess(image_size=16))
+    subject = opened.subject(SimpleNamespace(train=None))  # type: ignore[arg-type]
+    calls: list[int] = []
+    pairs[1].image.tower.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
+    pictures = np.random.default_rng(3).standard_normal((4, 3, 16, 16)).astype(np.float32)
+    first = subject.encode(pictures)
+    assert np.array_equal(subject.encode(pictures), first)
+    assert calls == [4], "computed once"

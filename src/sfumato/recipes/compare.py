@@ -17,11 +17,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sfumato import evaluate
-from sfumato.base import BadInput
+from sfumato.recipes import compare_figures, frozen
 from sfumato.recipes.config import write_config
 from sfumato.recipes.dp_cap import dp_cap
 from sfumato.recipes.dp_clip import dp_clip, dp_gcl
@@ -29,7 +28,6 @@ from sfumato.recipes.execute import train_run, train_twin
 from sfumato.recipes.logit_dp import logit_dp
 from sfumato.recipes.make import make
 from sfumato.recipes.run import Run
-from sfumato.recipes.sets import Sets
 from sfumato.recipes.trained import open_trained
 
 log = logging.getLogger(__name__)
@@ -210,40 +208,18 @@ def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, float | None]:
     trained = open_trained(run.out)
     subject = trained.subject(made.sets)
     asked = [name for name in ("zeroshot", "retrieval") if name in evaluate.suites_for(subject)]
-    test = _test(made.sets)
+    test = compare_figures.held_out(made.sets)
     found = evaluate.run_suite(
         subject, trained.preprocess, made.sets.train, test, suites=asked, limit=scale.limit, seed=0
     )["suites"]
-    of_features = {} if cell.trial is not None else _of_features(subject, trained.preprocess, made.sets, scale)
-    return {**of_features, **_of_texts(found)}
-
-
-def _test(sets: Sets) -> Any:
-    if sets.test is None:
-        raise BadInput("the comparison needs held-out pictures.")
-    return sets.test
-
-
-def _of_features(subject: evaluate.Subject, preprocess: Any, sets: Sets, scale: Scale) -> dict[str, float | None]:
-    """Return k nearest neighbours and linear probe of the encoder's features."""
-    parts = []
-    for dataset, limit in ((sets.train, scale.train_limit), (_test(sets), scale.limit)):
-        rows = evaluate.subset(len(dataset), limit, 0)
-        found = evaluate.embed(dataset, preprocess, {"encoder": subject.encode}, rows=rows)
-        parts += [found.features["encoder"], np.asarray(dataset.labels)[found.rows]]
-    probe = evaluate.linear_probe(*parts, seed=0).to_json()["accuracy"]
-    return {"knn": evaluate.knn(*parts).accuracy.rate, "probe": probe}
-
-
-def _of_texts(found: dict[str, Any]) -> dict[str, float | None]:
-    """Return zero-shot accuracy and retrieval both ways."""
-    figures: dict[str, float | None] = {"zeroshot": found.get("zeroshot", {}).get("accuracy")}
-    for way, short in (("image_to_text", "i2t"), ("text_to_image", "t2i")):
-        one = found.get("retrieval", {}).get(way)
-        for k in ("r1", "r5", "r10"):
-            figures[f"{short}_{k}"] = None if one is None else one[k]["accuracy"]
-        figures[f"{short}_median_rank"] = None if one is None else one["median_rank"]["value"]
-    return figures
+    of_features = (
+        {}
+        if cell.trial is not None
+        else compare_figures.of_features(
+            subject, trained.preprocess, made.sets, train_limit=scale.train_limit, limit=scale.limit
+        )
+    )
+    return {**of_features, **compare_figures.of_texts(found)}
 
 
 def best_trials(found: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -324,7 +300,9 @@ def _in_processes(
     if jobs == 1:
         yield from ((cell, make_cell(cell, settings_of(cell, best), scale, kept)) for cell in work)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    _warm([cell for cell in work if not (kept / f"{cell.name}.json").is_file()], scale)
+    shared = (frozen.known(),)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=shared) as pool:
         running = {pool.submit(make_cell, cell, settings_of(cell, best), scale, kept): cell for cell in work}
         try:
             yield from ((running[one], one.result()) for one in as_completed(running))
@@ -333,6 +311,14 @@ def _in_processes(
             raise
 
 
-def _one_thread() -> None:
+def _warm(work: Sequence[Cell], scale: Scale) -> None:
+    """Compute the features of pretrained towers once, for all processes: they are most of such a cell's time."""
+    heads = [cell for cell in work if cell.data == "emoji" and cell.method != "dp-cap"]
+    if heads and scale.pretrained:
+        make(run_of(replace(heads[0], method=BASELINE, epsilon=None), {}, scale, Path("x")))
+
+
+def _begin(features: dict[bytes, torch.Tensor]) -> None:
     torch.set_num_threads(1)
     logging.getLogger("sfumato").setLevel(logging.WARNING)
+    frozen.know(features)

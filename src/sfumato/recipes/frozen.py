@@ -7,8 +7,9 @@ and what a record contributes, is the same as with pictures, at a thousandth of 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,35 @@ _REMEMBERED = 1 << 16  # rows: 340 MB of 1,280 features each
 _FEATURES: dict[bytes, torch.Tensor] = {}
 
 
+def recall(
+    rows: Sequence[np.ndarray], key: bytes, compute: Callable[[list[int]], torch.Tensor], device: torch.device
+) -> torch.Tensor:
+    """Return the features (N, F) of rows, those that this process has seen before from memory.
+
+    Args:
+        rows: what each row is, bit by bit.
+        key: a hash of the tower.
+        compute: places of rows to their features.
+        device: of the result.
+    """
+    keys = [hashlib.blake2b(row.tobytes(), key=key).digest() for row in rows]
+    unknown = [place for place, one in enumerate(keys) if one not in _FEATURES]
+    fresh = {keys[place]: row for place, row in zip(unknown, compute(unknown))} if unknown else {}
+    if len(_FEATURES) + len(fresh) <= _REMEMBERED:
+        _FEATURES.update({one: row.detach().cpu().clone() for one, row in fresh.items()})
+    return torch.stack([fresh[one] if one in fresh else _FEATURES[one].to(device) for one in keys])
+
+
+def known() -> dict[bytes, torch.Tensor]:
+    """Return what this process remembers, to hand it to another one."""
+    return _FEATURES
+
+
+def know(features: dict[bytes, torch.Tensor]) -> None:
+    """Remember what another process computed."""
+    _FEATURES.update(features)
+
+
 class Remembered(nn.Module):
     """A frozen image tower that computes each picture once in a process; same pixels and weights, same features.
 
@@ -39,16 +69,8 @@ class Remembered(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Return the features (N, F) of pictures (N, C, S, S)."""
-        keys = [hashlib.blake2b(row.tobytes(), key=self.key).digest() for row in pixel_values.cpu().numpy()]
-        unknown = [place for place, key in enumerate(keys) if key not in _FEATURES]
-        fresh: dict[bytes, torch.Tensor] = {}
-        if unknown:
-            found = self.tower(pixel_values[unknown])
-            fresh = {keys[place]: row for place, row in zip(unknown, found, strict=True)}
-        rows = torch.stack([fresh[key] if key in fresh else _FEATURES[key].to(pixel_values.device) for key in keys])
-        if len(_FEATURES) + len(fresh) <= _REMEMBERED:
-            _FEATURES.update({key: row.detach().cpu() for key, row in fresh.items()})
-        return rows
+        rows = list(pixel_values.cpu().numpy())
+        return recall(rows, self.key, lambda places: self.tower(pixel_values[places]), pixel_values.device)
 
 
 @contextmanager
@@ -80,14 +102,21 @@ def feature_rows(started: models.StartedTowers, rows: data.PairRows) -> data.Fea
     log.info("features of %s: %d rows, once", rows.captioned.name, len(rows))
     readable = np.zeros(len(rows), bool)
     columns: dict[str, np.ndarray] = {}
-    with remembered(model):
+    of_texts = state_digest(model.text)
+    with remembered(model), models.evaluating(model):
         for places, batch in _batches(rows):
-            found = models.frozen_features(model, batch["pixel_values"], batch["input_ids"])
-            for name, values in zip(("image_features", "text_features"), found, strict=True):
+            ids = batch["input_ids"]
+            texts = recall(list(ids.numpy()), of_texts, partial(_texts, model, ids), ids.device)
+            found = {"image_features": model.image_features(batch["pixel_values"]), "text_features": texts}
+            for name, values in found.items():
                 column = columns.setdefault(name, np.zeros((len(rows), values.shape[1]), np.float32))
                 column[places] = values.float().cpu().numpy()
             readable[places] = True
     return data.FeatureRows(captioned=rows.captioned, columns=columns, readable=readable, source=digest(started))
+
+
+def _texts(model: models.TowerPair, ids: torch.Tensor, places: list[int]) -> torch.Tensor:
+    return model.text_features(ids[places], (ids[places] != model.pad_id).long())
 
 
 def _batches(rows: data.PairRows) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:

@@ -49,8 +49,8 @@ class Trained:
         if self.kind == "towers":
             started, words = start_towers(self.run, sets.train)
             for one in (model, started.model):
-                if isinstance(one, models.TowerPair) and models.is_frozen(one.image):
-                    one.image = Remembered(one.image)  # probes, zero-shot and retrieval ask for the same pictures
+                if isinstance(one, models.TowerPair):  # probes, zero-shot and retrieval ask for the same pictures
+                    one.image = Remembered(one.image)
             return evaluate.dual_encoder(
                 model,
                 loaded.embed,
