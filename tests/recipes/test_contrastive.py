@@ -91,6 +91,8 @@ def test_flags_reach_unit_loss_and_sampler() -> None:
         ("logit-dp", {"vocabulary": "x"}, "vocabulary"),
         ("dp-gcl", {"contrast": "views", "max_tokens": 9}, "max-tokens"),
         ("dp-gcl", {"epsilon": 1.0, "noise_multiplier": 1.0}, "one of"),
+        ("dp-gcl", {"loss": "spread-out", "temperature": 0.1}, "no --temperature"),
+        ("dp-gcl", {"bias": 1.0}, "infonce has no --bias"),
     ],
 )
 def test_flags_that_would_be_ignored_are_refused(recipe: str, more: dict[str, Any], said: str) -> None:
@@ -108,9 +110,23 @@ def test_what_does_not_fit_is_named_before_the_first_step() -> None:
         make(replace(run, loss=replace(run.loss, kind="triplet")))
     with pytest.raises(BadInput, match="captioner, towers"):
         make(replace(run, model=replace(run.model, kind="tower")))
+    views = with_views(run)
+    with pytest.raises(BadInput, match="no --dropout"):
+        make(replace(views, model=replace(views.model, dropout=0.1)))
+    packaged = replace(run.model, init="lit", image_size=224)
+    with pytest.raises(BadInput, match="no --size"):
+        make(replace(run, model=packaged))
     pairs = small(logit_dp("shapes:300"))
     with pytest.raises(BadInput, match="flat"):
         make(replace(pairs, privacy=replace(pairs.privacy, clip="automatic")))
+
+
+def test_heads_of_pretrained_towers_are_a_setting_that_can_be_seen() -> None:
+    """Nothing is frozen silently: the run says heads, and `--train all` is what it says."""
+    assert run_of(flags("dp-gcl", init="lit")).model.train == "heads"
+    assert run_of(flags("dp-gcl", init="lit", train="all")).model.train == "all"
+    model = run_of(flags("dp-gcl", init="lit")).model
+    assert (model.image_size, model.channels, model.size) == (224, 3, None)
 
 
 def test_the_twin_carries_no_card(tmp_path: Path) -> None:

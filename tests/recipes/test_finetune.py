@@ -14,7 +14,7 @@ from sfumato.base import BadInput
 from sfumato.base.errors import UndecodableRow
 from sfumato.cli import main
 from sfumato.recipes import classifier, logit_dp
-from sfumato.recipes.execute import train_run
+from sfumato.recipes.execute import _composition, train_run
 from sfumato.recipes.finetune import finetune
 from sfumato.recipes.make import make
 from sfumato.recipes.trained import class_numbers, open_trained
@@ -71,6 +71,23 @@ def test_features_are_those_of_the_encoder_scaled_row_by_row(encoder: Path, tmp_
     got = np.stack([made.rows[i]["features"].numpy() for i in range(40)])
     np.testing.assert_allclose(got, want, atol=1e-5)
     assert [int(made.rows[i]["label"]) for i in range(40)] == scenes.labels.tolist()
+
+
+def test_other_classes_are_another_data_set(encoder: Path, tmp_path: Path) -> None:
+    run = finetune(encoder, "shapes:20", tmp_path)
+    names = make(run).sets.train.class_names
+    assert names is not None
+    turned = replace(run, data=replace(run.data, classes=names[::-1]))
+    sources = {make(one).rows.manifest()["source"] for one in (run, turned, run)}
+    assert len(sources) == 2
+
+
+def test_a_start_that_is_named_by_its_export_is_charged_for_too(encoder: Path, tmp_path: Path) -> None:
+    for name in (encoder, encoder / "export"):
+        run = finetune(encoder, "shapes:20", tmp_path)
+        told = _composition(replace(run, model=replace(run.model, init=str(name))))
+        assert "add up" in told["start"]
+    assert _composition(replace(run, model=replace(run.model, init=str(tmp_path)))) == {}
 
 
 def test_rows_of_undeclared_classes_have_no_loss() -> None:

@@ -187,6 +187,28 @@ def test_an_owner_is_a_record_and_gives_one_row():
     assert min(np.bincount(chosen, minlength=3)) > len(chosen) / 5  # each of an owner's rows has its turn
 
 
+def test_each_view_of_an_owner_is_of_a_row_of_its_own_draw_in_the_owners_group():
+    owners = [np.array([3 * i, 3 * i + 1, 3 * i + 2]) for i in range(20)]
+    plan = make_plan(
+        unit=sf.Group(clip_norm=1.0, num_groups=3, views=4),
+        sampler=sf.Poisson(num_records=20, expected_batch_size=10),
+        steps=10,
+    )
+    different = total = 0
+    for _, batches in loader(Numbers(owners=owners), Source(plan=plan), micro_batch_size=64):
+        of_owner: dict[int, set[int]] = {}
+        group_of: dict[int, set[int]] = {}
+        for micro_batch in batches:
+            kept = micro_batch.valid
+            for row, group in zip(micro_batch.batch["index"][kept].tolist(), micro_batch.groups[kept].tolist()):
+                of_owner.setdefault(row // 3, set()).add(row % 3)
+                group_of.setdefault(row // 3, set()).add(group)
+        assert all(len(groups) == 1 for groups in group_of.values()), "an owner moves one group"
+        different += sum(len(rows) > 1 for rows in of_owner.values())
+        total += len(of_owner)
+    assert different > 0.8 * total  # four draws of three rows are all alike once in 27 times
+
+
 def test_the_wrong_number_of_records_is_refused():
     with pytest.raises(BadInput, match=r"declares num_records = 60, the data set has 61 rows"):
         loader(Numbers(size=61), Source(), micro_batch_size=4)

@@ -234,6 +234,8 @@ class TrainCommand:
 
 _OF_TEXT = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates", "jitter")
 _OF_GROUPS = ("num_groups", "group_size")
+_CONSTANTS = {"temperature", "bias", "symmetric"}
+_CONSTANTS_OF = {"infonce": {"temperature", "symmetric"}, "sigmoid": {"temperature", "bias"}, "spread-out": set()}
 _OF_CONTRAST = (
     "contrast",
     "loss",
@@ -268,13 +270,19 @@ def run_of(command: TrainCommand) -> Run:
             raise BadInput(
                 f"{command.recipe} of {run.model.kind} has no setting --{name.replace('_', '-')}: remove it."
             )
+    if command.recipe != "dp-cap":
+        loss = command.loss or run.loss.kind
+        for name in _CONSTANTS - _CONSTANTS_OF[loss]:
+            if name in flags:
+                raise BadInput(f"the loss {loss} has no --{name}: remove it.")
     if command.epsilon is not None and command.noise_multiplier is not None:
         raise BadInput("give one of --epsilon and --noise-multiplier.")
     run = override(replace(run, private=not command.non_private), command)
     if command.init is not None and command.size is None and run.model.kind != "captioner":
         run = replace(run, model=replace(run.model, size=None))
     if command.init == "lit":
-        run = replace(run, model=replace(run.model, image_size=command.image_size or 224, channels=3))
+        usual = {"image_size": command.image_size or 224, "channels": command.channels or 3}
+        run = replace(run, model=replace(run.model, **usual, train=command.train or "heads"))
     if command.train_temperature and command.temperature is None:  # the checkpoint's own scale stands alone
         run = replace(run, loss=replace(run.loss, temperature=1.0))
     if command.loss is not None:

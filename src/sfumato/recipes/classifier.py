@@ -70,7 +70,8 @@ def make_classifier(run: Run, sets: Sets) -> Made:
         numbers, _ = class_numbers(captioned, names)
         features, readable = readable_rows(captioned, trained.preprocess, trained.features)
         columns = {"features": unit_rows(features), "label": numbers}
-        return data.FeatureRows(captioned=captioned, columns=columns, readable=readable, source=digest(trained.loaded))
+        source = digest(trained.loaded, names)
+        return data.FeatureRows(captioned=captioned, columns=columns, readable=readable, source=source)
 
     training_rows = rows(sets.train)
     model = Classifier(training_rows.columns["features"].shape[1], len(names))

@@ -153,7 +153,8 @@ def run_of(cell: Cell, settings: Settings, scale: Scale, out: Path) -> Run:
     )
     model = replace(run.model, seed=cell.seed, embed_dim=8 if of_pairs else run.model.embed_dim)
     if cell.data == "emoji" and cell.method != "dp-cap" and scale.pretrained:
-        model = replace(model, size=None, init="lit", image_size=224, channels=3, embed_dim=16 if of_pairs else None)
+        model = replace(model, size=None, init="lit", train="heads", image_size=224, channels=3)
+        model = replace(model, embed_dim=16 if of_pairs else None)
     if cell.method == "dp-cap":
         model = replace(model, size="pico")
     return replace(

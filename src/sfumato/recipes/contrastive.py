@@ -96,8 +96,9 @@ def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers,
     """
     settings = run.model
     if settings.init == PRETRAINED:
-        which = "heads" if settings.train == "all" else settings.train  # the heads, unless more is asked for by number
-        started = models.lit_pair(train=which, seed=settings.seed, embed_dim=settings.embed_dim or _LIT_DIM)
+        if settings.size is not None or settings.dropout or settings.train_temperature:
+            raise BadInput("towers of packages have no --size, --dropout or --train-temperature: leave these out.")
+        started = models.lit_pair(train=settings.train, seed=settings.seed, embed_dim=settings.embed_dim or _LIT_DIM)
         assert started.tokenizer is not None
         return started, _words_of_checkpoint(run, train, started.tokenizer)
     if settings.init is None:
@@ -175,6 +176,8 @@ def _check(run: Run) -> None:
         raise BadInput("a contrastive loss couples rows: its unit is group or pair, not example.")
     if run.model.checkpointing:
         raise BadInput("--checkpointing is for captioners.")
+    if run.model.kind == "encoder" and run.model.dropout:
+        raise BadInput("the encoders of two views have no --dropout.")
 
 
 def _check_views(run: Run, *, varied: bool) -> None:

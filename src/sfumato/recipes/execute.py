@@ -199,6 +199,8 @@ def _evaluation(run: Run, made: Made) -> str:
 def _composition(run: Run) -> dict[str, str]:
     """Return what the claim of a run that starts from another one does not count: that one's own."""
     start = None if run.model.init is None else Path(run.model.init)
+    if start is not None and not (start / CONFIG).is_file():
+        start = start.parent  # its export was named
     if start is None or not (start / CONFIG).is_file():
         return {}
     card = start / "export" / "card.json"

@@ -112,7 +112,8 @@ def feature_rows(started: models.StartedTowers, rows: data.PairRows) -> data.Fea
                 column = columns.setdefault(name, np.zeros((len(rows), values.shape[1]), np.float32))
                 column[places] = values.float().cpu().numpy()
             readable[places] = True
-    return data.FeatureRows(captioned=rows.captioned, columns=columns, readable=readable, source=digest(started))
+    source = digest(started, rows.manifest())
+    return data.FeatureRows(captioned=rows.captioned, columns=columns, readable=readable, source=source)
 
 
 def _texts(model: models.TowerPair, ids: torch.Tensor, places: list[int]) -> torch.Tensor:
@@ -132,9 +133,11 @@ def _batches(rows: data.PairRows) -> Iterator[tuple[list[int], dict[str, torch.T
             places, kept = [], []
 
 
-def digest(loaded: Any) -> str:
-    """Return a hash of the weights and the normalisation of what was started or loaded, for the fingerprint."""
-    facts = json.dumps(loaded.preprocess, sort_keys=True).encode()
+def digest(loaded: Any, facts: Any = None) -> str:
+    """Return a hash for the fingerprint: of the weights and the normalisation of what was started or loaded, and of
+    whatever else decides the rows (JSON values: text length, classes).
+    """
+    facts = json.dumps([loaded.preprocess, facts], sort_keys=True).encode()
     return hashlib.blake2b(facts, key=state_digest(loaded.model), digest_size=16).hexdigest()
 
 
