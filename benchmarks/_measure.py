@@ -1,12 +1,14 @@
 """What both benchmarks measure with: turns, medians, memory of a fresh process, the machine's name."""
 
 import gc
+import json
 import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 Step = Callable[[], object]
 
@@ -58,3 +60,10 @@ def processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def keep(file: Path, key: str, found: dict[str, Any]) -> None:
+    """Write what was measured under `key` of a JSON file, beside what stands there already."""
+    known = json.loads(file.read_text(encoding="utf-8"))[key] if file.is_file() else {}
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({key: {**known, **found}}, indent=2) + "\n", encoding="utf-8")

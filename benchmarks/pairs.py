@@ -1,8 +1,8 @@
 """Time and memory of the pair unit against the published recipe and against a non-private step, all in one run.
 
 Run: `python benchmarks/pairs.py [--models conv resnet18] [--sizes 32 64 128 256 512 1024] [--dims 8 64] [--repeats 5]`
-prints a table and writes benchmarks/results/pairs.json. Target at n = 256, d = 8: 100 times faster than the recipe, at
-most 10 times a non-private step; n = 1024, and ResNet18 at n = 256, within 24 GB.
+prints a table and writes benchmarks/results/pairs.json, where other cells stay. Target at n = 256, d = 8: 100 times
+faster than the recipe, at most 10 times a non-private step; n = 1024, and ResNet18 at n = 256, within 24 GB.
 
 The recipe (Logit-DP, arXiv 2310.03104) forms the gradient of every one of the n^2 similarities by vmap, in tiles, clips
 and weights it; here in PyTorch, and in JAX, compiled, where jax is installed. The floor is what the norms need at least
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import growth, paired, processor, quartiles, resident, timed
+from _measure import growth, keep, paired, processor, quartiles, resident, timed
 from _pairs_models import MODELS
 from _pairs_sides import CLIP_NORMS, LOSS, SIDES, Bench, Cell, Gradient, Step, recipe, tiles
 
@@ -161,7 +161,6 @@ def _times(ratio: dict[str, Any] | None) -> str:
 def compare(options: argparse.Namespace) -> None:
     """Run every cell, print the table, write the JSON."""
     names = [*SIDES, *([] if options.no_jax or importlib.util.find_spec("jax") is None else [JAX])]
-    found: dict[str, Any] = {}
     for model in options.models:
         for dim in options.dims:
             for size in options.sizes:
@@ -172,22 +171,20 @@ def compare(options: argparse.Namespace) -> None:
                     for side in one["seconds_median"]
                     if not options.quick or side == "exact"
                 }
-                found[cell.name] = one
                 sys.stdout.write(table(cell, one) + "\n")
                 sys.stdout.flush()
                 if options.write:
-                    _write(found, options)
+                    keep(RESULT, "cells", {cell.name: one | {"measured_with": _told(options)}})
 
 
-def _write(cells: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write what is measured so far."""
-    settings = {"clip_norm": CLIP_NORMS, "loss": LOSS.describe(), "repeats": options.repeats, "limit_s": options.limit}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
-    versions["processor"] = processor()
+def _told(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a cell was measured with."""
+    told = {"clip_norm": CLIP_NORMS, "loss": LOSS.describe(), "repeats": options.repeats, "limit_s": options.limit}
+    told |= {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
+    told["processor"] = processor()
     if not options.no_jax and importlib.util.find_spec("jax") is not None:
-        versions["jax"] = importlib.import_module("jax").__version__
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"cells": cells, "settings": settings, "versions": versions}, indent=2) + "\n")
+        told["jax"] = importlib.import_module("jax").__version__
+    return told
 
 
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:

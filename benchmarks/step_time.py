@@ -1,10 +1,11 @@
 """Time and memory of a private training step over a non-private one, with opacus beside, all in one run.
 
 Run: `python benchmarks/step_time.py [--cases micro tiny clip blip dual clip-contrast] [--repeats 15] [--logical]`
-prints tables and writes benchmarks/results/step_time.json. Target: at most 1.20 times the non-private step; of groups
-and of the whole batch as one group (the cases dual and clip-contrast) at most 1.10 times the non-private contrastive
-step with the same groups, so with the same negatives. Where a group is larger than a micro-batch the loss needs two
-passes with and without privacy: that side is compared with a non-private step in the same parts.
+prints tables and writes benchmarks/results/step_time.json, where cases that are not measured now stay. Target: at most
+1.20 times the non-private step; of groups and of the whole batch as one group (the cases dual and clip-contrast) at
+most 1.10 times the non-private contrastive step with the same groups, so with the same negatives. Where a group is
+larger than a micro-batch the loss needs two passes with and without privacy: that side is compared with a non-private
+step in the same parts.
 
 Every case runs in a process of its own. There all sides take turns, so that a slow moment of the machine meets all of
 them, and a ratio is the median over turns of the two times of one turn. Peak memory is measured in a further fresh
@@ -27,7 +28,7 @@ from typing import Any
 
 import torch
 import transformers
-from _measure import growth, paired, processor, quartiles, resident, timed
+from _measure import growth, keep, paired, processor, quartiles, resident, timed
 from _step_bench import Bench, Step
 from _step_cases import CASES, Case
 from _step_coupled import BASES, COUPLED
@@ -176,7 +177,6 @@ def compare(options: argparse.Namespace) -> None:
         *(LOGICAL if options.logical else []),
         *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES]),
     ]
-    cases: dict[str, Any] = {}
     for name in options.cases:
         names = [*COUPLED] if CASES[name].embed else of_rows
         found = child("time", name, options, "--sides", *names)
@@ -185,21 +185,18 @@ def compare(options: argparse.Namespace) -> None:
             for side in found["seconds_median"]
             if not side.endswith("logical")
         }
-        cases[name] = found
         sys.stdout.write(table(name, found) + "\n")
         sys.stdout.flush()
         if options.write:
-            _write(cases, options)
+            label = f"{name}, {options.rows} rows" if options.rows else name
+            keep(RESULT, "cases", {label: found | {"measured_with": _told(options)}})
 
 
-def _write(cases: dict[str, Any], options: argparse.Namespace) -> None:
-    """Write what is measured so far."""
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
-    versions |= {"transformers": transformers.__version__, "processor": processor()}
-    if not options.no_opacus:
-        versions["opacus"] = __import__("opacus").__version__
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"cases": cases, "repeats": options.repeats, "versions": versions}, indent=2) + "\n")
+def _told(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a case was measured with."""
+    told = {"python": platform.python_version(), "torch": torch.__version__, "threads": options.threads}
+    told |= {"transformers": transformers.__version__, "processor": processor(), "repeats": options.repeats}
+    return told if options.no_opacus else {**told, "opacus": __import__("opacus").__version__}
 
 
 def main() -> None:
