@@ -15,6 +15,7 @@ from sfumato.losses import Contrast
 from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch
 from sfumato.mechanisms.batch import Sums
 from sfumato.mechanisms.group import clip_whole
+from sfumato.mechanisms.group_loss import group_loss
 from sfumato.plan import Group, InfoNCE
 
 
@@ -51,12 +52,14 @@ def _clipped(bench: Bench, group_rows: int) -> Step:
     computation = Computation(model=bench.model, loss_fn=_contrast(bench))
     batch = MicroBatch(batch=bench.batch, valid=torch.ones(size, dtype=torch.bool))
     measured = computation.measure(batch)
-    sums = Sums(computation.parameters)
+    sums, loss = Sums(computation.parameters), group_loss(computation)
     sizes = [group_rows] * (size // group_rows)
     used = torch.ones(len(sizes), dtype=torch.bool)
 
     def step() -> None:
-        result = clip_whole(computation, batch, measured, mechanisms.flat(CLIP_NORM), sizes, used)
+        result = clip_whole(
+            computation, loss.whole(batch, sizes), batch, measured, mechanisms.flat(CLIP_NORM), sizes, used
+        )
         sums.add(result.grads)
         for name, parameter in computation.parameters.items():
             parameter.grad = result.grads[name]

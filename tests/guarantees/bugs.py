@@ -62,6 +62,15 @@ def micro_batch_clipped_as_one(patch: Any) -> None:
     patch.setattr(Sums, "add", add)
 
 
+def rows_of_a_record_are_clipped_one_by_one(patch: Any) -> None:
+    """Every row gets the full clip norm, as if it were a record of its own."""
+
+    def views(self: Shares, step: int, record: int, views: int, group: int) -> list[RowRequest]:
+        return [self._request(step, record, view, views * group + view) for view in range(views)]
+
+    patch.setattr(Shares, "_views", views)
+
+
 def a_bad_example_skips_the_step(patch: Any) -> None:
     real = mechanisms.clip_batch
 

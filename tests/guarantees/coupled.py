@@ -114,6 +114,20 @@ def groups_of_views(folder: Path) -> None:
     within([movements(folder, plan, contrast(), index, micro_batch_size=32) for index in (5, 9)], plan, 0.5)
 
 
+def rows_in_groups(folder: Path) -> None:
+    """A loss of one value per row, clipped by the batch and by small groups: the sum of a group turns around."""
+    for groups, size in ((1, 32), (1, 4), (4, 16)):
+        plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=groups))
+        table, (inputs, targets) = tame(make_table()), make_row(99, 1e4)
+        found = []
+        for index in ENDS:
+            rows = [Unreadable(), (inputs, targets), (inputs, -targets), (inputs * NAN, targets), make_row(98, 0.0)]
+            outcomes = [run(table.with_row(index, row), folder, plan, micro_batch_size=size) for row in rows]
+            joined = max(farthest(one, outcomes[0]) for one in outcomes)
+            found.append((joined, max(farthest(one, two) for one in outcomes for two in outcomes)))
+        within(found, plan, 0.6)
+
+
 def pairs(folder: Path) -> None:
     """Pairs at several temperatures and losses: below the bound, and not far below where the temperature is high."""
     for loss in (sf.InfoNCE(temperature=1.0), sf.InfoNCE(temperature=0.2), sf.Sigmoid(temperature=0.5), sf.SpreadOut()):
@@ -129,4 +143,4 @@ def pairs_at_fixed_size(folder: Path) -> None:
     within([movements(folder, plan, sf.Contrast(embed=embed, loss=loss), index) for index in (7, 8)], plan, 0.1)
 
 
-CHECKS = (batch_clipping, small_groups, groups_of_views, pairs, pairs_at_fixed_size)
+CHECKS = (batch_clipping, small_groups, groups_of_views, rows_in_groups, pairs, pairs_at_fixed_size)

@@ -133,6 +133,21 @@ def owner_of_several_rows(folder: Path) -> None:
     assert_bounded([farthest(one, run(opposite, folder, plan))], 2 * CLIP_NORM)
 
 
+def several_rows_at_once(folder: Path) -> None:
+    """An owner of nine rows who gives three at a time, clipped together: C to join, 2C to be exchanged."""
+    owners = [np.arange(0, 9), *[np.array([i]) for i in range(9, NUM_RECORDS)]]
+    plan = make_plan(sampler=poisson(8.0, len(owners)), unit=sf.Example(clip_norm=CLIP_NORM, views=3))
+    huge = Table([make_row(i % 5, 1e4) for i in range(NUM_RECORDS)], owners)
+    without = Table([Unreadable()] * 9 + list(huge.rows[9:]), owners)
+    opposite = Table([(x, -t) for x, t in huge.rows[:9]] + list(huge.rows[9:]), owners)
+    spoilt = Table([(x * NAN, t) for x, t in huge.rows[:9]] + list(huge.rows[9:]), owners)
+    for size in (3, 10, 30):
+        one = run(huge, folder, plan, micro_batch_size=size)
+        others = [run(table, folder, plan, micro_batch_size=size) for table in (without, spoilt, opposite)]
+        assert_bounded([farthest(one, other) for other in others[:2]], CLIP_NORM)
+        assert_bounded([farthest(one, others[2])], 2 * CLIP_NORM)
+
+
 CHECKS = (
     presence,
     swap,
@@ -143,4 +158,5 @@ CHECKS = (
     one_more_record,
     nearly_empty_draws,
     owner_of_several_rows,
+    several_rows_at_once,
 )

@@ -47,7 +47,7 @@ def charged_before_it_leaves(folder: Path) -> None:
         run(make_table(), folder, out=out)
     finally:
         mechanisms.release = real
-    assert counted == list(range(1, 9)), f"steps in the ledger when noise was drawn: {counted}"
+    assert counted == list(range(1, 17)), f"steps in the ledger when noise was drawn: {counted}"
 
 
 @dataclass(frozen=True, kw_only=True)

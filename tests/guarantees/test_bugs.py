@@ -18,6 +18,8 @@ TABLE = [  # bug, check, why the check says it fails
     (bugs.padding_counts, neighbours.nearly_empty_draws, "moved by"),
     (bugs.an_unreadable_row_is_replaced_by_the_next, neighbours.failing_row, "moved by"),
     (bugs.an_owner_gives_all_rows, neighbours.owner_of_several_rows, "moved by"),
+    (bugs.clip_skipped, neighbours.several_rows_at_once, "moved by"),
+    (bugs.rows_of_a_record_are_clipped_one_by_one, neighbours.several_rows_at_once, "moved by"),
     (bugs.empty_draws_are_skipped, neighbours.nearly_empty_draws, "every step of the plan"),
     (bugs.empty_draws_are_skipped, noise.noise_has_the_plans_scale, "every step of the plan"),
     (bugs.batches_are_shuffled, draws.draws_are_poisson, "the draw's size varies by"),

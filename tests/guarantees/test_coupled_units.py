@@ -49,6 +49,8 @@ TABLE = [
     (groups_noised_for_one_clip_norm, coupled.batch_clipping),
     (groups_noised_for_one_clip_norm, coupled.small_groups),
     (groups_noised_for_one_clip_norm, coupled.groups_of_views),
+    (groups_noised_for_one_clip_norm, coupled.rows_in_groups),
+    (bugs.clip_skipped, coupled.rows_in_groups),
     (bugs.clip_skipped, coupled.batch_clipping),
     (bugs.clip_skipped, coupled.small_groups),
     (temperature_forgotten, coupled.pairs),

@@ -128,7 +128,7 @@ def test_a_learned_scale_is_clipped_with_the_rest_and_bounded() -> None:
 
 def test_micro_batches_without_groups_or_out_of_order_are_named() -> None:
     model, embed = build("conv and words")
-    with pytest.raises(BadInput, match="name the group"):
+    with pytest.raises(BadInput, match="name the group of each"):
         clip_with(model, embed, UNIT, cut(batch_of(4), 4))
     with pytest.raises(BadInput, match="side by side"):
         clip_with(model, embed, UNIT, cut(batch_of(4), 4, torch.tensor([0, 1, 0, 1])))
@@ -160,13 +160,4 @@ def test_coupled_rows_are_refused_under_the_example_unit() -> None:
     with pytest.raises(Refused, match="Group or Pair"):
         clip_examples(
             Computation(model=model, loss_fn=contrast), cut(batch_of(4), 4), Example(clip_norm=1.0), flat(1.0)
-        )
-
-
-def test_a_loss_of_rows_is_not_a_loss_of_groups() -> None:
-    model, _ = build("conv and words")
-    computation = Computation(model=model, loss_fn=lambda model, batch: model.image(batch["x"]).sum(1))
-    with pytest.raises(BadInput, match="Contrast"):
-        clip_groups(
-            computation, [], UNIT, flat(C), measure=MeasureOnce(computation), reduce=print, reseed=print, ranks=Ranks()
         )

@@ -82,6 +82,11 @@ COUPLED: dict[str, dict[str, Any]] = {  # settings of Run under losses that coup
 }
 for _settings in COUPLED.values():
     _settings["loss"] = sf.Contrast(embed=two_views, loss=INFONCE)
+COUPLED |= {  # rows of a loss of their own that are clipped together
+    "rows in one group": {"plan": make_plan(unit=sf.Group(clip_norm=1.0, num_groups=1))},
+    "rows in groups": {"plan": make_plan(unit=sf.Group(clip_norm=1.0, num_groups=4)), "micro_batch_size": 6},
+    "several rows": {"plan": make_plan(unit=sf.Example(clip_norm=1.0, views=2)), "micro_batch_size": 6},
+}
 
 
 @dataclass

@@ -2,7 +2,19 @@
 
 import pytest
 import torch
-from tests.train.case import COUPLED, INFONCE, STEPS, Records, Run, bits, make_model, make_plan, two_views, whole_run
+from tests.train.case import (
+    COUPLED,
+    INFONCE,
+    STEPS,
+    Records,
+    Run,
+    bits,
+    loss_fn,
+    make_model,
+    make_plan,
+    two_views,
+    whole_run,
+)
 
 import sfumato as sf
 from sfumato.base import BadInput, Refused, ledger, seeds
@@ -78,14 +90,27 @@ def test_what_does_not_belong_together_is_refused_before_the_first_step(tmp_path
         pytest.raises(Refused, match="Group or Pair"),
     ):
         run.train(until=1)
-    with Run(tmp_path / "two", plan=COUPLED["groups"]["plan"]) as run, pytest.raises(BadInput, match="Contrast"):
+    with Run(tmp_path / "two", plan=COUPLED["pairs"]["plan"]) as run, pytest.raises(BadInput, match="Contrast"):
         run.train(until=1)
     assert not ledger.read(tmp_path / "two/private/ledger.jsonl").steps, "nothing was charged"
 
 
+def test_the_twin_takes_the_mean_loss_of_all_rows_of_a_step():
+    """Whatever is clipped together, rows of a loss of their own count alike: nine records, each once or twice."""
+    for kind in ("rows in one group", "rows in groups", "several rows"):
+        plan = make_plan(unit=COUPLED[kind]["plan"].unit, sampler=sf.FullBatch(num_records=9), steps=1)
+        model, want = make_model(dropout=0.0), make_model(dropout=0.0)
+        inputs = torch.stack([Fixed()[i][0] for i in range(9)])
+        loss_fn(want, (inputs, torch.zeros(9, dtype=torch.int64))).mean().backward()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        sf.train.train_without_privacy(model, loss_fn, Fixed(), plan, optimizer=optimizer, micro_batch_size=4)
+        for one, two in zip(model.parameters(), want.parameters(), strict=True):
+            torch.testing.assert_close(one, two - 0.1 * two.grad, rtol=1e-4, atol=1e-6)
+
+
 def test_the_twin_takes_the_loss_over_all_rows_of_a_step():
     """One step of plain SGD against autograd on the whole draw, for each unit's plan."""
-    for kind in KINDS:
+    for kind in ("batch", "groups", "views", "pairs"):
         plan = make_plan(unit=COUPLED[kind]["plan"].unit, sampler=sf.FullBatch(num_records=9), steps=1)
         dataset = Fixed()
         model, want = make_model(dropout=0.0), make_model(dropout=0.0)

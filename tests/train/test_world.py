@@ -62,7 +62,8 @@ def test_two_processes_compute_what_one_does(both, tmp_path, monkeypatch):
     alone = ranks.without_noise(tmp_path)
     for result in both[1]:
         for name, value in result["without_noise"].items():
-            torch.testing.assert_close(torch.tensor(value), torch.tensor(alone[name]), rtol=1e-5, atol=1e-6)
+            # float32 sums in another order, made larger by AdamW's division by small second moments
+            torch.testing.assert_close(torch.tensor(value), torch.tensor(alone[name]), rtol=1e-4, atol=1e-5)
 
 
 def test_resumed_equals_uninterrupted_on_every_rank(both):

@@ -1,4 +1,7 @@
-"""The example unit: every row's gradient is clipped by itself and added up over the micro-batches of the step."""
+"""The example unit: every record's gradient is clipped by itself and added up over the micro-batches of the step.
+
+Usually a record is one row. Where it gives several (`views`), the norm engine takes them together, as it does groups.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +14,9 @@ from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation, MeasureOnce
-from sfumato.plan import Unit
+from sfumato.mechanisms.group import add_whole
+from sfumato.mechanisms.group_loss import OfRows
+from sfumato.plan import Example, Unit
 
 
 def clip_examples(
@@ -24,10 +29,10 @@ def clip_examples(
     reduce: Callable[[Tensor], None] = lambda flat_sum: None,
     reseed: Callable[[int], None] = lambda chunk: None,
 ) -> tuple[Clipped, Tally]:
-    """Return sum over all rows of factor(norm_i) g_i, in float64, and the private tally.
+    """Return sum over all records of factor(norm_i) g_i, in float64, and the private tally.
 
-    Presence and swap are the unit's own (C and 2C, proof at `plan.Example`): a row enters once, with its own factor,
-    and no other row's factor depends on it.
+    Presence and swap are the unit's own (C and 2C, proof at `plan.Example`): a record enters once, with its own factor,
+    and no other record's factor depends on it.
 
     Args:
         measure: a `MeasureOnce` that is kept from step to step; by default one for this call.
@@ -40,6 +45,7 @@ def clip_examples(
             "terms of all others. Use the unit Group or Pair."
         )
     measure = measure or MeasureOnce(computation)
+    together = unit if isinstance(unit, Example) and unit.views > 1 else None
     bound = unit.presence if unit.proved else None  # what a conjecture claims is for the audit to find out
     parameters = computation.parameters
     sums = Sums(parameters)
@@ -49,7 +55,12 @@ def clip_examples(
             continue
         measured = measure(micro_batch)
         reseed(chunk)
-        _add(sums, computation, micro_batch, measured, factor, bound)
+        if together is None:
+            _add(sums, computation, micro_batch, measured, factor, bound)
+            continue
+        sums.count(micro_batch.valid.sum() + len(micro_batch.failures), len(micro_batch.failures))
+        loss = OfRows(computation, computation.loss_fn)
+        add_whole(sums, loss, computation, micro_batch, measured, together, factor, lambda c=chunk: reseed(c))
     reduce(sums.flat)
     return sums.clipped(unit), sums.tally()
 

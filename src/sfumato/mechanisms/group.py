@@ -8,41 +8,19 @@ embedded first and back-propagated in parts into one sum, which is clipped at it
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato.base import BadInput
-from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
-from sfumato.mechanisms.computation import Computation, MeasureOnce
-from sfumato.mechanisms.embedded import (
-    Embedded,
-    Ranks,
-    Reseed,
-    all_ranks,
-    back,
-    contrast_of,
-    embed,
-    gradients,
-    kept,
-    only_fit,
-)
+from sfumato.mechanisms.computation import Computation, LossFn, MeasureOnce
+from sfumato.mechanisms.embedded import Embedded, Ranks, Reseed, all_ranks, gradients, only_fit
+from sfumato.mechanisms.group_loss import GroupLoss, NotFinite, group_loss
 from sfumato.norms import ClippedSum
-from sfumato.plan import Group
-
-Numbered = tuple[int, MicroBatch]
-
-
-class _NotFinite(Exception):
-    """Some rows have embeddings that are not finite: the micro-batch is computed again without them."""
-
-    def __init__(self, fit: Tensor) -> None:
-        super().__init__()
-        self.fit = fit
+from sfumato.plan import Example, Group
 
 
 def clip_groups(
@@ -65,9 +43,9 @@ def clip_groups(
         ranks: how groups that are spread over ranks come together.
 
     Raises:
-        BadInput: the loss is no `Contrast`, or the micro-batches have no groups.
+        BadInput: the micro-batches have no groups.
     """
-    contrast = contrast_of(computation, "Group")
+    loss = group_loss(computation)
     sums = Sums(computation.parameters)
     parts: dict[int, Embedded] = {}
     for chunk, micro_batch in enumerate(micro_batches):
@@ -77,12 +55,11 @@ def clip_groups(
         measured = measure(micro_batch)
         reseed(chunk)
         if micro_batch.in_parts:
-            with torch.no_grad():
-                parts[chunk] = kept(micro_batch, *embed(computation, contrast, micro_batch))
+            parts[chunk] = loss.first(micro_batch)
             sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].usable).sum())
         else:
-            _add_whole(sums, computation, micro_batch, measured, unit, factor, lambda c=chunk: reseed(c))
-    _add_in_parts(sums, computation, micro_batches, parts, unit, factor, reseed, ranks)
+            add_whole(sums, loss, computation, micro_batch, measured, unit, factor, lambda c=chunk: reseed(c))
+    _add_in_parts(sums, loss, computation, micro_batches, parts, unit, factor, reseed, ranks)
     reduce(sums.flat)
     return sums.clipped(unit), sums.tally()
 
@@ -90,43 +67,30 @@ def clip_groups(
 # ---------------------------------------------------------------- groups within a micro-batch
 
 
-def group_loss(contrast: Contrast, micro_batch: MicroBatch, sizes: list[int]) -> Callable[[nn.Module, Any], Tensor]:
-    """Return the loss (model, batch) -> (G,): the mean over each group's rows; 0 for a group without a valid one."""
-    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(micro_batch.valid.device)
-    placed = replace(micro_batch, groups=groups)
-
-    def losses(model: nn.Module, batch: Any) -> Tensor:
-        rows = kept(placed, *contrast.embeddings(model, batch))
-        if bool((rows.usable != micro_batch.valid).any()):
-            raise _NotFinite(rows.usable)
-        found = contrast.rows(rows.u @ rows.v.mT, rows.meets)
-        total = found.new_zeros(len(sizes)).index_add(0, groups, found)  # what does not meet has exactly 0
-        return total / found.new_zeros(len(sizes)).index_add_(0, groups, rows.usable.to(found.dtype)).clamp(min=1.0)
-
-    return losses
-
-
-def _add_whole(
+def add_whole(
     sums: Sums,
+    loss: GroupLoss,
     computation: Computation,
     micro_batch: MicroBatch,
     measured: Any,
-    unit: Group,
+    unit: Group | Example,
     factor: ClipFactor,
     reseed: Callable[[], None],
 ) -> None:
-    sizes, used = _sizes(micro_batch)
+    """Add the clipped gradients of the groups (or of the records of several rows) of one micro-batch."""
+    sizes, used = sizes_of(micro_batch)
     drawn = micro_batch.valid.sum()
-    try:
-        result = clip_whole(computation, micro_batch, measured, factor, sizes, used)
-    except _NotFinite as found:
-        fit = only_fit(micro_batch, found.fit)
-        if fit is None:
-            sums.count(nonfinite=drawn)
-            return
-        micro_batch = fit
-        reseed()
-        result = clip_whole(computation, micro_batch, measured, factor, sizes, used)
+    while True:
+        try:
+            result = clip_whole(computation, loss.whole(micro_batch, sizes), micro_batch, measured, factor, sizes, used)
+            break
+        except NotFinite as found:
+            fit = only_fit(micro_batch, found.fit)
+            if fit is None:
+                sums.count(nonfinite=drawn)
+                return
+            micro_batch = fit
+            reseed()
     finite = used & torch.isfinite(result.norms) & torch.isfinite(result.losses)
     check_factors(result.factors, result.norms, finite, unit.clip_norm)
     sums.add(result.grads)
@@ -139,20 +103,21 @@ def _add_whole(
 
 def clip_whole(
     computation: Computation,
+    loss_fn: LossFn,
     micro_batch: MicroBatch,
     measured: Any,
     factor: ClipFactor,
     sizes: list[int],
     used: Tensor,
 ) -> ClippedSum:
-    """Return the clipped sum of the groups of one micro-batch, `sizes` in the order of their rows; padding is not
-    `used`.
+    """Return the clipped sum of the groups of one micro-batch, `sizes` in the order of their rows, from their losses
+    (G,); padding is not `used`.
     """
     if int(used.sum()) == 1:
-        return _clipped_alone(computation, micro_batch, factor, sizes)
+        return _clipped_alone(computation, loss_fn, micro_batch, factor, sizes)
     return computation.engine.clipped_sum(
         computation.model,
-        group_loss(contrast_of(computation, "Group"), micro_batch, sizes),
+        loss_fn,
         micro_batch.batch,
         measured,
         factor,
@@ -164,10 +129,9 @@ def clip_whole(
 
 
 def _clipped_alone(
-    computation: Computation, micro_batch: MicroBatch, factor: ClipFactor, sizes: list[int]
+    computation: Computation, loss_fn: LossFn, micro_batch: MicroBatch, factor: ClipFactor, sizes: list[int]
 ) -> ClippedSum:
     """Return what the engine returns, where there is one group, the first: from an ordinary backward pass."""
-    loss_fn = group_loss(contrast_of(computation, "Group"), micro_batch, sizes)
     with torch.enable_grad(), (computation.autocast or nullcontext)():
         losses = loss_fn(computation.model, micro_batch.batch)
     grads = gradients(computation, [losses[0]], [torch.ones_like(losses[0])])
@@ -184,10 +148,10 @@ def _clipped_alone(
     return ClippedSum(grads, norms, factors, losses.detach())
 
 
-def _sizes(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
+def sizes_of(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
     """Return the sizes of the groups in their order, padding as a last one, and which of them are no padding."""
     if micro_batch.groups is None:
-        raise BadInput("a Group unit needs micro-batches that name the group of each row: take those of sf.loader.")
+        raise BadInput("rows clipped together need micro-batches that name the group of each: take those of sf.loader.")
     count = int(micro_batch.valid.sum())
     ids, sizes = torch.unique_consecutive(micro_batch.groups[:count], return_counts=True)
     if not bool(micro_batch.valid[:count].all()) or len(ids.unique()) != len(ids):
@@ -203,6 +167,7 @@ def _sizes(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
 
 def _add_in_parts(
     sums: Sums,
+    loss: GroupLoss,
     computation: Computation,
     micro_batches: LogicalBatch,
     parts: dict[int, Embedded],
@@ -216,34 +181,20 @@ def _add_in_parts(
     present = rows.groups[rows.usable].unique().tolist()
     if not present:
         return
-    contrast = contrast_of(computation, "Group")
-    on_u, on_v, losses = cotangents(contrast, rows)
+    losses = loss.settle(rows)
     mine = _Ahead(_placed(micro_batches, parts, begin))
     for group in present:
         total = Sums(computation.parameters)
         for chunk, micro_batch, places in mine.up_to(group):
-            fit = only_fit(micro_batch, parts[chunk].usable)
-            if fit is not None:
-                reseed(chunk)
-                total.add(back(computation, embed(computation, contrast, fit), on_u[places], on_v[places]))
+            reseed(chunk)
+            part = loss.part(micro_batch, parts[chunk].usable, places)
+            if part is not None:
+                total.add(part.grads)
+                sums.count(nonfinite=part.num_nonfinite, loss_sum=part.loss)
         ranks.add_up(total.flat)
         _add_one(sums, total, unit, factor, ranks.first)
     if ranks.first:
         sums.count(loss_sum=losses)
-
-
-def cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dL / du and dL / dv (n, d), L the sum over groups of the mean loss of their rows; and L."""
-    on_u, on_v = torch.zeros_like(rows.u), torch.zeros_like(rows.v)
-    total = torch.zeros((), dtype=torch.float64, device=rows.u.device)
-    for group in rows.groups[rows.usable].unique().tolist():
-        places = ((rows.groups == group) & rows.usable).nonzero().squeeze(1)
-        own = rows.take(places)
-        derivative, losses = contrast.weights(own.u @ own.v.mT, own.meets)
-        on_u[places] = derivative @ own.v / len(places)
-        on_v[places] = derivative.mT @ own.u / len(places)
-        total += losses.double().mean()
-    return on_u, on_v, total
 
 
 Placed = tuple[int, MicroBatch, slice]

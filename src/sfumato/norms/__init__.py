@@ -2,6 +2,7 @@
 
 from sfumato.norms import convolution as _convolution  # noqa: F401  registers its rule
 from sfumato.norms import rules as _rules  # noqa: F401  registers the rules
+from sfumato.norms.contract import per_example
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum
 from sfumato.norms.gram import PairJacobians, pair_jacobians, shared_norms, side_norms
@@ -23,6 +24,7 @@ __all__ = [
     "clipped_sum",
     "oracle_sum",
     "pair_jacobians",
+    "per_example",
     "prepare",
     "register_rule",
     "shared_norms",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 from sfumato.base import BadInput
-from sfumato.plan.checks import positive
+from sfumato.plan.checks import positive, whole
 
 
 @runtime_checkable
@@ -64,10 +64,13 @@ class Example:
     disappears and no other changes: the sum moves by |v_i| <= C. When a drawn record is exchanged, it moves by
     |v_i - v_i'| <= |v_i| + |v_i'| <= 2C. Both are attained, up to the safety margin of the clip factor, by a gradient
     of norm >= C and by two opposite ones (flat). An owner of several rows enters a draw with one of them, so the same
-    holds with "record" read as "owner". QED.
+    holds with "record" read as "owner". With `views` = V > 1 a drawn record gives V rows (of an owner's rows each by a
+    key of its own) and g is the gradient of their mean loss, scaled as one: g is still a function of that record and
+    the weights alone, of norm at most C after scaling, whatever V is. QED.
 
     Attributes:
         clip_norm: C, in the unit of the loss per parameter.
+        views: rows that each drawn record gives, clipped together.
         clip: "flat" or "automatic".
         gamma: the stability constant of automatic clipping; not used by flat clipping.
 
@@ -76,11 +79,13 @@ class Example:
     """
 
     clip_norm: float
+    views: int = 1
     clip: Literal["flat", "automatic"] = "flat"
     gamma: float = 0.01
 
     def __post_init__(self) -> None:
         check_clip(self)
+        object.__setattr__(self, "views", whole("views", self.views))
 
     @property
     def proved(self) -> bool:
@@ -99,7 +104,8 @@ class Example:
 
     def describe(self) -> str:
         """Return the unit in words, for the card."""
-        return f"example: each row's gradient is scaled by {factor_in_words(self)}"
+        whose = "row's gradient" if self.views == 1 else f"record's gradient, over {self.views} of its rows,"
+        return f"example: each {whose} is scaled by {factor_in_words(self)}"
 
     def divisor(self, batch_size: float) -> float:
         """Return the expected batch size: one term for each record."""

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
-from sfumato.plan import Plan
+from sfumato.plan import Example, Plan
 from sfumato.train.fingerprint import data_fields
 from sfumato.train.keys import Keys
 from sfumato.train.rows import Assemble, Assembled, CollateFn, Rows
@@ -52,7 +52,7 @@ def loader(
         dataset: map-style (`len`, `[index]`). Optional: `draw(index, rng)`, a row augmented by a numpy generator
             (without it `dataset[index]` runs under seeded global generators); `manifest()`, a dict that names the
             data for the fingerprint; `owners`, a list of arrays: the rows of each owner. With owners a record is an
-            owner, and a drawn owner gives one row by its own key.
+            owner, and a drawn owner gives one row by its own key, or as many as the unit's `views`.
         private: the `PrivateGradients` (or the baseline) to draw for.
         micro_batch_size: rows processed together. Logical batches of any size run in its memory.
         collate_fn: as in torch; every row must have one public shape, so pad to a public length, never to the longest.
@@ -64,6 +64,9 @@ def loader(
     """
     if micro_batch_size < 1:
         raise BadInput(f"micro_batch_size must be >= 1, got {micro_batch_size}.")
+    unit = private.plan.unit
+    if isinstance(unit, Example) and unit.views > micro_batch_size:
+        raise BadInput(f"micro_batch_size = {micro_batch_size} must hold the {unit.views} rows of a record.")
     owners = getattr(dataset, "owners", None)
     if owners is not None and any(len(rows) == 0 for rows in owners):
         raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")

@@ -16,13 +16,14 @@ from sfumato.base import Refused, seeds
 from sfumato.losses import Contrast
 from sfumato.mechanisms import Computation, LossFn, MicroBatch, Ranks
 from sfumato.mechanisms.embedded import Embedded, all_ranks, back, embed, kept, only_fit
-from sfumato.mechanisms.group import cotangents
+from sfumato.mechanisms.group_loss import cotangents
 from sfumato.plan import Plan
 from sfumato.train import fingerprint
 from sfumato.train.keys import Keys, public_seed
 from sfumato.train.loader import loader
 from sfumato.train.rows import CollateFn, seeded
 from sfumato.train.shape import ConstantShape, Prepared
+from sfumato.train.shares import views_of
 from sfumato.train.state import device_of, reseed_model
 from sfumato.train.world import World, join_world
 
@@ -88,8 +89,9 @@ def train_without_privacy(
                 prepared = Prepared(micro_batches, shape, Counter())
                 total, rows = _backward_coupled(model, loss_fn, prepared, run.keys.key("model", step))
             else:
+                expected = plan.batch_size * views_of(plan.unit)  # rows; the plan's divisor counts what is clipped
                 for micro_batch in micro_batches:
-                    added, count = _backward(model, loss_fn, shape.take(micro_batch), plan.divisor)
+                    added, count = _backward(model, loss_fn, shape.take(micro_batch), expected)
                     total, rows = total + added, rows + count
         optimizer.step()
         if scheduler is not None:

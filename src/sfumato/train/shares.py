@@ -1,8 +1,8 @@
 """Which rows a rank makes at which step, and in which micro-batches.
 
-Single rows and pairs: every `size`-th record of the draw. Groups: every record has an id of its own, a function of its
-place in the data set, of the step and the seed; the rows of a group lie side by side, in one micro-batch where they
-fit.
+Single rows and pairs: every `size`-th record of the draw; several rows of one record lie side by side in one
+micro-batch. Groups: every record has an id of its own, a function of its place in the data set, of the step and the
+seed; the rows of a group lie side by side, in one micro-batch where they fit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,15 @@ from typing import Any
 import numpy as np
 
 from sfumato.base import seeds
-from sfumato.plan import Group, Pair, Plan
+from sfumato.plan import Example, Group, Pair, Plan, Unit
 from sfumato.train.keys import Keys
 from sfumato.train.rows import RowRequest
 from sfumato.train.world import World
+
+
+def views_of(unit: Unit) -> int:
+    """Return how many rows a drawn record gives under a unit."""
+    return unit.views if isinstance(unit, Example | Group) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +58,13 @@ class Shares:
         """The micro-batches of all logical batches in their order, with an empty list at the end of each."""
         for step in self.order:
             draw = self.plan.sampler.draw(self.keys.key("draw", step), self.num_records)
+            share = draw[self.world.rank :: self.world.size].tolist()
             if isinstance(self.plan.unit, Group):
                 yield from self._grouped(step, draw, self.plan.unit)
+            elif (views := views_of(self.plan.unit)) > 1:
+                yield from self._packed([self._views(step, record, views, record) for record in share])
             else:
-                share = [self._request(step, int(record)) for record in draw[self.world.rank :: self.world.size]]
-                yield from self._cut(share)
+                yield from self._cut([self._request(step, record) for record in share])
             yield []
 
     def _cut(self, requests: Sequence[RowRequest]) -> Iterator[list[RowRequest]]:
@@ -68,8 +75,7 @@ class Shares:
         groups: dict[int, list[RowRequest]] = {}
         for record in draw.tolist():
             group = int(seeds.integers(self.keys.key("group", step, record), 1, unit.num_groups)[0])
-            views = [self._request(step, record, view, group) for view in range(unit.views)]
-            groups.setdefault(group, []).extend(views)
+            groups.setdefault(group, []).extend(self._views(step, record, unit.views, group))
         members = [groups[group] for group in sorted(groups)]
         if self._in_parts:
             for group in members:
@@ -92,6 +98,9 @@ class Shares:
                 filling += group
         if filling:
             yield filling
+
+    def _views(self, step: int, record: int, views: int, group: int) -> list[RowRequest]:
+        return [self._request(step, record, view, group) for view in range(views)]
 
     def _request(self, step: int, record: int, view: int = 0, group: int = -1) -> RowRequest:
         path = (record, view) if view else (record,)
