@@ -105,10 +105,13 @@ def test_a_table_is_one_of_questions_where_its_columns_say_so():
 
 def test_questions_and_answers_are_counted_not_shown():
     assert check_questions([" what\n is it ?", "why?"], "t") == ["what is it ?", "why?"]
-    assert check_answers([" one\n two ", ["b", "a", "a"], [{"answer": "x"}, {"answer": "x"}]], "t") == [
+    assert check_answers(
+        [" one\n two ", ["b", "a", "a"], [{"answer": "x"}, {"answer": "x"}], {"answer": ["y"]}], "t"
+    ) == [
         ("one two",),
         ("a", "a", "b"),
         ("x", "x"),
+        ("y",),
     ]
     for check, values, words in (
         (check_questions, ["secret", " ", None], r"the question is empty in 2 rows \(2, 3\)"),

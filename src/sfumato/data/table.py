@@ -188,12 +188,13 @@ def check_answers(values: Sequence[Any], where: str) -> list[tuple[str, ...]]:
     Raises:
         BadInput: with count and first row numbers, where answers are missing or no text.
     """
-    plain = [[_answer(part) for part in value] if isinstance(value, list | tuple) else value for value in values]
+    cells = [_answer(value) for value in values]  # {"answer": [...]} is how `datasets` gives such a list
+    plain = [[_answer(part) for part in cell] if isinstance(cell, list | tuple) else cell for cell in cells]
     return [commonest_first(answers) for answers in check_captions(plain, where, "answer")]
 
 
 def _answer(part: Any) -> Any:
-    return part.get("answer") if isinstance(part, dict) else part
+    return part.get("answer", part) if isinstance(part, dict) else part
 
 
 def commonest_first(answers: Sequence[str]) -> tuple[str, ...]:
