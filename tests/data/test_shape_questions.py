@@ -117,6 +117,7 @@ def test_every_word_is_in_the_vocabulary():
 
 
 def test_lone_pictures_show_what_is_told():
+    stretched: dict[str, list[float]] = {}
     for number in range(60):
         scene = lone.lone(0, "train", number)
         image = lone.picture(scene, 64).astype(float)
@@ -132,6 +133,10 @@ def test_lone_pictures_show_what_is_told():
         assert (filled > 0.93) == (group["shape"] == "rectangle")
         assert min(rows.min(), columns.min()) >= 0
         assert max(rows.max(), columns.max()) <= 63
+        stretched.setdefault(group["shape"], []).append(np.ptp(columns) / np.ptp(rows))
+    assert min(stretched["rectangle"]) < 0.6
+    assert max(stretched["rectangle"]) > 1.6
+    assert all(0.8 < ratio < 1.3 for shape in ("circle", "ring", "triangle") for ratio in stretched[shape])
 
 
 def test_held_out_combinations():

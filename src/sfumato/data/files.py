@@ -66,16 +66,9 @@ def stamps(root: str, files: list[str], folder: Path, missing: str, sought: str 
 
     `sought` says how the files are named, for a message that names none: where a picture is a record.
     """
-    found, absent = [], []
-    for number, file in enumerate(files, 1):
-        path = os.path.join(root, file)
-        try:
-            stat = os.stat(path)
-            found.append(f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else "")
-        except OSError:
-            found.append("")
-        if not found[-1]:
-            absent.append(number)
+    stamp_of = {file: _stamp(os.path.join(root, file)) for file in dict.fromkeys(files)}
+    found = [stamp_of[file] for file in files]
+    absent = [number for number, stamp in enumerate(found, 1) if not stamp]
     if absent and (missing == "error" or len(absent) == len(files)):
         first = Path(root, files[absent[0] - 1])
         example = f"the first is {files[absent[0] - 1]}{near(first.name, siblings(first))}"
@@ -84,6 +77,14 @@ def stamps(root: str, files: list[str], folder: Path, missing: str, sought: str 
             "Rows may be kept with zero contribution by --missing zero."
         )
     return found
+
+
+def _stamp(path: str) -> str:
+    try:
+        stat = os.stat(path)
+        return f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else ""
+    except OSError:
+        return ""
 
 
 def probe(root: str, files: list[str], decoder: Decoder, folder: Path, *, named: bool = True) -> None:
