@@ -51,6 +51,21 @@ def check(found):
         assert found[index]["image"][0, 0].tolist() == list(colour)
 
 
+def test_questions_need_a_column_that_names_the_picture(tmp_path):
+    cells = {"image": [picture(colour) for colour in COLOURS], "question": ["what?", "red?", "what?", "why?"]}
+    said = [[{"answer": text} for text in ("x", "y", "y")]] * 4
+    whole = datasets.Dataset.from_dict({**cells, "answers": said, "image_id": [7, 7, 8, 9], "type": list("abab")})
+    whole.save_to_disk(tmp_path / "saved")
+    with pytest.raises(BadInput, match=r"which picture .* with --owner-column"):
+        hugging_face(tmp_path / "saved")
+    with pytest.raises(BadInput, match=r"which picture .* with --owner-column"):
+        hugging_face(tmp_path / "saved", columns=Columns(owner="image"))
+    found = hugging_face(tmp_path / "saved", columns=Columns(owner="image_id", kind="type"))
+    assert [rows.tolist() for rows in found.owners] == [[0, 1], [2], [3]]
+    assert found.asked(1) == ("red?", ("y", "y", "x"), "b")
+    assert found[2]["image"][0, 0].tolist() == list(COLOURS[2])
+
+
 def test_saved_on_disk(tmp_path):
     table(who=["p", "q", "p", "r"], kind=[1, 0, 0, 1]).save_to_disk(tmp_path / "saved")
     found = hugging_face(tmp_path / "saved", columns=Columns(owner="who", label="kind"))

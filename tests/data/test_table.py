@@ -1,7 +1,16 @@
 import pytest
 
 from sfumato.base.errors import BadInput
-from sfumato.data.table import Columns, check_captions, names_of, near, read_table, resolve
+from sfumato.data.table import (
+    Columns,
+    check_answers,
+    check_captions,
+    check_questions,
+    names_of,
+    near,
+    read_table,
+    resolve,
+)
 
 
 def written(tmp_path, text, name="t.csv", encoding="utf-8"):
@@ -71,6 +80,49 @@ def test_columns_are_guessed_only_where_one_fits():
         resolve(Columns(), ["file", "text", "caption"], "t.csv")
     with pytest.raises(BadInput, match=r"no column 'patiant' \(--owner-column\).*did you mean 'Patient'"):
         resolve(Columns(owner="patiant"), ["file", "text", "Patient"], "t.csv")
+
+
+def test_a_table_is_one_of_questions_where_its_columns_say_so():
+    asked = Columns(image="image", question="Question", answer="answers")
+    assert resolve(Columns(), ["image", "Question", "answers"], "t") == asked
+    assert resolve(Columns(), ["image", "question", "text"], "t") == Columns(image="image", caption="text")
+    assert resolve(Columns(answer="text"), ["image", "question", "text"], "t").caption is None
+    named = Columns(question="q", answer="a", kind="k", owner="o", label="l")
+    assert resolve(named, ["image", "text", *"qakol"], "t") == Columns(
+        image="image", question="q", answer="a", kind="k", owner="o", label="l"
+    )
+    with pytest.raises(BadInput, match=r"which column is the question.*--question-column"):
+        resolve(Columns(answer="a"), ["image", "a"], "t.csv")
+    with pytest.raises(BadInput, match=r"which column is the answer.*--answer-column"):
+        resolve(Columns(), ["image", "question", "answer", "answers"], "t.csv")
+    with pytest.raises(BadInput, match=r"no column 'quest' \(--question-column\).*did you mean 'question'"):
+        resolve(Columns(question="quest"), ["image", "question", "answer"], "t.csv")
+    with pytest.raises(BadInput, match=r"no column 'patient' \(--owner-column\)"):
+        resolve(Columns(owner="patient"), ["image", "question", "answer"], "t.csv")
+    with pytest.raises(BadInput, match="name only one kind"):
+        resolve(Columns(question="q", caption="text"), ["image", "q", "a", "text"], "t.csv")
+
+
+def test_questions_and_answers_are_counted_not_shown():
+    assert check_questions([" what\n is it ?", "why?"], "t") == ["what is it ?", "why?"]
+    assert check_answers(
+        [" one\n two ", ["b", "a", "a"], [{"answer": "x"}, {"answer": "x"}], {"answer": ["y"]}], "t"
+    ) == [
+        ("one two",),
+        ("a", "a", "b"),
+        ("x", "x"),
+        ("y",),
+    ]
+    for check, values, words in (
+        (check_questions, ["secret", " ", None], r"the question is empty in 2 rows \(2, 3\)"),
+        (check_questions, ["secret", ["secret"]], r"the question is a list in 1 row \(2\)"),
+        (check_questions, ["secret", 3], r"the question is no text in 1 row \(2\)"),
+        (check_answers, ["secret", "", []], r"the answer is empty in 2 rows \(2, 3\)"),
+        (check_answers, ["secret", {"secret": 1}, [{"secret": 1}]], r"the answer is no text in 2 rows \(2, 3\)"),
+    ):
+        with pytest.raises(BadInput, match=words) as caught:
+            check(values, "t.csv")
+        assert "secret" not in str(caught.value)
 
 
 def test_empty_captions_are_counted_not_shown():

@@ -1,8 +1,14 @@
-"""Data: captioned pictures from anywhere, decoded, transformed and split by owner. The door to PIL and `datasets`."""
+"""Data: captioned pictures and visual questions from anywhere, decoded, transformed and split by owner.
 
-from sfumato.data.captioned import Captioned, Rows
+The door to PIL and `datasets`.
+"""
+
+from sfumato.data.ask import asked_vocabulary
+from sfumato.data.asked import AskedRows
+from sfumato.data.captioned import Captioned, Question, Rows
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
+from sfumato.data.easy_vqa import easy_vqa
 from sfumato.data.emoji import emoji
 from sfumato.data.features import FeatureRows
 from sfumato.data.folder import image_folder
@@ -12,6 +18,7 @@ from sfumato.data.idx import fashion_mnist, mnist
 from sfumato.data.jitter import Jitter
 from sfumato.data.load import Options, has_test_split, load
 from sfumato.data.pairs import PairRows, padded
+from sfumato.data.shape_questions import shape_questions
 from sfumato.data.shapes import shapes
 from sfumato.data.show import light_up, png_base64
 from sfumato.data.sidecar import picture_files
@@ -19,8 +26,10 @@ from sfumato.data.split import check_disjoint, holdout, one_per_record
 from sfumato.data.table import Columns
 from sfumato.data.transforms import Preprocess
 from sfumato.data.views import TwoViews
+from sfumato.data.vqa2 import vqa2, vqa2_folder
 
 __all__ = [
+    "AskedRows",
     "Captioned",
     "Columns",
     "Decoder",
@@ -29,12 +38,15 @@ __all__ = [
     "Options",
     "PairRows",
     "Preprocess",
+    "Question",
     "Rows",
     "TwoViews",
+    "asked_vocabulary",
     "canonical",
     "check_disjoint",
     "cifar10",
     "cifar100",
+    "easy_vqa",
     "emoji",
     "fashion_mnist",
     "hard_negatives",
@@ -51,6 +63,9 @@ __all__ = [
     "picture_files",
     "png_base64",
     "questions",
+    "shape_questions",
     "shapes",
     "shapes_vocabulary",
+    "vqa2",
+    "vqa2_folder",
 ]

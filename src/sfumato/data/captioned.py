@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,6 +44,22 @@ class Rows(Protocol):
         ...
 
 
+class Question(NamedTuple):
+    """A visual question: its text, all human answers (the commonest first), and its type, for tables."""
+
+    question: str
+    answers: tuple[str, ...]
+    kind: str | None
+
+
+class AskingRows(Rows, Protocol):
+    """Rows that are visual questions: `read` also returns question, answers and kind; the captions are the answers."""
+
+    def asked(self, row: int) -> Question:
+        """Return the question of a row without reading its picture."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Captioned:
     """Pictures with captions, by row number.
@@ -61,6 +77,8 @@ class Captioned:
         flip: whether a mirrored picture still fits its caption; false unless declared.
         owner_codes: (rows of the source,) number of each row's owner, or None where a row is its own record.
         owner_names: name of each owner number; never printed.
+        picture_owned: the owners are the picture files themselves. Two sets then share an owner exactly if they share
+            a file: equal names in two folders are not the same picture.
     """
 
     name: str
@@ -74,6 +92,7 @@ class Captioned:
     flip: bool = False
     owner_codes: np.ndarray | None = field(default=None, repr=False)
     owner_names: tuple[str, ...] = field(default=(), repr=False)
+    picture_owned: bool = False
 
     def __len__(self) -> int:
         return len(self.selection)
@@ -87,7 +106,8 @@ class Captioned:
 
         Returns:
             image: (H, W, 1) or (H, W, 3), uint8, or float32 in [0, 255] where the file is deeper than 8 bits;
-            caption: str; label: int or None; attributes: dict or None.
+            caption: str; label: int or None; attributes: dict or None. Of visual questions also question: str;
+            answers: tuple of str, all human answers, of which `caption` is one; kind: str or None.
 
         Raises:
             UndecodableRow: the picture cannot be read. The message holds nothing of the row.
@@ -97,6 +117,24 @@ class Captioned:
     def captions_of(self, index: int) -> tuple[str, ...]:
         """Return every caption of row `index`, the fixed one first: as private as the row."""
         return self.rows.captions_of(self._row(index))
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether the rows are visual questions (`AskingRows`)."""
+        return hasattr(self.rows, "asked")
+
+    def asked(self, index: int) -> Question:
+        """Return question, answers and kind of row `index` without reading its picture: as private as the row.
+
+        Raises BadInput where the rows are no questions.
+        """
+        if not self.has_questions:
+            raise BadInput(
+                f"'{self.name}' has captions, not questions: of a table name the columns with --question-column and "
+                "--answer-column."
+            )
+        rows: Any = self.rows
+        return rows.asked(self._row(index))
 
     def _row(self, index: int) -> int:
         if not 0 <= index < len(self):
@@ -146,11 +184,17 @@ class Captioned:
         return self.rows.texts(self.selection)
 
     def to_spell(self) -> Iterator[str]:
-        """Yield every caption of the set, then those of its classes that no row has: what a vocabulary must spell.
+        """Yield every caption of the set, then those of its classes that no row has; of questions each with answers.
 
-        Raises Refused as `captions`.
+        It is what a vocabulary must spell. Raises Refused as `captions`.
         """
-        return self._with_classes(self.captions())
+        captions = self.captions()
+        return self._with_questions() if self.has_questions else self._with_classes(captions)
+
+    def _with_questions(self) -> Iterator[str]:
+        for index in range(len(self)):
+            question, answers, _ = self.asked(index)
+            yield from (question, *dict.fromkeys(answers))
 
     def _with_classes(self, captions: Iterator[str]) -> Iterator[str]:
         of_classes = dict.fromkeys(self.class_captions or ())

@@ -11,13 +11,18 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """One object: centre and radius as fractions of the picture's side, colour of 255 (red, green, blue)."""
+    """One object: centre and radius as fractions of the picture's side, colour of 255 (red, green, blue).
+
+    `wide` and `high` squeeze it: factors in (0, 1] of its width and height.
+    """
 
     shape: str
     x: float
     y: float
     radius: float
     colour: tuple[float, ...]
+    wide: float = 1.0
+    high: float = 1.0
 
 
 def _circle(x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
@@ -65,6 +70,7 @@ def paint(size: int, background: tuple[int, int, int], blobs: Sequence[Blob]) ->
         top, bottom = max(0, int(cy - radius - 1)), min(size, int(cy + radius + 3))
         x = np.arange(left, right, dtype=np.float32)[None, :] - np.float32(cx)
         y = np.arange(top, bottom, dtype=np.float32)[:, None] - np.float32(cy)
+        x, y = x / np.float32(blob.wide), y / np.float32(blob.high)  # by 1 exact
         cover = np.clip(0.5 - DISTANCES[blob.shape](x, y, radius), 0.0, 1.0)[:, :, None]
         window = canvas[top:bottom, left:right]
         window += cover * (np.asarray(blob.colour, np.float32) - window)

@@ -31,8 +31,14 @@ def inside(root: str, name: str, where: str) -> str:
     raise BadInput(f"{where}: the file lies outside the picture folder; give the folder that holds all files.")
 
 
-def check_rows(files: list[str], texts: list[tuple[str, ...]], owners: list[str] | None, where: str) -> None:
-    """Refuse what would make one person count as several records, or one picture as two."""
+def check_rows(
+    files: list[str],
+    texts: list[tuple[str, ...]],
+    owners: list[str] | None,
+    where: str,
+    same: str = "same picture, same caption",
+) -> None:
+    """Refuse what would make one person count as several records, or one picture as two; `same` is of the message."""
     seen: dict[Any, int] = {}
     owner_of: dict[str, int] = {}
     twice, again, stranger = [], [], []
@@ -45,7 +51,7 @@ def check_rows(files: list[str], texts: list[tuple[str, ...]], owners: list[str]
             if owners is not None and owners[first] != owners[place]:
                 stranger.append(place + 1)
     if twice:
-        raise BadInput(f"{where}: {counted(twice)} repeat an earlier row (same picture, same caption). Remove them.")
+        raise BadInput(f"{where}: {counted(twice)} repeat an earlier row ({same}). Remove them.")
     if again and owners is None:
         raise BadInput(
             f"{where}: {counted(again)} name a picture again. One person must be one record: name the column of the "
@@ -55,33 +61,44 @@ def check_rows(files: list[str], texts: list[tuple[str, ...]], owners: list[str]
         raise BadInput(f"{where}: {counted(stranger)} name a picture that an earlier row gives to another owner.")
 
 
-def stamps(root: str, files: list[str], folder: Path, missing: str) -> list[str]:
-    """Return size and time of change of each file ("" where missing). Raises BadInput for missing files."""
-    found, absent = [], []
-    for number, file in enumerate(files, 1):
-        path = os.path.join(root, file)
-        try:
-            stat = os.stat(path)
-            found.append(f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else "")
-        except OSError:
-            found.append("")
-        if not found[-1]:
-            absent.append(number)
+def stamps(root: str, files: list[str], folder: Path, missing: str, sought: str | None = None) -> list[str]:
+    """Return size and time of change of each file ("" where missing). Raises BadInput for missing files.
+
+    `sought` says how the files are named, for a message that names none: where a picture is a record.
+    """
+    stamp_of = {file: _stamp(os.path.join(root, file)) for file in dict.fromkeys(files)}
+    found = [stamp_of[file] for file in files]
+    absent = [number for number, stamp in enumerate(found, 1) if not stamp]
     if absent and (missing == "error" or len(absent) == len(files)):
         first = Path(root, files[absent[0] - 1])
+        example = f"the first is {files[absent[0] - 1]}{near(first.name, siblings(first))}"
         raise BadInput(
-            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; the first is "
-            f"{files[absent[0] - 1]}{near(first.name, siblings(first))}. "
+            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; {sought or example}. "
             "Rows may be kept with zero contribution by --missing zero."
         )
     return found
 
 
-def probe(root: str, files: list[str], decoder: Decoder, folder: Path) -> None:
-    """Read every header once: refuse undeclared depth, and a folder in which nothing is a picture."""
-    pictures = ((os.path.join(root, file), os.path.join(folder, file)) for file in files)
+def _stamp(path: str) -> str:
+    try:
+        stat = os.stat(path)
+        return f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else ""
+    except OSError:
+        return ""
+
+
+def probe(root: str, files: list[str], decoder: Decoder, folder: Path, *, named: bool = True) -> None:
+    """Read every header once: refuse undeclared depth, and a folder in which nothing is a picture.
+
+    Without `named` a message does not name the file: where a picture is a record.
+    """
+    distinct = dict.fromkeys(files)
+    pictures = (
+        (os.path.join(root, file), os.path.join(folder, file) if named else f"a picture in {folder}")
+        for file in distinct
+    )
     if not probe_headers(pictures, decoder):
-        raise BadInput(f"none of the {len(files)} files listed in {folder} is a picture that can be read.")
+        raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read.")
 
 
 def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder) -> int:

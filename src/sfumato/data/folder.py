@@ -1,4 +1,4 @@
-"""A folder of picture files with captions in a table, or in a .txt file beside each picture.
+"""A folder of picture files with captions or questions in a table, or captions in a .txt file beside each picture.
 
 Everything that can be known without reading pixels is checked before the first step: every listed file exists inside
 the folder, every caption and owner is there, no row and no picture comes twice, headers say how deep the files are.
@@ -8,7 +8,7 @@ What only decoding shows (a truncated file) stays a record with zero contributio
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
@@ -16,7 +16,17 @@ from sfumato.data.decode import Decoder
 from sfumato.data.files import check_rows, listed, probe, stamps
 from sfumato.data.rows import tabled
 from sfumato.data.sidecar import sidecars
-from sfumato.data.table import Columns, check_captions, names_of, near, read_table, resolve, siblings
+from sfumato.data.table import (
+    Columns,
+    check_answers,
+    check_captions,
+    check_questions,
+    names_of,
+    near,
+    read_table,
+    resolve,
+    siblings,
+)
 
 MISSING = ("error", "zero")
 
@@ -42,6 +52,9 @@ class _Listed(NamedTuple):
     texts: list[tuple[str, ...]]
     owners: list[str] | None
     labels: list[str] | None
+    questions: list[str] | None = None
+    kinds: list[str] | None = None
+    picture_owned: bool = False
 
 
 def image_folder(
@@ -53,12 +66,13 @@ def image_folder(
     missing: str = "error",
     public: bool = False,
 ) -> Captioned:
-    """Return the pictures of a folder with their captions.
+    """Return the pictures of a folder with their captions, or with the questions of a table (see `Columns`).
 
     Args:
         root: folder; sub-folders belong to it.
         captions: CSV, TSV or JSON-lines table whose image column holds paths relative to `root`; without it each
-            picture `x.png` is captioned by `x.txt` beside it.
+            picture `x.png` is captioned by `x.txt` beside it. Rows of questions about one picture are one record,
+            unless an owner column is named.
         columns: which column is what.
         decoder: declared window and size limit.
         missing: "error", or "zero": a listed file that does not exist stays a record with zero contribution.
@@ -81,8 +95,10 @@ def image_folder(
         found = _Listed(*sidecars(folder), None, None)
         check_rows(found.files, found.texts, None, str(folder))
     root_path = os.path.realpath(folder)
-    stamped = stamps(root_path, found.files, folder, missing)
-    probe(root_path, [file for file, stamp in zip(found.files, stamped) if stamp], decoder, folder)
+    sought = "check the image column" if found.picture_owned else None  # an owner is not named in a message
+    stamped = stamps(root_path, found.files, folder, missing, sought)
+    there = [file for file, stamp in zip(found.files, stamped) if stamp]
+    probe(root_path, there, decoder, folder, named=not found.picture_owned)
     return tabled(
         name=folder.name or str(folder),
         kind="image_folder",
@@ -93,6 +109,9 @@ def image_folder(
         decoder=decoder,
         facts={"files": digest_of(part for pair in zip(found.files, stamped) for part in pair)},
         public=public,
+        questions=found.questions,
+        kinds=found.kinds,
+        picture_owned=found.picture_owned,
     )
 
 
@@ -100,6 +119,8 @@ def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
     table = read_table(path)
     where = str(path)
     chosen = resolve(columns, list(table), where)
+    if chosen.question is not None:
+        return _asked(folder, table, chosen, where)
     texts = check_captions(table[str(chosen.caption)], where)
     files = listed(folder, table[str(chosen.image)], where)
     owners = names_of(table[chosen.owner], where, "owner") if chosen.owner else None
@@ -108,3 +129,21 @@ def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
         owners = files  # a picture written in two ways is still one owner
     check_rows(files, texts, owners, where)
     return _Listed(files, texts, owners, labels)
+
+
+def _asked(folder: Path, table: dict[str, list[Any]], chosen: Columns, where: str) -> _Listed:
+    """Return the rows of a table of questions: the record is the picture, or the owner where a column is named."""
+    questions = check_questions(table[str(chosen.question)], where)
+    answers = check_answers(table[str(chosen.answer)], where)
+    files = listed(folder, table[str(chosen.image)], where)
+    labels, kinds = (names_of(table[name], where, role) if name else None for name, role in _extra(chosen))
+    by_picture = chosen.owner in (None, chosen.image)
+    owners = files if by_picture else names_of(table[str(chosen.owner)], where, "owner")
+    texts = [(question, *given) for question, given in zip(questions, answers)]
+    same = "same picture, question and answer; several answers to a question are a list in one row of JSON lines"
+    check_rows(files, texts, owners, where, same)
+    return _Listed(files, answers, owners, labels, questions, kinds, by_picture)
+
+
+def _extra(chosen: Columns) -> tuple[tuple[str | None, str], ...]:
+    return (chosen.label, "label"), (chosen.kind, "kind")

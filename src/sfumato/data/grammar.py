@@ -29,19 +29,24 @@ SIZES = ("small", "large")
 COUNTS = ("a", "two", "three")
 RELATIONS = ("above", "below", "left of", "right of")
 _OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
-_NUMBERS = ("one", "two", "three")
+NUMBERS = ("one", "two", "three")
 _PUBLIC = bytes(32)
 
 Scene = dict[str, Any]
 
 
-def _plural(shape: str, count: int) -> str:
+def plural(shape: str, count: int) -> str:
+    """Return the noun for a number of objects.
+
+    >>> plural("cross", 2), plural("cross", 1)
+    ('crosses', 'cross')
+    """
     return shape if count == 1 else shape + ("es" if shape.endswith("s") else "s")
 
 
 def _phrase(group: dict[str, Any]) -> str:
     count = group["count"]
-    return f"{COUNTS[count - 1]} {group['size']} {group['colour']} {_plural(group['shape'], count)}"
+    return f"{COUNTS[count - 1]} {group['size']} {group['colour']} {plural(group['shape'], count)}"
 
 
 def caption(scene: Scene) -> str:
@@ -57,7 +62,7 @@ def caption(scene: Scene) -> str:
 
 _GROUP = re.compile(
     f"({'|'.join(COUNTS)}) ({'|'.join(SIZES)}) ({'|'.join(COLOURS)}) "
-    f"({'|'.join(word for shape in SHAPES for word in (_plural(shape, 2), shape))})"
+    f"({'|'.join(word for shape in SHAPES for word in (plural(shape, 2), shape))})"
 )
 _SCENE = re.compile(f"{_GROUP.pattern}(?: ({'|'.join(RELATIONS)}) {_GROUP.pattern})?")
 
@@ -80,7 +85,7 @@ def parse_caption(text: str) -> Scene | None:
 
 def _group(words: tuple[str, ...]) -> dict[str, Any]:
     count, size, colour, noun = words
-    shape = next(shape for shape in SHAPES if noun in (shape, _plural(shape, 2)))
+    shape = next(shape for shape in SHAPES if noun in (shape, plural(shape, 2)))
     return {"count": COUNTS.index(count) + 1, "size": size, "colour": colour, "shape": shape}
 
 
@@ -154,7 +159,7 @@ def _shuffled(text: str) -> list[str]:
 
 
 def _is_noun(word: str) -> bool:
-    return any(word in (shape, _plural(shape, 2)) for shape in SHAPES)
+    return any(word in (shape, plural(shape, 2)) for shape in SHAPES)
 
 
 def _same(one: str, other: str) -> bool:
@@ -169,17 +174,17 @@ def questions(scene: Scene) -> list[tuple[str, str]]:
     """
     pairs = []
     for group in scene["groups"]:
-        noun, verb = _plural(group["shape"], group["count"]), "is" if group["count"] == 1 else "are"
+        noun, verb = plural(group["shape"], group["count"]), "is" if group["count"] == 1 else "are"
         things = "thing" if group["count"] == 1 else "things"
         pairs += [
             (f"what colour {verb} the {noun}?", group["colour"]),
             (f"what shape {verb} the {group['colour']} {things}?", group["shape"]),
-            (f"how many {_plural(group['shape'], 2)} are there?", _NUMBERS[group["count"] - 1]),
+            (f"how many {plural(group['shape'], 2)} are there?", NUMBERS[group["count"] - 1]),
             (f"what size {verb} the {noun}?", group["size"]),
         ]
     pairs.append(_presence(scene))
     if scene["relation"] is not None:
-        first, second = (f"the {_plural(group['shape'], group['count'])}" for group in scene["groups"])
+        first, second = (f"the {plural(group['shape'], group['count'])}" for group in scene["groups"])
         verb = "is" if scene["groups"][0]["count"] == 1 else "are"
         pairs.append((f"where {verb} {first} relative to {second}?", scene["relation"]))
     return pairs
@@ -202,8 +207,8 @@ def shapes_vocabulary(*, questions: bool = False) -> tuple[str, ...]:
     28
     """
     words = {*COLOURS, *SIZES, *COUNTS, *" ".join(RELATIONS).split()}
-    words |= {word for shape in SHAPES for word in (shape, _plural(shape, 2))}
+    words |= {word for shape in SHAPES for word in (shape, plural(shape, 2))}
     if questions:
         asked = "what colour is are the shape thing things how many there size where relative to yes no ?"
-        words |= {*asked.split(), *_NUMBERS}
+        words |= {*asked.split(), *NUMBERS}
     return tuple(sorted(words))

@@ -19,7 +19,7 @@ from sfumato.data.captioned import Captioned
 from sfumato.data.decode import Decoder
 from sfumato.data.files import probe_headers
 from sfumato.data.rows import tabled
-from sfumato.data.table import Columns, check_captions, names_of, near, resolve
+from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, near, resolve
 
 _PROBED = 256  # headers read before training, evenly spaced: reading all would read the whole data set
 
@@ -53,7 +53,7 @@ def hugging_face(
     decoder: Decoder | None = None,
     public: bool = False,
 ) -> Captioned:
-    """Return a Hugging Face data set with captions.
+    """Return a Hugging Face data set with captions, or with questions (see `Columns`).
 
     Args:
         name: folder of `save_to_disk`, folder or file of parquet, folder of pictures with metadata, or hub name.
@@ -62,7 +62,8 @@ def hugging_face(
 
     Raises:
         BadInput: `datasets` is not installed, nothing of that name can be loaded, or columns, captions or pictures
-            are wrong.
+            are wrong; questions without an owner column, because pictures in the rows have no names by which several
+            rows of one picture could be known.
     """
     decoder = decoder or Decoder()
     table = _loaded(str(name), split)
@@ -71,7 +72,11 @@ def hugging_face(
     image = str(chosen.image)
     if hasattr(table.features[image], "decode"):
         table = table.cast_column(image, _library().Image(decode=False))
-    texts = check_captions(list(table[str(chosen.caption)]), where)
+    questions = kinds = None
+    if chosen.question is None:
+        texts = check_captions(list(table[str(chosen.caption)]), where)
+    else:
+        texts, questions, kinds = _asked(table, chosen, where)
     owners = names_of(list(table[chosen.owner]), where, "owner") if chosen.owner else None
     pictures = ArrowColumn(table=table.select_columns([image]), column=image)
     _probe_some(pictures, len(texts), decoder, where)
@@ -85,7 +90,21 @@ def hugging_face(
         decoder=decoder,
         facts={"split": split, "bytes": int(table.data.nbytes)},
         public=public,
+        questions=questions,
+        kinds=kinds,
     )
+
+
+def _asked(table: Any, chosen: Columns, where: str) -> tuple[list[tuple[str, ...]], list[str], list[str] | None]:
+    """Return answers, questions and kinds."""
+    if chosen.owner in (None, chosen.image):
+        raise BadInput(
+            f"{where}: a picture has several questions and is one record: name the column that tells which picture "
+            "(or person) a row belongs to with --owner-column."
+        )
+    questions = check_questions(list(table[str(chosen.question)]), where)
+    kinds = names_of(list(table[chosen.kind]), where, "kind") if chosen.kind else None
+    return check_answers(list(table[str(chosen.answer)]), where), questions, kinds
 
 
 def _library() -> Any:

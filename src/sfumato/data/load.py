@@ -8,20 +8,26 @@ from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
+from sfumato.data.easy_vqa import easy_vqa
 from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
 from sfumato.data.hub import hugging_face
 from sfumato.data.idx import fashion_mnist, mnist
+from sfumato.data.shape_questions import shape_questions
 from sfumato.data.shapes import shapes
 from sfumato.data.table import Columns, near
+from sfumato.data.vqa2 import vqa2_folder
 
-WITH_TEST = ("shapes", "fashion-mnist", "mnist", "cifar10", "cifar100")
+WITH_QUESTIONS = ("shape-questions", "easy-vqa", "vqa2")
+WITH_TEST = ("shapes", "fashion-mnist", "mnist", "cifar10", "cifar100", *WITH_QUESTIONS)
 BUILT_IN = (*WITH_TEST, "emoji")
 _LABELLED = {"fashion-mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100}
 _OF_FOLDERS = ("captions", "columns", "decoder", "missing")
 _OF_SHAPES = ("num", "seed", "image_size", "scenes")
+_OF_QUESTIONED = ("per_scene",)
 _OF_LABELLED = ("templates", "coarse")
 _DEFAULT_SHAPES = 60_000
+_DEFAULT_QUESTIONED = 15_000  # scenes, of four questions each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +38,12 @@ class Options:
         captions: table of a picture folder.
         columns: of the table or data set.
         decoder: declared window and size limit.
-        missing: "error" or "zero", of a picture folder.
+        missing: "error" or "zero", of a picture folder and of vqa2.
         public: the user declares pictures and captions public.
-        num, seed, image_size, scenes: of shapes.
+        num, seed, image_size, scenes: of shapes and shape-questions.
         templates: captions of labelled pictures (Fashion-MNIST, MNIST, CIFAR) with {label} and {a}; () takes the usual.
         coarse: of cifar100: labels are the 20 groups of classes.
+        per_scene: of shape-questions: questions of each scene.
     """
 
     captions: str | os.PathLike[str] | None = None
@@ -50,18 +57,20 @@ class Options:
     scenes: str = "mixed"
     templates: tuple[str, ...] = ()
     coarse: bool = False
+    per_scene: int = 4
 
 
 def load(spec: str, *, split: str = "train", options: Options | None = None) -> Captioned:
     """Return the captioned set that `spec` names.
 
     Args:
-        spec: "shapes" or "shapes:NUM"; "fashion-mnist", "mnist", "cifar10" or "cifar100", each with ":FOLDER" of its
-            files; "emoji", or "emoji:FOLDER,FOLDER" with more artists' drawings; "hf:NAME" (hub name or any folder or
-            file that `datasets` reads); a .parquet file; a folder of `save_to_disk` or of parquet files; or a folder of
-            pictures.
-        split: "train", "test", ("unseen" of shapes), or a split of a Hugging Face data set. Emoji and a picture folder
-            have only "train"; their test set comes from `holdout`.
+        spec: "shapes" or "shapes:NUM", "shape-questions" or "shape-questions:NUM" (scenes); "easy-vqa";
+            "vqa2:FOLDER" of VQA2.0's files; "fashion-mnist", "mnist", "cifar10" or "cifar100", each with ":FOLDER" of
+            its files; "emoji", or "emoji:FOLDER,FOLDER" with more artists' drawings; "hf:NAME" (hub name or any folder
+            or file that `datasets` reads); a .parquet file; a folder of `save_to_disk` or of parquet files; or a folder
+            of pictures.
+        split: "train", "test", ("unseen" of shapes and shape-questions, "val" of vqa2: its test set), or a split of a
+            Hugging Face data set. Emoji and a picture folder have only "train"; their test set comes from `holdout`.
         options: settings of the kinds that need them.
 
     Raises:
@@ -87,7 +96,7 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
         return _hugging_face(spec, split, options)
     if split != "train":
         raise BadInput(f"a picture folder has no split '{split}': hold a part out with --holdout.")
-    _refuse_unread(options, (*_OF_SHAPES, *_OF_LABELLED), "a picture folder")
+    _refuse_unread(options, (*_OF_SHAPES, *_OF_QUESTIONED, *_OF_LABELLED), "a picture folder")
     return image_folder(
         spec,
         options.captions,
@@ -110,19 +119,25 @@ def has_test_split(spec: str) -> bool:
 
 
 def _built_in(kind: str, rest: str, split: str, options: Options) -> Captioned:
+    if kind == "vqa2":
+        return _vqa2(rest, split, options)
     _refuse_unread(options, _OF_FOLDERS, kind)
-    if kind == "shapes":
+    if kind != "shape-questions":
+        _refuse_unread(options, _OF_QUESTIONED, kind)
+    if kind in ("shapes", "shape-questions"):
         _refuse_unread(options, _OF_LABELLED, kind)
-        if rest and (not rest.isdecimal() or options.num is not None):
-            raise BadInput(f"write shapes:NUM with one whole number, got 'shapes:{rest}'.")
-        num = int(rest) if rest else options.num or _DEFAULT_SHAPES
-        return shapes(num, options.seed, split=split, image_size=options.image_size, scenes=options.scenes)
+        return _scenes(kind, rest, split, options)
     _refuse_unread(options, _OF_SHAPES, kind)
     if kind == "emoji":
         _refuse_unread(options, _OF_LABELLED, kind)
         if split != "train":
             raise BadInput(f"emoji have no split '{split}': hold concepts out with --holdout.")
         return emoji([folder for folder in rest.split(",") if folder])
+    if kind == "easy-vqa":
+        _refuse_unread(options, _OF_LABELLED, kind)
+        if rest:
+            raise BadInput("easy-vqa is read from its package: write easy-vqa without a folder.")
+        return easy_vqa(split)
     if kind != "cifar100":
         _refuse_unread(options, ("coarse",), kind)
     given = {"templates": options.templates} if options.templates else {}
@@ -131,8 +146,29 @@ def _built_in(kind: str, rest: str, split: str, options: Options) -> Captioned:
     return _LABELLED[kind](split, rest or None, **given)
 
 
+def _scenes(kind: str, rest: str, split: str, options: Options) -> Captioned:
+    if rest and (not rest.isdecimal() or options.num is not None):
+        raise BadInput(f"write {kind}:NUM with one whole number, got '{kind}:{rest}'.")
+    num = int(rest) if rest else options.num
+    size, scenes = options.image_size, options.scenes
+    if kind == "shapes":
+        return shapes(num or _DEFAULT_SHAPES, options.seed, split=split, image_size=size, scenes=scenes)
+    num, per_scene = num or _DEFAULT_QUESTIONED, options.per_scene
+    return shape_questions(num, options.seed, split=split, image_size=size, scenes=scenes, per_scene=per_scene)
+
+
+def _vqa2(rest: str, split: str, options: Options) -> Captioned:
+    unread = [name for name in _OF_FOLDERS if name not in ("decoder", "missing")]
+    _refuse_unread(options, (*unread, *_OF_SHAPES, *_OF_QUESTIONED, *_OF_LABELLED), "vqa2")
+    if not rest:
+        raise BadInput("vqa2: needs the folder of its files, for example vqa2:data/vqa2.")
+    return vqa2_folder(rest, split, decoder=options.decoder, missing=options.missing, public=options.public)
+
+
 def _hugging_face(name: str, split: str, options: Options) -> Captioned:
-    _refuse_unread(options, ("captions", "missing", *_OF_SHAPES, *_OF_LABELLED), "a Hugging Face data set")
+    _refuse_unread(
+        options, ("captions", "missing", *_OF_SHAPES, *_OF_QUESTIONED, *_OF_LABELLED), "a Hugging Face data set"
+    )
     return hugging_face(name, split, columns=options.columns, decoder=options.decoder, public=options.public)
 
 

@@ -1,4 +1,4 @@
-"""Rows of a checked table: captions and labels in memory, pictures read when asked for."""
+"""Rows of a checked table: captions, questions and labels in memory, pictures read when asked for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sfumato.data.captioned import Captioned, Selection, digest_of
+from sfumato.data.captioned import Captioned, Question, Selection, digest_of
 from sfumato.data.decode import Decoder, Source
 
 
@@ -63,6 +63,46 @@ class TableRows:
         return self.pictures.file(row)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuestionRows:
+    """Visual questions by row number: rows of a table whose captions are the answers.
+
+    Attributes:
+        table: pictures and answers, the commonest answer first.
+        questions: question of each row.
+        kinds: type of each question, or None.
+    """
+
+    table: TableRows
+    questions: list[str] = field(repr=False)
+    kinds: list[str] | None = field(repr=False)
+
+    def read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
+        """Return the table's row, its caption one of the answers (by `rng`, else the commonest), and what is asked."""
+        return {**self.table.read(row, rng), **self.asked(row)._asdict()}
+
+    def asked(self, row: int) -> Question:
+        """Return the question of a row without reading its picture."""
+        kind = None if self.kinds is None else self.kinds[row]
+        return Question(self.questions[row], self.table.captions_of(row), kind)
+
+    def captions_of(self, row: int) -> tuple[str, ...]:
+        """Return all human answers of the row, the commonest first; one given by several stands several times."""
+        return self.table.captions_of(row)
+
+    def texts(self, rows: Selection) -> Iterator[str]:
+        """Yield every answer of each row."""
+        return self.table.texts(rows)
+
+    def labels(self, rows: Selection) -> np.ndarray | None:
+        """Return class numbers of the pictures, int64, or None."""
+        return self.table.labels(rows)
+
+    def file(self, row: int) -> str | None:
+        """Return the path of the row's picture, or None."""
+        return self.table.file(row)
+
+
 def tabled(
     *,
     name: str,
@@ -74,13 +114,22 @@ def tabled(
     decoder: Decoder,
     facts: dict[str, Any],
     public: bool,
+    questions: list[str] | None = None,
+    kinds: list[str] | None = None,
+    picture_owned: bool = False,
+    augment: str = "crop",
 ) -> Captioned:
-    """Return the Captioned of a checked table: owners and labels become numbers, everything becomes a digest."""
+    """Return the Captioned of a checked table: owners and labels become numbers, everything becomes a digest.
+
+    With `questions` (and their `kinds`) the texts are answers, and the rows are visual questions.
+    """
     owner_codes, owner_names = _numbered(owners)
     label_codes, class_names = _numbered(labels)
+    table = TableRows(pictures=pictures, texts_of=texts, numbers=label_codes, decoder=decoder)
+    asked = {} if questions is None else {"questions": digest_of(questions), "kinds": kinds and digest_of(kinds)}
     return Captioned(
         name=name,
-        rows=TableRows(pictures=pictures, texts_of=texts, numbers=label_codes, decoder=decoder),
+        rows=table if questions is None else QuestionRows(table=table, questions=questions, kinds=kinds),
         selection=range(len(texts)),
         facts={
             "kind": kind,
@@ -89,11 +138,14 @@ def tabled(
             "owners": None if owners is None else digest_of(owners),
             "labels": None if labels is None else digest_of(labels),
             "decoder": decoder.to_dict(),
+            **asked,
         },
         public=public,
         class_names=None if labels is None else class_names,
+        augment=augment,
         owner_codes=owner_codes,
         owner_names=owner_names,
+        picture_owned=picture_owned,
     )
 
 

@@ -72,7 +72,7 @@ def check_disjoint(train: Captioned, test: Captioned) -> None:
 
 
 def _owner_set(captioned: Captioned) -> set[str]:
-    if captioned.owner_codes is None:
+    if captioned.owner_codes is None or captioned.picture_owned:  # pictures are compared by file
         return set()
     codes = np.unique(captioned.owner_codes[np.asarray(captioned.selection, np.int64)])
     return {captioned.owner_names[code] for code in codes}

@@ -1,4 +1,4 @@
-"""Caption tables: CSV, TSV and JSON lines to columns, and what is checked of them before the first step.
+"""Tables of captions or of visual questions, CSV, TSV and JSON lines, and what is checked before the first step.
 
 Messages name files, columns and row numbers (the first data row is 1), never the content of a cell.
 """
@@ -7,6 +7,7 @@ import csv
 import difflib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,25 +20,39 @@ _SHOWN = 5  # row numbers that a message names
 _GUESSES = {
     "image": ("file", "file_name", "filename", "image", "image_path", "filepath", "path"),
     "caption": ("caption", "text", "report", "sentence", "description"),
+    "question": ("question",),
+    "answer": ("answer", "answers"),
 }
+_OF_CAPTIONS = ("image", "caption", "owner", "label")
+_OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
 _FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column is what; None for image and caption means: the one column of a usual name.
+    """Which column is what; None for image, caption, question and answer means: the one column of a usual name.
+
+    A table is one of questions where a question, answer or kind is named, or where it has a column "question" and none
+    that is usual for captions.
 
     Attributes:
         image: file of the picture.
         caption: its text.
-        owner: the person whose record the row belongs to. Without it each row is its own record.
+        owner: the person whose record the row belongs to. Without it each row is its own record; of questions, each
+            picture with all its rows.
         label: class name, for probes.
+        question: question about the picture.
+        answer: its answer, or (JSON lines, Hugging Face) a list of all human answers.
+        kind: type of the question, for tables.
     """
 
     image: str | None = None
     caption: str | None = None
     owner: str | None = None
     label: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    kind: str | None = None
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:
@@ -101,10 +116,10 @@ def _json_lines(path: Path, file: Any) -> dict[str, list[Any]]:
 def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
     """Return `columns` with the guesses filled in. Raises BadInput naming a column that is not there."""
     chosen: dict[str, str | None] = {}
-    for role in ("image", "caption", "owner", "label"):
+    for role in _OF_QUESTIONS if _asks(columns, names, where) else _OF_CAPTIONS:
         name = getattr(columns, role)
         if name is None and role in _GUESSES:
-            usual = [known for known in names if known.lower() in _GUESSES[role]]
+            usual = _usual(role, names)
             if len(usual) != 1:
                 raise BadInput(
                     f"{where}: which column is the {role}? Its columns are {', '.join(names)}; name one with "
@@ -120,8 +135,24 @@ def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
     return Columns(**chosen)
 
 
-def check_captions(values: Sequence[Any], where: str) -> list[tuple[str, ...]]:
-    """Return each row's captions (a cell is a string or a list of strings).
+def _usual(role: str, names: Sequence[str]) -> list[str]:
+    return [known for known in names if known.lower() in _GUESSES[role]]
+
+
+def _asks(columns: Columns, names: Sequence[str], where: str) -> bool:
+    """Whether the table is one of questions. Raises BadInput where columns of both kinds are named."""
+    if any((columns.question, columns.answer, columns.kind)):
+        if columns.caption is not None:
+            raise BadInput(
+                f"{where}: --caption-column goes with captions, --question-column and --answer-column with visual "
+                "questions, whose answer is what is learned: name only one kind."
+            )
+        return True
+    return columns.caption is None and not _usual("caption", names) and bool(_usual("question", names))
+
+
+def check_captions(values: Sequence[Any], where: str, role: str = "caption") -> list[tuple[str, ...]]:
+    """Return each row's captions (a cell is a string or a list of strings), or texts of another role.
 
     Raises:
         BadInput: with count and first row numbers, where captions are empty or no text.
@@ -135,12 +166,54 @@ def check_captions(values: Sequence[Any], where: str) -> list[tuple[str, ...]]:
         elif not texts or not all(text.strip() for text in texts):
             empty.append(number)
         else:
-            captions.append(tuple(" ".join(text.split()) for text in texts))
+            captions.append(tuple(joined(text) for text in texts))
     if wrong:
-        raise BadInput(f"{where}: the caption is no text in {counted(wrong)}.")
+        raise BadInput(f"{where}: the {role} is no text in {counted(wrong)}.")
     if empty:
-        raise BadInput(f"{where}: the caption is empty in {counted(empty)}. Fill or remove these rows.")
+        raise BadInput(f"{where}: the {role} is empty in {counted(empty)}. Fill or remove these rows.")
     return captions
+
+
+def check_questions(values: Sequence[Any], where: str) -> list[str]:
+    """Return each row's question. Raises BadInput with count and first row numbers of those empty or no one text."""
+    several = [number for number, value in enumerate(values, 1) if isinstance(value, list | tuple)]
+    if several:
+        raise BadInput(f"{where}: the question is a list in {counted(several)}: give each question a row of its own.")
+    return [texts[0] for texts in check_captions(values, where, "question")]
+
+
+def check_answers(values: Sequence[Any], where: str) -> list[tuple[str, ...]]:
+    """Return each row's answers, the commonest first. A cell is one answer or a list, as VQA2.0's of {"answer": ...}.
+
+    Raises:
+        BadInput: with count and first row numbers, where answers are missing or no text.
+    """
+    cells = [_answer(value) for value in values]  # {"answer": [...]} is how `datasets` gives such a list
+    plain = [[_answer(part) for part in cell] if isinstance(cell, list | tuple) else cell for cell in cells]
+    return [commonest_first(answers) for answers in check_captions(plain, where, "answer")]
+
+
+def _answer(part: Any) -> Any:
+    return part.get("answer", part) if isinstance(part, dict) else part
+
+
+def commonest_first(answers: Sequence[str]) -> tuple[str, ...]:
+    """Return all answers, the commonest first; of equally common ones the first given.
+
+    >>> commonest_first(["teal", "blue", "green", "blue"])
+    ('blue', 'blue', 'teal', 'green')
+    """
+    times = Counter(answers)
+    return tuple(sorted(answers, key=lambda answer: -times[answer]))
+
+
+def joined(text: str) -> str:
+    """Return a text with single blanks.
+
+    >>> joined(" what  is\\nthis ? ")
+    'what is this ?'
+    """
+    return " ".join(text.split())
 
 
 def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
