@@ -9,6 +9,7 @@ from sfumato.evaluate.answers import answer_type, consensus, exact_match, normal
 from sfumato.evaluate.attributes import attribute_accuracy, read_caption
 from sfumato.evaluate.baselines import hog, raw_pixels
 from sfumato.evaluate.bench import subset
+from sfumato.evaluate.blind import QuestionOnly, commonest_answer, commonest_by_kind, question_only
 from sfumato.evaluate.caption import bleu4, cider, cider_scores, words
 from sfumato.evaluate.clusters import Clustered, clustered_difference, clustered_share
 from sfumato.evaluate.embed import Embedded, batches, check_distinct, embed
@@ -17,7 +18,6 @@ from sfumato.evaluate.fewshot import Shots, few_shot
 from sfumato.evaluate.knn import Neighbours, knn
 from sfumato.evaluate.probe import Probe, linear_probe
 from sfumato.evaluate.prompts import PROMPTS, class_embeddings, prompts_of
-from sfumato.evaluate.question_only import QuestionOnly, commonest_answer, commonest_by_kind, question_only
 from sfumato.evaluate.retrieval import Retrieved, retrieval, retrieved
 from sfumato.evaluate.subject import Subject, at_random, captioner
 from sfumato.evaluate.suite import SUITES, check_suites, run_suite, shareable, suites_for

@@ -11,8 +11,8 @@ import numpy as np
 from sfumato.base import BadInput, UndecodableRow
 from sfumato.evaluate.answers import answer_type, vqa_accuracy
 from sfumato.evaluate.bench import Bench, NotApplicableError, Results, is_private
+from sfumato.evaluate.blind import commonest_answer, commonest_by_kind, question_only
 from sfumato.evaluate.clusters import clustered_difference
-from sfumato.evaluate.question_only import commonest_answer, commonest_by_kind, question_only
 from sfumato.evaluate.vqa import Questions, best_answers, chance_of, common_answers, distinct_answers, vqa_figures
 
 logger = logging.getLogger(__name__)
