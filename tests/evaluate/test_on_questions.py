@@ -1,5 +1,6 @@
 import json
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -229,6 +230,33 @@ def test_questions_of_one_picture_are_one_cluster(has_owners):
     pictures = training_questions(bench).pictures
     expected = np.arange(1, 24) // 2
     assert np.array_equal(pictures[:, None] == pictures, expected[:, None] == expected)
+
+
+class Question(NamedTuple):
+    question: str
+    answers: tuple[str, ...]
+    kind: str | None
+
+
+class Unseen(Asked):
+    """The same, whose questions can be had without pictures, and whose pictures must not be read."""
+
+    has_questions = True
+
+    def __getitem__(self, index):
+        raise AssertionError("a picture was read")
+
+    def asked(self, index):
+        row = super().__getitem__(index)
+        return Question(row["question"], row["answers"], row["kind"])
+
+
+def test_training_pictures_are_not_read_where_the_questions_can_be_had_alone(found):
+    heard = []
+    train = Unseen(images=asked(30).images)
+    again = run(train=train, test=asked(12, seed=1, broken=frozenset({3})), progress=lambda *told: heard.append(told))
+    assert again == found
+    assert heard[0] == ("training questions", 60, 60)
 
 
 def test_the_suite_suits_what_answers():

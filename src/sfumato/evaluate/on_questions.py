@@ -45,12 +45,17 @@ class Answered:
 
 
 def training_questions(bench: Bench) -> Questions:
-    """Return the questions of the training rows.
+    """Return the questions of the training rows, without reading pictures where the set can (`asked`).
 
     Raises:
         NotApplicableError: the set has no questions or no answers, or no row can be read.
     """
-    return _questions(bench, bench.train_set, bench.train_rows, "training questions", lambda pictures, questions: None)
+    dataset, rows, what = bench.train_set, bench.train_rows, "training questions"
+    if not getattr(dataset, "has_questions", False):
+        return _questions(bench, dataset, rows, what, lambda pictures, questions: None)
+    told = [_told(dataset.asked(int(row))._asdict(), what) for row in rows]
+    bench.progress(what, len(rows), len(rows))
+    return _gathered(told, list(range(len(rows))), num_unreadable=0)
 
 
 def answer_questions(bench: Bench, learned: Learned) -> Answered:
@@ -154,13 +159,17 @@ def _questions(
         bench.progress(what, done, len(rows))
     if not done:
         raise NotApplicableError(f"none of {len(rows)} pictures could be read")
+    return _gathered(examples, records, num_unreadable=len(rows) - done)
+
+
+def _gathered(told: list[dict[str, Any]], records: list[Any], *, num_unreadable: int) -> Questions:
     return Questions(
-        questions=[example["question"] for example in examples],
-        answers=[tuple(example["answers"]) for example in examples],
-        kinds=[example.get("kind") for example in examples],
-        answer_types=[example.get("answer_type") or answer_type(example["answers"]) for example in examples],
+        questions=[example["question"] for example in told],
+        answers=[tuple(example["answers"]) for example in told],
+        kinds=[example.get("kind") for example in told],
+        answer_types=[example.get("answer_type") or answer_type(example["answers"]) for example in told],
         pictures=np.unique(np.array(records), return_inverse=True)[1],
-        num_unreadable=len(rows) - done,
+        num_unreadable=num_unreadable,
     )
 
 
