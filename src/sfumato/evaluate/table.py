@@ -127,7 +127,9 @@ def _answers(title: str, found: dict[str, Any]) -> list[Row]:
 
 
 def _asked(title: str, of: str, found: dict[str, Any]) -> list[Row]:
-    rows = [_share(title, of, found), _share(f"{title}, exact match", of, found["exact_match"])]
+    rows, exact = [_share(title, of, found)], found["exact_match"]
+    if exact["accuracy"] != found["accuracy"]:  # with one answer to a question they are one figure
+        rows.append(_share(f"{title}, exact match", of, exact))
     for key, kinds in (("by_answer_type", "answers"), ("by_kind", "type")):
         groups = found[key]
         if 1 < len(groups) <= MAX_KINDS:  # one group is the whole; of VQA2.0's 65 types the JSON file tells
