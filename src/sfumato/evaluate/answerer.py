@@ -93,7 +93,11 @@ def _per_token(logits: Tensor, labels: Tensor) -> np.ndarray:
         logits: (B, L, V).
         labels: (B, L) int64, -100 where nothing is asked.
     """
-    losses = nn.functional.cross_entropy(logits.double().transpose(1, 2), labels, ignore_index=-100, reduction="none")
-    count = (labels != -100).sum(1)
-    means = torch.where(count > 0, -losses.sum(1) / count.clamp(min=1), -torch.inf)
+    asked = labels != -100
+    # only what is asked in double: whole sequences by a large vocabulary would be tens of gigabytes
+    losses = nn.functional.cross_entropy(logits[asked].double(), labels[asked], reduction="none")
+    count = asked.sum(1)
+    row = torch.arange(len(labels), device=labels.device).repeat_interleave(count)
+    total = torch.zeros(len(labels), dtype=losses.dtype, device=labels.device).index_add(0, row, losses)
+    means = torch.where(count > 0, -total / count.clamp(min=1), -torch.inf)
     return means.cpu().numpy()
