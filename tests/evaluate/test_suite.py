@@ -60,6 +60,7 @@ def test_a_subject_that_sees_gets_its_due(results):
 def test_what_the_sets_do_not_hold_is_skipped_with_a_reason(results):
     assert "no scenes" in results["suites"]["shapes"]["skipped"]
     assert "no scenes" in results["suites"]["aro"]["skipped"]
+    assert results["suites"]["vqa"]["skipped"] == "the model answers no questions"
     bare = Rows(images=shades(12, seed=2).images, labels=None, class_names=None)
     found = run_bench(bench_of(shades(10), bare), SUITES)["suites"]
     lacking = ("probe", "fewshot", "knn", "zeroshot", "caption")
@@ -254,9 +255,10 @@ def test_what_the_model_cannot_do_is_skipped_with_a_reason():
         "caption": "the model writes no captions",
         "shapes": "the model writes no captions",
         "aro": "the model writes no captions",
+        "vqa": "the model answers no questions",
     }
     found = run_bench(bench_of(shades(20), shades(9, seed=1), subject=matcher()), SUITES)["suites"]
-    assert [name for name in SUITES if "skipped" in found[name]] == ["caption", "shapes", "aro"]
+    assert [name for name in SUITES if "skipped" in found[name]] == ["caption", "shapes", "aro", "vqa"]
     assert table({"suites": found})
 
 

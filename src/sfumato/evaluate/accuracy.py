@@ -49,12 +49,17 @@ def wilson(num_correct: float, n: int, level: float = 0.95) -> tuple[float, floa
     """
     if not 0 <= num_correct <= n or n < 1:
         raise BadInput(f"an interval needs 0 <= num_correct <= n and n >= 1, got {num_correct} of {n}.")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    centre = (num_correct + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(num_correct * (n - num_correct) / n + z * z / 4)
-    # At 0 and n right answers the closed form is exactly 0 and 1; rounding would leave 1e-17 beyond.
-    low = 0.0 if num_correct == 0 else max(0.0, centre - half)
-    high = 1.0 if num_correct == n else min(1.0, centre + half)
+    return score_interval(num_correct / n, n, NormalDist().inv_cdf(0.5 + level / 2))
+
+
+def score_interval(rate: float, n: float, z: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share in [0, 1] of n values, which need be no whole number, at the quantile z."""
+    square = z * z / n
+    centre = (rate + square / 2) / (1 + square)
+    half = math.sqrt(square * (rate * (1 - rate) + square / 4)) / (1 + square)
+    # At 0 and 1 the closed form is exactly 0 and 1; rounding would leave 1e-17 beyond.
+    low = 0.0 if rate == 0 else max(0.0, centre - half)
+    high = 1.0 if rate == 1 else min(1.0, centre + half)
     return low, high
 
 

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 Results = dict[str, Any]  # JSON values only
 Part = TypeVar("Part")
+NO_PREPROCESS = "no normalisation of pictures was given"
 
 
 class NotApplicableError(Exception):
@@ -27,16 +28,17 @@ class Bench:
 
     Attributes:
         subject: the model's functions.
-        preprocess: the normalisation of training.
+        preprocess: the normalisation of training; None: suites that need it are skipped.
         train_set, train_rows: what probes are fitted on.
         test_set, test_rows: what every figure is on.
         batch_size: pictures at a time.
         seed: of splits and draws.
         progress: called after each batch.
+        answers: public answers that are ranked; None: the commonest of a public training set.
     """
 
     subject: Subject
-    preprocess: Evaluating
+    preprocess: Evaluating | None
     train_set: Any
     train_rows: np.ndarray
     test_set: Any
@@ -44,6 +46,7 @@ class Bench:
     batch_size: int
     seed: int
     progress: Progress
+    answers: tuple[str, ...] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -84,11 +87,12 @@ def read(bench: Bench, dataset: Any, rows: np.ndarray, what: str) -> Iterator[Ba
     """Yield the batches of a set, reporting progress.
 
     Raises:
-        NotApplicableError: no picture can be read.
+        NotApplicableError: no picture can be read, or there is no normalisation.
     """
     logger.info("%s: %d pictures", what, len(rows))
     done = 0
-    for batch in batches(dataset, bench.preprocess, rows=rows, batch_size=bench.batch_size):
+    preprocess = needed(bench.preprocess, NO_PREPROCESS)
+    for batch in batches(dataset, preprocess, rows=rows, batch_size=bench.batch_size):
         yield batch
         done += len(batch.rows)
         bench.progress(what, done, len(rows))

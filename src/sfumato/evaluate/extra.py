@@ -1,4 +1,4 @@
-"""The one place where scikit-learn is imported: it is an extra, needed by probes only."""
+"""The one place where scikit-learn is imported: it is an extra, needed by probes and by the question-only baseline."""
 
 from types import ModuleType
 
@@ -16,4 +16,6 @@ def sklearn_part(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"sklearn.{name}")
     except ModuleNotFoundError as error:
-        raise BadInput("probes need scikit-learn: pip install 'sfumato[eval]'.") from error
+        raise BadInput(
+            "probes and the question-only baseline need scikit-learn: pip install 'sfumato[eval]'."
+        ) from error

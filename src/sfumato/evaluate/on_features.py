@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.evaluate.baselines import hog, raw_pixels
-from sfumato.evaluate.bench import Bench, NotApplicableError, Results, labels_of
+from sfumato.evaluate.bench import NO_PREPROCESS, Bench, NotApplicableError, Results, labels_of, needed
 from sfumato.evaluate.embed import Embedded, Encode, batches, count_shared, embed
 from sfumato.evaluate.fewshot import SHOTS, few_shot
 from sfumato.evaluate.knn import NUM_NEIGHBOURS, knn
@@ -16,6 +16,7 @@ from sfumato.evaluate.probe import linear_probe
 logger = logging.getLogger(__name__)
 
 FEATURES = ("encoder", "random_init", "pixels", "hog")
+_NO_ENCODER = "the model gives no features"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def prepare(bench: Bench) -> Prepared:
     """Read every picture once and return all features.
 
     Raises:
-        NotApplicableError: no labels, fewer than two classes, or no class in common.
+        NotApplicableError: no encoder, no normalisation, no labels, fewer than two classes, or no class in common.
         BadInput: all test pictures are training pictures.
     """
     train_labels, test_labels = labels_of(bench.train_set, "training"), labels_of(bench.test_set, "test")
@@ -104,8 +105,8 @@ def _facts(prepared: Prepared) -> Results:
 def _extractors(bench: Bench) -> dict[str, Encode]:
     channels = slice(0, 1) if _grey(bench.train_set, bench.train_rows) else slice(None)
     return {
-        "encoder": bench.subject.encode,
-        "random_init": bench.subject.encode_at_random,
+        "encoder": needed(bench.subject.encode, _NO_ENCODER),
+        "random_init": needed(bench.subject.encode_at_random, _NO_ENCODER),
         "pixels": lambda pictures: raw_pixels(pictures[:, channels]),
         "hog": lambda pictures: hog(pictures[:, channels]),
     }
@@ -114,7 +115,7 @@ def _extractors(bench: Bench) -> dict[str, Encode]:
 def _embed(bench: Bench, dataset: Any, rows: np.ndarray, extractors: dict[str, Encode], what: str) -> Embedded:
     return embed(
         dataset,
-        bench.preprocess,
+        needed(bench.preprocess, NO_PREPROCESS),
         extractors,
         rows=rows,
         batch_size=bench.batch_size,

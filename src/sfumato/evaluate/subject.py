@@ -28,7 +28,7 @@ class Subject:
     """What is evaluated. Pictures are (B, C, S, S) float32, normalised as in training.
 
     A part that the model does not have is None, and suites that need it are skipped. `captioner` makes one, as do
-    `dual_encoder` and `image_encoder`.
+    `dual_encoder`, `image_encoder` and `answerer`.
 
     Attributes:
         encode: features (B, D), for probes and neighbours.
@@ -38,15 +38,20 @@ class Subject:
         describe: one caption per picture.
         score_labels: pictures and K captions -> (B, K), higher is likelier; -inf where a search did not arrive.
         caption_losses: pictures and for each its own captions -> (B, K) mean loss per token, +inf beyond the list.
+        answer: decoded pictures, each (H, W, C) as read, and a question for each -> B answers.
+        score_answers: the same and A candidate answers -> (B, A) mean log-likelihood per token, so that an answer of
+            several words is at no disadvantage; -inf for one that cannot be given.
     """
 
-    encode: Encode
-    encode_at_random: Encode
+    encode: Encode | None = None
+    encode_at_random: Encode | None = None
     embed_images: Encode | None = None
     embed_texts: Callable[[Sequence[str]], np.ndarray] | None = None
     describe: Callable[[np.ndarray], list[str]] | None = None
     score_labels: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
     caption_losses: Callable[[np.ndarray, Sequence[Sequence[str]]], np.ndarray] | None = None
+    answer: Callable[[Sequence[np.ndarray], Sequence[str]], list[str]] | None = None
+    score_answers: Callable[[Sequence[np.ndarray], Sequence[str], Sequence[str]], np.ndarray] | None = None
 
 
 def captioner(

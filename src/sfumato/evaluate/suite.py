@@ -16,18 +16,19 @@ from sfumato.evaluate.on_captions import (
 )
 from sfumato.evaluate.on_features import few_shot_suite, knn_suite, prepare, probe_suite
 from sfumato.evaluate.on_pairs import prompt_suite, retrieval_suite
+from sfumato.evaluate.on_questions import answer_questions, training_questions, vqa_baselines_suite, vqa_suite
 from sfumato.evaluate.subject import Subject
 
 logger = logging.getLogger(__name__)
 
-SUITES = ("probe", "fewshot", "knn", "zeroshot", "retrieval", "caption", "shapes", "aro")
+SUITES = ("probe", "fewshot", "knn", "zeroshot", "retrieval", "caption", "shapes", "aro", "vqa")
 ON_FEATURES = ("probe", "fewshot", "knn")  # they look at training pictures too
 TRAIN_LIMIT = 60_000  # pictures that a probe is fitted on: 400 MB of HOG features, and a minute of one core
 
 
 def run_suite(
     subject: Subject,
-    preprocess: Evaluating,
+    preprocess: Evaluating | None,
     train_set: Pictures,
     test_set: Pictures,
     *,
@@ -35,6 +36,7 @@ def run_suite(
     limit: int | None = None,
     train_limit: int | None = TRAIN_LIMIT,
     unseen_set: Pictures | None = None,
+    answers: Sequence[str] | None = None,
     batch_size: int = 256,
     seed: int = 0,
     progress: Progress | None = None,
@@ -42,14 +44,16 @@ def run_suite(
     """Evaluate a model and return its figures as JSON values; `docs/evaluation.md` lists them.
 
     Args:
-        subject: the model, as `captioner`, `dual_encoder` or `image_encoder` makes it.
-        preprocess: the run's `Preprocess`: one normalisation in training and evaluation.
+        subject: the model, as `captioner`, `dual_encoder`, `image_encoder` or `answerer` makes it.
+        preprocess: the run's `Preprocess`: one normalisation in training and evaluation. None where only
+            questions are asked, which take pictures as they were read.
         train_set: what probes are fitted on and neighbours sought in; never what is reported on.
         test_set: what is reported on.
         suites: any of `SUITES`; default those that suit the model (`suites_for`).
         limit: how many pictures of each set at most (a seeded random subset); default all.
         train_limit: how many training pictures at most.
         unseen_set: scenes of combinations never trained on: with "shapes", the captions are measured on them too.
+        answers: public answers that "vqa" ranks; default the commonest of a training set that is declared public.
         batch_size: pictures at a time.
         seed: of subsets, splits and draws.
         progress: called with (what, pictures done, pictures in all) after each batch.
@@ -77,6 +81,7 @@ def run_suite(
         batch_size=batch_size,
         seed=seed,
         progress=progress or _quiet,
+        answers=None if answers is None else tuple(answers),
     )
     results = run_bench(bench, suites)
     if unseen_set is not None and "shapes" in suites:
@@ -90,14 +95,16 @@ def run_suite(
 def suites_for(subject: Subject) -> tuple[str, ...]:
     """Return the suites that a model has all parts for, in the order of `SUITES`."""
     has_space = subject.embed_images is not None and subject.embed_texts is not None
-    fits = {
+    asked = subject.answer is not None or subject.score_answers is not None
+    fits = dict.fromkeys(ON_FEATURES, subject.encode is not None) | {
         "zeroshot": has_space or subject.score_labels is not None,
         "retrieval": has_space,
         "caption": subject.describe is not None,
         "shapes": subject.describe is not None,
         "aro": subject.caption_losses is not None,
+        "vqa": asked,
     }
-    return tuple(name for name in SUITES if fits.get(name, True))
+    return tuple(name for name in SUITES if fits[name])
 
 
 def check_suites(suites: Sequence[str]) -> None:
@@ -115,6 +122,8 @@ def run_bench(bench: Bench, suites: Sequence[str]) -> Results:
     """Run the suites in the order of `SUITES`; see `run_suite` for what comes back."""
     prepared = cache(lambda: prepare(bench))  # pictures are read, and captions written, at most once
     written = cache(lambda: write_captions(bench, bench.test_set, bench.test_rows))
+    learned = cache(lambda: training_questions(bench))
+    answered = cache(lambda: answer_questions(bench, learned))
     measures: dict[str, Callable[[], Results]] = {
         "probe": lambda: probe_suite(bench, prepared()),
         "fewshot": lambda: few_shot_suite(bench, prepared()),
@@ -124,6 +133,7 @@ def run_bench(bench: Bench, suites: Sequence[str]) -> Results:
         "caption": lambda: caption_suite(bench, written()),
         "shapes": lambda: shapes_suite(bench, written()),
         "aro": lambda: aro_suite(bench),
+        "vqa": lambda: vqa_suite(answered()),
     }
     test_private = is_private(bench.test_set)
     results = {}
@@ -132,6 +142,10 @@ def run_bench(bench: Bench, suites: Sequence[str]) -> Results:
             # probes and neighbours look at training pictures without noise: their figures tell of them too
             fitted = name in ON_FEATURES and is_private(bench.train_set)
             results[name] = _attempt(measures[name]) | {"private": test_private or fitted}
+    if "skipped" not in results.get("vqa", {"skipped": ""}):
+        # apart from the model's own figures: these tell of the training answers, without noise
+        beside = _attempt(lambda: vqa_baselines_suite(answered(), learned))
+        results["vqa_baselines"] = beside | {"private": test_private or is_private(bench.train_set)}
     return {
         "private": any(found["private"] for found in results.values()),
         "seed": bench.seed,

@@ -3,6 +3,7 @@
 from typing import Any
 
 COLUMNS = ("measure", "of", "value", "95 % interval", "n", "chance")
+MAX_KINDS = 12  # question types of a set with more are left to the JSON file
 Row = tuple[str, str, str, str, str, str]
 
 _TITLES = {
@@ -15,6 +16,8 @@ _TITLES = {
     "shapes": "scenes",
     "shapes_unseen": "scenes, unseen combinations",
     "aro": "hard negatives",
+    "vqa": "visual questions",
+    "vqa_baselines": "visual questions",
     "classify": "classifier",
 }
 _FEATURES = {
@@ -25,6 +28,14 @@ _FEATURES = {
 }
 _ZERO_SHOT = {"prompt ensemble": "dual encoder", "class captions": "dual encoder"}
 _WAYS = {"image_to_text": ("image to text", "captions"), "text_to_image": ("text to image", "pictures")}
+
+_WAYS_TO_ANSWER = {
+    "free": "model, own words",
+    "ranked": "model, ranking given answers",
+    "majority": "commonest answer",
+    "majority_of_kind": "commonest answer of the question type",
+    "question_only": "words of the question",
+}
 
 
 def table(results: dict[str, Any]) -> list[Row]:
@@ -100,6 +111,32 @@ def _each(title: str, found: dict[str, Any]) -> list[Row]:
     return [_share(title, name.replace("_", " "), value) for name, value in found.items() if name != "private"]
 
 
+def _answers(title: str, found: dict[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for name, of in _WAYS_TO_ANSWER.items():
+        if "skipped" in found.get(name, {}):
+            rows.append((title, f"{of}, skipped: {found[name]['skipped']}", "", "", "", ""))
+        elif name in found:
+            rows += _asked(title, of, found[name])
+    if "above_question_only" in found:
+        above = found["above_question_only"]
+        interval = f"{_percent(above['low'])} - {_percent(above['high'])}"
+        of = "model less question-only, points"
+        rows.append((title, of, _percent(above["difference"]), interval, str(above["n"]), ""))
+    return rows
+
+
+def _asked(title: str, of: str, found: dict[str, Any]) -> list[Row]:
+    rows, exact = [_share(title, of, found)], found["exact_match"]
+    if exact["accuracy"] != found["accuracy"]:  # with one answer to a question they are one figure
+        rows.append(_share(f"{title}, exact match", of, exact))
+    for key, kinds in (("by_answer_type", "answers"), ("by_kind", "type")):
+        groups = found[key]
+        if 1 < len(groups) <= MAX_KINDS:  # one group is the whole; of VQA2.0's 65 types the JSON file tells
+            rows += [_share(f"{title}, {kinds} {name}", of, one) for name, one in groups.items()]
+    return rows
+
+
 def _classes(title: str, found: dict[str, Any]) -> list[Row]:
     most_frequent = (title, "most frequent class", f"{_percent(found['majority'])} %", "", str(found["n"]), "")
     return [_share(title, "linear layer on frozen features", found), most_frequent]
@@ -115,6 +152,8 @@ _WRITERS = {
     "shapes": _each,
     "shapes_unseen": _each,
     "aro": _each,
+    "vqa": _answers,
+    "vqa_baselines": _answers,
     "classify": _classes,
 }
 

@@ -20,6 +20,7 @@ def of_features(
     subject: evaluate.Subject, preprocess: Any, sets: Sets, *, train_limit: int, limit: int
 ) -> dict[str, float | None]:
     """Return k nearest neighbours and linear probe of the encoder's features."""
+    assert subject.encode is not None  # towers and encoders have one
     parts = []
     for dataset, most in ((sets.train, train_limit), (held_out(sets), limit)):
         rows = evaluate.subset(len(dataset), most, 0)
