@@ -3,12 +3,11 @@
 import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.models.encoders import held_names
-from sfumato.models.freeze import Training
+from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
 
 
@@ -96,15 +95,7 @@ def _timm_groups(model: TimmEncoder, head: set[str]) -> list[list[str]]:
 
 def unreached(model: nn.Module, pixels: Tensor) -> set[str]:
     """Return the names of the parameters that the embedding does not depend on."""
-    params = dict(model.named_parameters())
-    before = {name: param.requires_grad for name, param in params.items()}
-    for param in params.values():
-        param.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
-        grads = torch.autograd.grad(model(pixels).sum(), list(params.values()), allow_unused=True)
-    for name, param in params.items():
-        param.requires_grad_(before[name])
-    return {name for name, grad in zip(params, grads, strict=True) if grad is None}
+    return unreached_by(model, lambda m: m(pixels))
 
 
 def _names_of(model: nn.Module, module: nn.Module) -> set[str]:
