@@ -31,16 +31,13 @@ class Case:
     batch: Callable[[], dict[str, Tensor]]
     loss: Callable[[Any, dict[str, Tensor]], Tensor]
 
+    def rows(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in self.batch().items()}
+
     def reach(self, model: nn.Module) -> Tensor:
-        return self.loss(model, {name: t.to(_dtype(model)) if t.is_floating_point() else t for name, t in _one(self)})
-
-
-def _one(case: Case) -> list[tuple[str, Tensor]]:
-    return [(name, tensor[:2]) for name, tensor in case.batch().items()]
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next(param.dtype for name, param in model.named_parameters() if "lora" not in name)
+        """What the model makes of the batch, in the precision of its first parameter that is no adapter's."""
+        dtype = next(param.dtype for name, param in model.named_parameters() if "lora" not in name)
+        return self.loss(model, self.rows(dtype))
 
 
 def moved(model: nn.Module, scale: float = 0.05) -> nn.Module:
@@ -91,8 +88,9 @@ def llama() -> nn.Module:
 
 def gpt2() -> nn.Module:
     torch.manual_seed(0)
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=WORDS, n_embd=16, n_layer=2, n_head=2, n_positions=32, **quiet))
+    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "bos_token_id": 1, "eos_token_id": 1}
+    small = {"vocab_size": WORDS, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    return hf.GPT2LMHeadModel(hf.GPT2Config(**small, **quiet))
 
 
 def opt() -> nn.Module:
@@ -133,7 +131,8 @@ def blip() -> nn.Module:
 
 def blip_batch() -> dict[str, Tensor]:
     answers = words(length=5)
-    return {**words(), "pixel_values": pixels(), "answer_ids": answers["input_ids"], "answers": answers["attention_mask"]}
+    asked = {**words(), "pixel_values": pixels()}
+    return {**asked, "answer_ids": answers["input_ids"], "answers": answers["attention_mask"]}
 
 
 def blip_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -72,6 +72,8 @@ def biases_of(model: nn.Module) -> set[str]:
     return found
 
 
+_PROJECTIONS = ("proj", "text_projection")
+_LAST_NORMS = {"final_layer_norm", "final_norm", "post_layernorm", "ln_final", "ln_post", "ln_f"}
 _BIASES = ("bias", "in_proj_bias", "q_bias", "v_bias")
 
 
@@ -83,8 +85,7 @@ def _stages(towers: dict[str, nn.ModuleList]) -> dict[str, list[nn.Module]]:
     """Return the blocks of each tower in order; lists whose names differ in a number alone are stages of one tower."""
     found: dict[str, list[nn.Module]] = {}
     for name, blocks in towers.items():
-        stem = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        found.setdefault(stem, []).extend(blocks)
+        found.setdefault(_stem(name), []).extend(blocks)
     return found
 
 
@@ -102,23 +103,36 @@ def _after(model: nn.Module, towers: dict[str, nn.ModuleList]) -> set[str]:
     """Return the names, outside of the blocks, that are registered after the last block of their tower.
 
     What stands between towers belongs to all that are equally near, and is after one of them. Parameters that a module
-    owns directly come first whatever their place in the forward pass: projections among them are told by name.
+    owns directly come first whatever their place in the forward pass, and OPT makes its last norm before its blocks:
+    these are told by name. Embedding tables are never after the blocks (open_clip makes them last).
     """
     names = [name for name, _ in model.named_parameters()]
-    last = {tower: _last(names, tower) for tower in towers}
+    last = _last_places(names, towers)
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     chosen = set()
-    for place, name in enumerate(names):
-        if any(name.startswith(f"{tower}.") for tower in towers):
+    for place, (name, param) in enumerate(model.named_parameters()):
+        if id(param) in tables or any(name.startswith(f"{tower}.") for tower in towers):
             continue
         shared = {tower: _shared(name, tower) for tower in towers}
         near = [tower for tower in towers if shared[tower] == max(shared.values())]
-        if name.split(".")[-1] in ("proj", "text_projection") or any(place > last[tower] for tower in near):
+        by_name = name.split(".")[-1] in _PROJECTIONS or not _LAST_NORMS.isdisjoint(name.split("."))
+        if by_name or any(place > last[tower] for tower in near):
             chosen.add(name)
     return chosen
 
 
-def _last(names: list[str], tower: str) -> int:
-    return max(place for place, name in enumerate(names) if name.startswith(f"{tower}."))
+def _last_places(names: list[str], towers: dict[str, nn.ModuleList]) -> dict[str, int]:
+    """Return for each tower the place of its last parameter; stages of one tower end where the last of them ends."""
+    ends: dict[str, int] = {}
+    for place, name in enumerate(names):
+        for tower in towers:
+            if name.startswith(f"{tower}."):
+                ends[_stem(tower)] = place
+    return {tower: ends[_stem(tower)] for tower in towers}
+
+
+def _stem(tower: str) -> str:
+    return ".".join("*" if part.isdigit() else part for part in tower.split("."))
 
 
 def _shared(name: str, tower: str) -> int:

@@ -36,7 +36,15 @@ def require_peft() -> Any:
 
 
 def put_lora(
-    model: nn.Module, targets: list[str], *, rank: int, alpha: float, dropout: float, dora: bool, kept: tuple[str, ...]
+    model: Any,
+    targets: list[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    dora: bool,
+    kept: tuple[str, ...],
+    base: str,
 ) -> None:
     """Put LoRA (Hu et al. 2022) or DoRA (Liu et al. 2024) on the named linear layers, in place.
 
@@ -63,6 +71,7 @@ def put_lora(
     with _still():
         peft.get_peft_model(model, config)
     found = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    model.peft_config[_NAME].base_model_name_or_path = base  # peft writes the path where the model was loaded from
     if found != set(targets):
         raise BadInput(f"peft puts LoRA on {', '.join(sorted(found ^ set(targets)))} too: name the targets in full.")
     if dora:
@@ -83,7 +92,7 @@ def _settle_magnitudes(model: nn.Module) -> None:
             magnitude.copy_(torch.linalg.norm(weight.t() if layer.fan_in_fan_out else weight, dim=1))
 
 
-def put_prompt(model: Any, *, num_tokens: int, prefix: bool) -> nn.Module:
+def put_prompt(model: Any, *, num_tokens: int, prefix: bool, base: str) -> nn.Module:
     """Return `model` behind learned tokens (Lester et al. 2021) or learned keys and values (Li and Liang 2021).
 
     The tokens start at embeddings of random words, keys and values normal with deviation .02.
@@ -96,6 +105,7 @@ def put_prompt(model: Any, *, num_tokens: int, prefix: bool) -> nn.Module:
     kind = peft.PrefixTuningConfig if prefix else peft.PromptTuningConfig
     with _still():
         wrapped: Any = peft.get_peft_model(model, kind(task_type="CAUSAL_LM", num_virtual_tokens=num_tokens))
+    wrapped.peft_config[_NAME].base_model_name_or_path = base
     words = model.get_input_embeddings()
     if wrapped.word_embeddings is not words:
         raise BadInput(
@@ -127,7 +137,7 @@ def _require_causal(model: Any, train: str) -> None:
         reason = "it has no vocabulary head"
     elif "past_key_values" not in inspect.signature(model.forward).parameters and train == "prefix":
         reason = "it takes no cache"
-    elif getattr(model, "is_gradient_checkpointing", False) and train == "prefix":
+    elif train == "prefix" and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         reason = "gradient checkpointing is on, which the cache does not allow"
     if reason:
         raise BadInput(f"train={train} is not for a {type(model).__name__}: {reason}. Take train='lora'.")
@@ -149,12 +159,11 @@ def _still() -> Iterator[None]:
 # ---------------------------------------------------------------- folders
 
 
-def save_adapter(model: Any, folder: str | Path, *, base: str) -> Path:
+def save_adapter(model: Any, folder: str | Path) -> Path:
     """Write the adapter of a model as peft does: adapter_config.json and adapter_model.safetensors; return the folder.
 
     Args:
         model: what carries the adapter itself, such as the text tower of a pair.
-        base: what the configuration says of the model under it: a name for its readers, who bring it themselves.
 
     Raises:
         BadInput: the model carries no adapter.
@@ -169,8 +178,10 @@ def save_adapter(model: Any, folder: str | Path, *, base: str) -> Path:
         for name, tensor in found.items()
     }
     config = copy.deepcopy(model.peft_config[_NAME])
-    config.base_model_name_or_path = base
     config.inference_mode = True
+    kind = type(model)
+    if not wrapped and kind.__module__.startswith("transformers."):  # what peft's AutoPeftModel looks for
+        config.auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
     with whole_folder(folder) as into:
         config.save_pretrained(str(into))
         save_file(tensors, into / WEIGHTS, metadata={"format": "pt"})

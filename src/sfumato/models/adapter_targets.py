@@ -31,7 +31,9 @@ def targets_of(
     Raises:
         BadInput: no layer is meant, or one that cannot carry LoRA is asked for by name.
     """
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))}
+    linear: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D))
+    }
     if not linear:
         raise BadInput(f"a {type(model).__name__} has no linear layers to put LoRA on; train is all or bias.")
     functional = _called_functionally(model)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +162,13 @@ def _lora(model: nn.Module, dora: bool, settings: Adapter, reach: Any, base: str
             dropout=settings.dropout,
             dora=dora,
             kept=kept,
+            base=base,
         )
     chosen = {name for name, _ in model.named_parameters() if _of_adapter(name)}
     _widen(model, chosen)
     training = _set(model, chosen, reach, "dora" if dora else "lora")
     said = f"{'DoRA' if dora else 'LoRA'} of rank {settings.rank} on {len(targets)} linear layers"
-    return Adapted(model=model, training=training, notes=(said, *notes), save=_save(model, base))
+    return Adapted(model=model, training=training, notes=(said, *notes), save=partial(save_adapter, model))
 
 
 def _of_adapter(name: str) -> bool:
@@ -190,17 +192,17 @@ def _prompt(model: nn.Module, prefix: bool, settings: Adapter, reach: Any, base:
     if settings.modules_to_save or settings.targets or settings.dropout:
         raise BadInput("targets, dropout and modules_to_save are settings of lora and dora: leave them out.")
     with _seeded(seed):
-        wrapped = put_prompt(_cast(model, settings.frozen_dtype), num_tokens=settings.num_tokens, prefix=prefix)
+        wrapped = put_prompt(
+            _cast(model, settings.frozen_dtype), num_tokens=settings.num_tokens, prefix=prefix, base=base
+        )
     chosen = {name for name, _ in wrapped.named_parameters() if name.startswith("prompt_encoder.")}
     _widen(wrapped, chosen)
     training = _set(wrapped, chosen, reach, "prefix" if prefix else "prompt")
     said = f"{settings.num_tokens} learned {'keys and values a layer' if prefix else 'tokens'} before the words"
     extra = 0 if prefix else settings.num_tokens
-    return Adapted(model=wrapped, training=training, notes=(said,), save=_save(wrapped, base), extra_positions=extra)
-
-
-def _save(model: nn.Module, base: str) -> Callable[[str | Path], Path]:
-    return lambda folder: save_adapter(model, folder, base=base)
+    return Adapted(
+        model=wrapped, training=training, notes=(said,), save=partial(save_adapter, wrapped), extra_positions=extra
+    )
 
 
 def _set(model: nn.Module, chosen: set[str], reach: Callable[[nn.Module], Tensor] | None, train: str) -> Training:

@@ -11,15 +11,19 @@ from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
 
 
-def parse_train(train: str) -> int | None:
-    """Return how many last blocks train: None for `all`, 0 for `heads`, K for `last-K`; BadInput for anything else."""
+def parse_train(train: str, also: str = "") -> int | None:
+    """Return how many last blocks train: None for `all`, 0 for `heads`, K for `last-K`; BadInput for anything else.
+
+    Args:
+        also: what else there is, for the message.
+    """
     if train == "all":
         return None
     if train == "heads":
         return 0
     if match := re.fullmatch(r"last-([1-9]\d*)", train):
         return int(match.group(1))
-    raise BadInput(f"train is all, heads or last-K (such as last-2), got {train!r}.")
+    raise BadInput(f"train is all, heads or last-K (such as last-2){also}, got {train!r}.")
 
 
 def last_blocks(blocks: list[list[str]], last: int | None, what: str) -> set[str]:
