@@ -174,3 +174,35 @@ CASES = {
     "blip": Case(blip, blip_batch, blip_loss),
     "t5": Case(t5, words, t5_loss),
 }
+
+
+PLACE = 39  # the placeholder of a picture
+
+
+def llava() -> nn.Module:
+    torch.manual_seed(0)
+    sight, text = hf.CLIPVisionConfig(**SIGHT), hf.LlamaConfig(**TEXT, pad_token_id=0)
+    return hf.LlavaForConditionalGeneration(
+        hf.LlavaConfig(vision_config=sight, text_config=text, image_token_index=PLACE)
+    )
+
+
+def smolvlm() -> nn.Module:
+    torch.manual_seed(0)
+    text = hf.LlamaConfig(**TEXT, pad_token_id=0)
+    config = hf.SmolVLMConfig(vision_config=SIGHT, text_config=text, image_token_id=PLACE, scale_factor=2)
+    return hf.SmolVLMForConditionalGeneration(config)
+
+
+PICTURED = {"llava": (llava, 4), "smolvlm": (smolvlm, 1)}  # and how many placeholders a picture has
+
+
+def pictured(name: str, count: int = 4) -> dict[str, Tensor]:
+    """Words behind the placeholders of one picture; every second row has two words less, filled on the left."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(4, PLACE, (count, 10), generator=generator)
+    mask = torch.ones_like(ids)
+    ids[::2, :2], mask[::2, :2] = 0, 0
+    ids[:, 2 : 2 + PICTURED[name][1]] = PLACE
+    sight = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": sight[:, None] if name == "smolvlm" else sight}

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.models.adapted import CASES, Case, moved, prefix_loss
+from tests.models.adapted import CASES, PICTURED, Case, moved, pictured, prefix_loss
 
 from sfumato.base import BadInput
 from sfumato.models import Adapter, adapt
@@ -22,10 +22,10 @@ def adapted(case: Case, train: str, adapter: Adapter | None = None, **settings):
     return found
 
 
-def both(case: Case, model, batch=None, seed=None, tolerance=1e-10):
+def both(case: Case, model, batch=None, seed=None, tolerance=1e-10, synthetic=None):
     """Compare the two, clipping half of the rows."""
     batch = batch or case.rows()
-    measured = prepare(model, case.loss, batch)
+    measured = prepare(model, case.loss, batch, synthetic=synthetic)
     norms = oracle_sum(model, case.loss, batch, measured, torch.ones_like).norms
     bound = norms.median() * 0.9
 
@@ -127,3 +127,27 @@ def test_half_precision_of_pictures() -> None:
     model = moved(found.model).train()
     loss = replace(case, loss=lambda model, batch: case.loss(model, batch).float())
     both(loss, model, case.rows(torch.float32), tolerance=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # peft, at each word: it counts them itself
+@pytest.mark.parametrize(
+    ("name", "train"), [("llava", "lora"), *((name, train) for name in PICTURED for train in ("prompt", "prefix"))]
+)
+def test_models_that_put_pictures_among_words(name: str, train: str) -> None:
+    """Norms, and generation with a cache against the logits of whole rows."""
+    case = Case(PICTURED[name][0], lambda: pictured(name), prefix_loss)
+    found = adapt(case.make().double(), train, Adapter(rank=2, num_tokens=50), reach=case.reach)
+    model, batch = moved(found.model).eval(), case.rows()
+    both(case, model, synthetic=lambda count: pictured(name, count))
+    other = {**batch, "pixel_values": batch["pixel_values"].flip(0)}
+    moves = (case.loss(model, batch) - case.loss(model, other)).detach().abs()
+    assert float(moves.min()) > 1e-6
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    for _ in range(3):
+        with torch.no_grad():
+            logits = model(**{**batch, "input_ids": ids, "attention_mask": mask}).logits
+        assert logits.shape[1] == ids.shape[1] + found.extra_positions
+        ids = torch.cat([ids, logits[:, -1:, :-1].argmax(-1)], 1)  # not the placeholder
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    told = {"max_new_tokens": 3, "do_sample": False, "suppress_tokens": [39], "eos_token_id": None, "pad_token_id": 0}
+    assert torch.equal(model.generate(**batch, **told)[:, -3:], ids[:, -3:])  # type: ignore[operator]

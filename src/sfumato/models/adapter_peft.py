@@ -98,7 +98,7 @@ def put_prompt(model: Any, *, num_tokens: int, prefix: bool, base: str) -> nn.Mo
     The tokens start at embeddings of random words, keys and values normal with deviation .02.
 
     Raises:
-        BadInput: the model is no causal language model that reads words alone.
+        BadInput: the model is no causal language model, or reads pictures in a way that is not tested.
     """
     peft = require_peft()
     _require_causal(model, "prefix" if prefix else "prompt")
@@ -119,20 +119,31 @@ def put_prompt(model: Any, *, num_tokens: int, prefix: bool, base: str) -> nn.Mo
         if prefix:
             table.weight.mul_(0.02)
         else:
-            picked = torch.randint(0, words.weight.shape[0], (num_tokens,), device=words.weight.device)
-            table.weight.copy_(words.weight[picked])
+            table.weight.copy_(words.weight[_some_words(model, words.weight.shape[0], num_tokens)])
     return wrapped
 
 
+def _some_words(model: Any, vocab_size: int, count: int) -> Tensor:
+    """Return random ids; none of a placeholder, at whose embedding the model would put a picture."""
+    placeholders = {getattr(model.config, name, None) for name in _PLACEHOLDERS}
+    usable = torch.tensor([entry for entry in range(vocab_size) if entry not in placeholders])
+    return usable[torch.randint(0, len(usable), (count,))]
+
+
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "pad_token_id")
+# Models that read pictures and put them where their placeholders stand: norms and generation are tested for these.
+_PLACED = ("llava", "smolvlm")
+
+
 def _require_causal(model: Any, train: str) -> None:
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     reason = None
     if not hasattr(model, "prepare_inputs_for_generation") or not hasattr(model, "get_input_embeddings"):
         reason = "it is no causal language model of transformers"
     elif getattr(config, "is_encoder_decoder", False):
         reason = "it has an encoder and a decoder"
-    elif "pixel_values" in inspect.signature(model.forward).parameters:
-        reason = "it reads pictures, whose places peft's tokens would move"
+    elif "pixel_values" in inspect.signature(model.forward).parameters and config.model_type not in _PLACED:
+        reason = f"of models that read pictures peft's tokens are tested with {' and '.join(_PLACED)} alone"
     elif not isinstance(model.get_output_embeddings(), nn.Module):
         reason = "it has no vocabulary head"
     elif "past_key_values" not in inspect.signature(model.forward).parameters and train == "prefix":
