@@ -227,12 +227,14 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         ("lora", Adapter(targets=("q_proj", "nope")), "no linear layer is named nope"),
         ("lora", Adapter(targets=("embed_tokens",)), r"model\.embed_tokens is a Embedding: LoRA goes on linear"),
         ("lora", Adapter(modules_to_save=("nope",)), "modules_to_save: no module of a LlamaForCausalLM is named nope"),
-        ("lora", Adapter(modules_to_save=("lm_head",), frozen_dtype="float16"), "leave one of the two out"),
+        ("lora", Adapter(modules_to_save=("lm_head",), frozen_dtype="float16"), "leave modules_to_save out, or load"),
         ("prompt", Adapter(targets=("q_proj",)), "settings of lora and dora"),
     ):
         with pytest.raises(BadInput, match=says):
             adapt(model, train, adapter)
     assert not any("lora" in name for name, _ in model.named_parameters())
+    with pytest.raises(BadInput, match="leave modules_to_save out, or load the checkpoint in float32"):
+        adapt(model.half(), "lora", Adapter(modules_to_save=("lm_head",)))
 
 
 def test_models_without_what_is_asked_for() -> None:

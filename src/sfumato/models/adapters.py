@@ -165,7 +165,6 @@ def _lora(model: nn.Module, dora: bool, settings: Adapter, reach: Any, base: str
             base=base,
         )
     chosen = {name for name, _ in model.named_parameters() if _of_adapter(name)}
-    _widen(model, chosen)
     training = _set(model, chosen, reach, "dora" if dora else "lora")
     said = f"{'DoRA' if dora else 'LoRA'} of rank {settings.rank} on {len(targets)} linear layers"
     return Adapted(model=model, training=training, notes=(said, *notes), save=partial(save_adapter, model))
@@ -181,10 +180,11 @@ def _check_kept(model: nn.Module, settings: Adapter) -> None:
     for kept in settings.modules_to_save:
         if not any(name == kept or name.endswith(f".{kept}") for name in names):
             raise BadInput(f"modules_to_save: no module of a {type(model).__name__} is named {kept}.")
-    if settings.modules_to_save and settings.frozen_dtype:
+    half = settings.frozen_dtype or any(param.dtype in _DTYPES.values() for param in model.parameters())
+    if settings.modules_to_save and half:
         raise BadInput(
-            "modules_to_save with frozen_dtype: a module that trains in float32 is handed halves of the frozen ones; "
-            "leave one of the two out."
+            "modules_to_save beside frozen weights in half precision: a module that trains in float32 would be handed "
+            "their results; leave modules_to_save out, or load the checkpoint in float32 without frozen_dtype."
         )
 
 
@@ -196,7 +196,6 @@ def _prompt(model: nn.Module, prefix: bool, settings: Adapter, reach: Any, base:
             _cast(model, settings.frozen_dtype), num_tokens=settings.num_tokens, prefix=prefix, base=base
         )
     chosen = {name for name, _ in wrapped.named_parameters() if name.startswith("prompt_encoder.")}
-    _widen(wrapped, chosen)
     training = _set(wrapped, chosen, reach, "prefix" if prefix else "prompt")
     said = f"{settings.num_tokens} learned {'keys and values a layer' if prefix else 'tokens'} before the words"
     extra = 0 if prefix else settings.num_tokens
@@ -228,10 +227,3 @@ def _cast(model: nn.Module, dtype: str | None) -> nn.Module:
         for param in model.parameters():
             param.data = param.data.to(_DTYPES[dtype])
     return model
-
-
-def _widen(model: nn.Module, names: set[str]) -> None:
-    """Bring what trains to at least float32, where a checkpoint came in half precision."""
-    for name, param in model.named_parameters():
-        if name in names and param.dtype in _DTYPES.values():
-            param.data = param.data.float()
