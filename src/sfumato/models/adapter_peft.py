@@ -1,0 +1,230 @@
+"""peft's layers in a model, and its folders: LoRA and DoRA put into a module tree in place, prompts and prefixes before
+a causal language model.
+
+What sfumato writes here is peft's own format; `PeftModel.from_pretrained` reads it without sfumato.
+"""
+
+import copy
+import importlib.util
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sfumato.base import BadInput
+from sfumato.models.folders import read_json
+from sfumato.models.whole_folder import whole_folder
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_NAME = "default"
+_PREFIX = "base_model.model."  # how peft names what it wraps
+
+
+def require_peft() -> Any:
+    """Return the package; BadInput with the command that installs it."""
+    if importlib.util.find_spec("peft") is None:
+        raise BadInput('adapters (lora, dora, prompt, prefix) need peft: pip install "sfumato[peft]".')
+    import peft
+
+    return peft
+
+
+def put_lora(
+    model: Any,
+    targets: list[str],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    dora: bool,
+    kept: tuple[str, ...],
+    base: str,
+) -> None:
+    """Put LoRA (Hu et al. 2022) or DoRA (Liu et al. 2024) on the named linear layers, in place.
+
+    The model keeps its class and its call; a target `x` becomes `x.base_layer`, `x.lora_A.default`, `x.lora_B.default`
+    (and `x.lora_magnitude_vector.default`), a module that trains whole `x.modules_to_save.default`.
+
+    Raises:
+        BadInput: the model carries an adapter already, or peft would put one elsewhere too.
+    """
+    peft = require_peft()
+    if is_adapted(model):
+        raise BadInput("the model carries an adapter already: merge it (merge_and_unload) or start from its base.")
+    conv1d = {type(model.get_submodule(name)).__name__ == "Conv1D" for name in targets}
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        modules_to_save=list(kept) or None,
+        bias="none",
+        use_dora=dora,
+        fan_in_fan_out=conv1d == {True},
+    )
+    with _still():
+        peft.get_peft_model(model, config)
+    found = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    model.peft_config[_NAME].base_model_name_or_path = base  # peft writes the path where the model was loaded from
+    if found != set(targets):
+        raise BadInput(f"peft puts LoRA on {', '.join(sorted(found ^ set(targets)))} too: name the targets in full.")
+    if dora:
+        _settle_magnitudes(model)
+
+
+@torch.no_grad()
+def _settle_magnitudes(model: nn.Module) -> None:
+    """Set DoRA's magnitudes to the column norms in the adapter's precision, so that the start is the base exactly.
+
+    peft takes them in the precision of the base, and divides by norms in that of the adapter.
+    """
+    for module in model.modules():
+        if hasattr(module, "lora_magnitude_vector"):
+            layer: Any = module
+            magnitude = layer.lora_magnitude_vector[_NAME].weight
+            weight = layer.get_base_layer().weight.to(magnitude.dtype)
+            magnitude.copy_(torch.linalg.norm(weight.t() if layer.fan_in_fan_out else weight, dim=1))
+
+
+def put_prompt(model: Any, *, num_tokens: int, prefix: bool, base: str) -> nn.Module:
+    """Return `model` behind learned tokens (Lester et al. 2021) or learned keys and values (Li and Liang 2021).
+
+    The tokens start at embeddings of random words, keys and values normal with deviation .02.
+
+    Raises:
+        BadInput: the model is no causal language model, or reads pictures in a way that is not tested.
+    """
+    peft = require_peft()
+    _require_causal(model, "prefix" if prefix else "prompt")
+    kind = peft.PrefixTuningConfig if prefix else peft.PromptTuningConfig
+    with _still():
+        wrapped: Any = peft.get_peft_model(model, kind(task_type="CAUSAL_LM", num_virtual_tokens=num_tokens))
+    wrapped.peft_config[_NAME].base_model_name_or_path = base
+    words = model.get_input_embeddings()
+    if wrapped.word_embeddings is not words:
+        raise BadInput(
+            f"peft takes {type(wrapped.word_embeddings).__name__} of another place for the word embeddings of a "
+            f"{type(model).__name__}: train is lora, heads or bias."
+        )
+    table = wrapped.prompt_encoder[_NAME].embedding
+    if words.weight.dtype == torch.float64:
+        table.double()
+    with torch.no_grad():
+        if prefix:
+            table.weight.mul_(0.02)
+        else:
+            table.weight.copy_(words.weight[_some_words(model, words.weight.shape[0], num_tokens)])
+    return wrapped
+
+
+def _some_words(model: Any, vocab_size: int, count: int) -> Tensor:
+    """Return random ids; none of a placeholder, at whose embedding the model would put a picture."""
+    placeholders = {getattr(model.config, name, None) for name in _PLACEHOLDERS}
+    usable = torch.tensor([entry for entry in range(vocab_size) if entry not in placeholders])
+    return usable[torch.randint(0, len(usable), (count,))]
+
+
+_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "pad_token_id")
+# Models that read pictures and put them where their placeholders stand: norms and generation are tested for these.
+_PLACED = ("llava", "smolvlm")
+
+
+def _require_causal(model: Any, train: str) -> None:
+    config: Any = getattr(model, "config", None)
+    reason = None
+    if not hasattr(model, "prepare_inputs_for_generation") or not hasattr(model, "get_input_embeddings"):
+        reason = "it is no causal language model of transformers"
+    elif getattr(config, "is_encoder_decoder", False):
+        reason = "it has an encoder and a decoder"
+    elif "pixel_values" in inspect.signature(model.forward).parameters and config.model_type not in _PLACED:
+        reason = f"of models that read pictures peft's tokens are tested with {' and '.join(_PLACED)} alone"
+    elif not isinstance(model.get_output_embeddings(), nn.Module):
+        reason = "it has no vocabulary head"
+    elif "past_key_values" not in inspect.signature(model.forward).parameters and train == "prefix":
+        reason = "it takes no cache"
+    elif train == "prefix" and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        reason = "gradient checkpointing is on, which the cache does not allow"
+    if reason:
+        raise BadInput(f"train={train} is not for a {type(model).__name__}: {reason}. Take train='lora'.")
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether the module tree carries an adapter of peft."""
+    return any(getattr(module, "peft_config", None) is not None for module in model.modules())
+
+
+@contextmanager
+def _still() -> Iterator[None]:
+    """Keep peft's advice off the screen; what matters is checked after."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# ---------------------------------------------------------------- folders
+
+
+def save_adapter(model: Any, folder: str | Path) -> Path:
+    """Write the adapter of a model as peft does: adapter_config.json and adapter_model.safetensors; return the folder.
+
+    Args:
+        model: what carries the adapter itself, such as the text tower of a pair.
+
+    Raises:
+        BadInput: the model carries no adapter.
+    """
+    peft = require_peft()
+    if getattr(model, "peft_config", None) is None:
+        raise BadInput(f"a {type(model).__name__} carries no adapter of its own.")
+    wrapped = isinstance(model, peft.PeftModel)
+    found: dict[str, Tensor] = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {
+        name if wrapped else f"{_PREFIX}{name}": tensor.detach().cpu().contiguous().clone()
+        for name, tensor in found.items()
+    }
+    config = copy.deepcopy(model.peft_config[_NAME])
+    config.inference_mode = True
+    kind = type(model)
+    if not wrapped and kind.__module__.startswith("transformers."):  # what peft's AutoPeftModel looks for
+        config.auto_mapping = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    with whole_folder(folder) as into:
+        config.save_pretrained(str(into))
+        save_file(tensors, into / WEIGHTS, metadata={"format": "pt"})
+    return Path(folder)
+
+
+def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -> nn.Module:
+    """Put an adapter that peft or `save_adapter` wrote on a fresh base, and return the model to call.
+
+    LoRA and DoRA go into `model` in place; prompts and prefixes give peft's wrapper around it.
+
+    Raises:
+        BadInput: the folder holds no adapter, or one that does not fit the model.
+    """
+    peft, path = require_peft(), Path(folder)
+    read_json(path / CONFIG)
+    if not (path / WEIGHTS).is_file():
+        raise BadInput(f"{path} has an {CONFIG} but no weights: {WEIGHTS} is missing.")
+    try:
+        with _still(), torch.random.fork_rng(devices=[]):
+            wrapped: Any = peft.PeftModel.from_pretrained(model, str(path), is_trainable=train)
+    except (ValueError, RuntimeError) as error:
+        raise BadInput(f"the adapter in {path} does not fit a {type(model).__name__}: {error}") from error
+    return wrapped if wrapped.active_peft_config.is_prompt_learning else model
+
+
+def base_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a model as it was before LoRA or DoRA were put into it, by its own names."""
+    state = {}
+    for name, tensor in model.state_dict().items():
+        parts = name.split(".")
+        if any(part.startswith("lora_") for part in parts) or "modules_to_save" in parts:
+            continue
+        state[".".join(part for part in parts if part not in ("base_layer", "original_module"))] = tensor
+    return state
