@@ -88,7 +88,8 @@ class ModelFlags:
     their packages). Encoder: a former run."""
 
     train: str | None = None
-    """What trains: all, heads or last-K."""
+    """What trains: all, heads or last-K; of a vision-language model also bias, lora, dora, prompt or prefix; of
+    --init lit also lora and dora (on the text tower)."""
 
     vocabulary: str | None = None
     """A public WordPiece vocab.txt."""
@@ -124,6 +125,10 @@ class ModelFlags:
 @dataclass(frozen=True, kw_only=True)
 class AskingFlags:
     """How a vision-language model is asked."""
+
+    model: str | None = None
+    """Folder of a vision-language model of transformers (BLIP, BLIP-2, GIT, LLaVA, PaliGemma, Qwen2-VL, SmolVLM,
+    Idefics3), of open_clip's CoCa, or of a run of dp-vqa."""
 
     max_question: int | None = None
     """Tokens kept of a question; those of the prompt and of the picture come on top."""

@@ -13,13 +13,14 @@ sfumato evaluate runs/x
 sfumato evaluate runs/x --suite probe,fewshot,zeroshot
 sfumato evaluate runs/towers --suite zeroshot,retrieval,knn
 sfumato evaluate runs/shapes --suite shapes,aro --limit 1000
+sfumato evaluate runs/vqa --suite vqa
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateCommand:
     """Measure a run's encoder (probe, fewshot, knn), what it makes of words (zeroshot, retrieval) and its captions
-    (caption, shapes, aro) on held-out data; of a classifier its accuracy.
+    (caption, shapes, aro) on held-out data; of a classifier its accuracy, of a model of questions its answers (vqa).
 
     Raw pixels, HOG and the same encoder at random initialisation always stand beside. The table goes to the screen, the
     figures to RUN/export/metrics.json, those that rest on private pictures to RUN/private/metrics.json only.
@@ -29,7 +30,7 @@ class EvaluateCommand:
     """The folder of a run."""
 
     suite: str | None = None
-    """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro.
+    """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro, vqa.
     Default: what suits the model."""
 
     limit: int | None = None

@@ -13,12 +13,15 @@ sfumato predict runs/x picture.png
 sfumato predict runs/x images/ --jsonl
 sfumato predict runs/x scans/ --window 0 4095 --num-beams 4
 sfumato predict runs/towers images/ --labels "a photo of a bag" "a photo of a coat"
+sfumato predict runs/vqa picture.png --question "what shape is in the image?"
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictCommand:
-    """Answer for each picture: a caption (captioner), the best of --labels (towers), or a class (classifier)."""
+    """Answer for each picture: a caption (captioner), the best of --labels (towers), a class (classifier), or the
+    answer to --question (dp-vqa and dp-vlm).
+    """
 
     run: Annotated[Path, tyro.conf.Positional]
     """The folder of a run, or an export of one."""
@@ -35,6 +38,9 @@ class PredictCommand:
     labels: tuple[str, ...] = ()
     """Texts that two towers choose among."""
 
+    question: str | None = None
+    """What a model of questions is asked; default: the public question of its run, else "describe the picture"."""
+
     jsonl: bool = False
     """One JSON object a line instead of text."""
 
@@ -44,7 +50,9 @@ def run(command: PredictCommand) -> int:
     from sfumato.recipes.predict import predict
 
     failed = 0
-    for path, caption, error in predict(command.run, command.images, command.window, command.num_beams, command.labels):
+    for path, caption, error in predict(
+        command.run, command.images, command.window, command.num_beams, command.labels, command.question
+    ):
         failed += error is not None
         if command.jsonl:
             sys.stdout.write(json.dumps({"image": str(path), "caption": caption, "error": error}) + "\n")

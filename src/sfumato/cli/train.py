@@ -29,6 +29,10 @@ sfumato train dp-clip --data images/ --captions products.csv --init clip/ --trai
 sfumato train dp-gcl --data emoji --init lit --holdout 0.2 --epsilon 8
 sfumato train logit-dp --data fashion-mnist --temperature 0.5 --epsilon 8        # one encoder, two views
 sfumato train logit-dp --data fashion-mnist --contrast captions --epsilon 8
+sfumato train dp-vqa --data easy-vqa --epsilon 8
+sfumato train dp-vqa --data vqa2:coco/ --model blip-vqa-base/ --unit batch --epsilon 8
+sfumato train dp-vlm --model llava/ --train lora --data scans/ --captions questions.csv --question-column question \\
+    --answer-column finding --owner-column patient --holdout 0.1 --epsilon 3
 torchrun --nproc-per-node 4 -m sfumato train dp-cap --data hf:owner/name --vocabulary vocab.txt --max-tokens 40
 """
 
@@ -41,32 +45,30 @@ class TrainCommand(OnceFlags, OptimizerFlags, PrivacyFlags, ContrastFlags, Askin
     seed, ledger and logs and stays with you.
     """
 
-    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp"], tyro.conf.Positional]
+    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp", "dp-vqa", "dp-vlm"], tyro.conf.Positional]
     """What to train: dp-cap (a captioner, clipped per example), or with a contrastive loss: dp-clip (the whole batch's
-    gradient is clipped), dp-gcl (that of small groups), logit-dp (that of each pair's similarity)."""
+    gradient is clipped), dp-gcl (that of small groups), logit-dp (that of each pair's similarity). With questions and
+    answers: dp-vqa (BLIP, also from scratch), dp-vlm (any vision-language model of a folder, by default through
+    LoRA)."""
 
 
-_OF_TEXT = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates", "jitter")
+_OF_WORDS = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates", "jitter")
 _OF_GROUPS = ("num_groups", "group_size")
 _CONSTANTS = {"temperature", "bias", "symmetric"}
 _CONSTANTS_OF = {"infonce": {"temperature", "symmetric"}, "sigmoid": {"temperature", "bias"}, "spread-out": set()}
-_OF_CONTRAST = (
-    "contrast",
-    "loss",
-    "temperature",
-    "bias",
-    "symmetric",
-    "embed_dim",
-    "train_temperature",
-    "views",
-    "norms",
-)
+_OF_CONTRAST = (*sorted(_CONSTANTS), "contrast", "loss", "embed_dim", "train_temperature", "norms")
+_OF_ADAPTERS = ("rank", "alpha", "targets", "num_tokens", "frozen_dtype")
+_OF_ANSWERS = ("model", "max_question", "max_answer", "prompt", "question", "unit")
+_OF_PICTURES = ("augment", "flip", "jitter", "vary_captions", "templates", "channels", "dropout", "max_tokens", "init")
 _HAS_NO = {
-    "dp-cap": (*_OF_CONTRAST, *_OF_GROUPS),
-    "dp-clip": ("norms", *_OF_GROUPS),
-    "dp-gcl": ("norms",),
-    "logit-dp": ("clip", "views", "train_temperature", *_OF_GROUPS),
+    "dp-cap": (*_OF_CONTRAST, *_OF_GROUPS, *_OF_ADAPTERS, *_OF_ANSWERS),
+    "dp-clip": ("norms", *_OF_GROUPS, *_OF_ANSWERS),
+    "dp-gcl": ("norms", *_OF_ANSWERS),
+    "logit-dp": ("clip", "views", "train_temperature", *_OF_GROUPS, *_OF_ADAPTERS, *_OF_ANSWERS),
+    "dp-vqa": (*_OF_CONTRAST, *_OF_PICTURES),
+    "dp-vlm": (*_OF_CONTRAST, *_OF_PICTURES, "size", "vocabulary", "public_text"),
 }
+_ASKED = ("dp-vqa", "dp-vlm")
 
 
 def run_of(command: TrainCommand) -> Run:
@@ -79,12 +81,14 @@ def run_of(command: TrainCommand) -> Run:
 
     run = _recipe(command)
     flags = given(command)
-    for name in (*_HAS_NO[command.recipe], *(_OF_TEXT if run.model.kind == "encoder" else ())):
+    for name in (*_HAS_NO[command.recipe], *(_OF_WORDS if run.model.kind == "encoder" else ())):
         if name in flags:
             raise BadInput(
                 f"{command.recipe} of {run.model.kind} has no setting --{name.replace('_', '-')}: remove it."
             )
-    if command.recipe != "dp-cap":
+    if command.recipe in _ASKED:
+        _check_unit(command)
+    elif command.recipe != "dp-cap":
         loss = command.loss or run.loss.kind
         for name in _CONSTANTS - _CONSTANTS_OF[loss]:
             if name in flags:
@@ -101,17 +105,34 @@ def run_of(command: TrainCommand) -> Run:
         run = replace(run, loss=replace(run.loss, temperature=1.0))
     if command.loss is not None:
         run = replace(run, loss=replace(run.loss, kind=command.loss))
+    if command.unit in ("group", "batch"):
+        run = replace(run, privacy=replace(run.privacy, unit="group"))
+    if command.unit == "batch":
+        run = replace(run, privacy=replace(run.privacy, num_groups=1))
     return run
 
 
+def _check_unit(command: TrainCommand) -> None:
+    if command.unit != "group" and (command.num_groups or command.group_size):
+        raise BadInput("--num-groups and --group-size are settings of --unit group: leave them out, or give it.")
+    if command.model is not None and command.size is not None:
+        raise BadInput("give one of --model (a folder) and --size (from scratch).")
+
+
 def _recipe(command: TrainCommand) -> Run:
-    from sfumato.recipes import dp_cap, dp_clip, dp_gcl, logit_dp
+    from sfumato.recipes import dp_cap, dp_clip, dp_gcl, dp_vlm, dp_vqa, logit_dp
     from sfumato.recipes.logit_dp import with_views
 
     if command.recipe == "dp-cap":
         return dp_cap(command.data, command.out)
     if command.recipe == "logit-dp":
         return logit_dp(command.data, command.out, command.contrast or "views")
+    if command.recipe == "dp-vqa":
+        return dp_vqa(command.data, command.out, command.model)
+    if command.recipe == "dp-vlm":
+        if command.model is None:
+            raise BadInput("dp-vlm needs --model FOLDER: a local vision-language model.")
+        return dp_vlm(command.data, command.model, command.out)
     run = (dp_clip if command.recipe == "dp-clip" else dp_gcl)(command.data, command.out)
     return with_views(run) if command.contrast == "views" else run
 

@@ -4,7 +4,7 @@ The door to PIL and `datasets`.
 """
 
 from sfumato.data.ask import asked_vocabulary
-from sfumato.data.asked import AskedRows
+from sfumato.data.asked import AskedRows, eight_bit_rgb
 from sfumato.data.captioned import Captioned, Question, Rows
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
@@ -48,6 +48,7 @@ __all__ = [
     "cifar100",
     "easy_vqa",
     "emoji",
+    "eight_bit_rgb",
     "fashion_mnist",
     "hard_negatives",
     "has_test_split",

@@ -68,7 +68,7 @@ def make_classifier(run: Run, sets: Sets) -> Made:
 
     def rows(captioned: data.Captioned) -> data.FeatureRows:
         numbers, _ = class_numbers(captioned, names)
-        features, readable = readable_rows(captioned, trained.preprocess, trained.features)
+        features, readable = readable_rows(captioned, trained.normalised(), trained.features)
         columns = {"features": unit_rows(features), "label": numbers}
         source = digest(trained.loaded, names)
         return data.FeatureRows(captioned=captioned, columns=columns, readable=readable, source=source)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sfumato import data, losses, models
 from sfumato.base import BadInput
 from sfumato.losses.contrast import cosines
+from sfumato.recipes.adapters import adapter_of
 from sfumato.recipes.frozen import feature_rows, heads_only
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
@@ -98,7 +99,12 @@ def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers,
     if settings.init == PRETRAINED:
         if settings.size is not None or settings.dropout or settings.train_temperature:
             raise BadInput("towers of packages have no --size, --dropout or --train-temperature: leave these out.")
-        started = models.lit_pair(train=settings.train, seed=settings.seed, embed_dim=settings.embed_dim or _LIT_DIM)
+        started = models.lit_pair(
+            train=settings.train,
+            adapter=adapter_of(run),
+            seed=settings.seed,
+            embed_dim=settings.embed_dim or _LIT_DIM,
+        )
         assert started.tokenizer is not None
         return started, _words_of_checkpoint(run, train, started.tokenizer)
     if settings.init is None:

@@ -71,6 +71,7 @@ def train_run(
         reveal=reveal,
         accept_new_attempt=accept_new_attempt,
         settings={"training": run.to_json()["training"], **made.settings},
+        synthetic=made.synthetic,
         measure=course.measure if course else None,
         on_progress=on_progress,
     )
@@ -176,7 +177,7 @@ def facts(run: Run, made: Made) -> dict[str, Any]:
         owner_column=owner,
         public={
             **made.public,
-            "normalisation": f"constants: mean {list(made.preprocess.mean)}, std {list(made.preprocess.std)}",
+            "normalisation": _normalisation(made),
             "initialisation": "; ".join(made.notes),
         },
         left_out={
@@ -187,6 +188,12 @@ def facts(run: Run, made: Made) -> dict[str, Any]:
             "who_sees_what": "export/ is meant to be shared; private/ (seed, ledger, logs, checkpoints) is not",
         },
     )
+
+
+def _normalisation(made: Made) -> str:
+    if made.preprocess is None:
+        return "that of the model's own processor"
+    return f"constants: mean {list(made.preprocess.mean)}, std {list(made.preprocess.std)}"
 
 
 def _evaluation(run: Run, made: Made) -> str:

@@ -36,7 +36,7 @@ class Made:
 
     Attributes:
         sets: trained on, and held out.
-        preprocess: augmentation and normalisation.
+        preprocess: augmentation and normalisation; None where the model's own processor does it.
         rows: the map-style dataset of training.
         plan: of the run.
         model: at its start, in training mode, on the CPU.
@@ -49,10 +49,11 @@ class Made:
         public: further facts of the card that are public, such as the vocabulary.
         settings: what the fingerprint needs besides (the tokenizer's digest).
         said: a line about the texts, for the console.
+        synthetic: n -> a batch of n made-up rows, where ones and zeros are no valid rows for the model.
     """
 
     sets: Sets
-    preprocess: data.Preprocess
+    preprocess: data.Preprocess | None
     rows: Any
     plan: Plan
     model: nn.Module
@@ -65,6 +66,7 @@ class Made:
     public: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     said: str = ""
+    synthetic: Callable[[int], Any] | None = None
 
 
 def public_test(sets: Sets) -> data.Captioned | None:

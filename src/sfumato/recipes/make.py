@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from sfumato.base import BadInput
+from sfumato.recipes.answering import make_answering
 from sfumato.recipes.captioner import make_captioner
 from sfumato.recipes.classifier import make_classifier
 from sfumato.recipes.contrastive import make_encoder, make_towers
@@ -15,6 +16,7 @@ MAKERS: dict[str, Callable[[Run, Sets], Made]] = {
     "towers": make_towers,
     "encoder": make_encoder,
     "classifier": make_classifier,
+    "vlm": make_answering,
 }
 
 
@@ -26,4 +28,7 @@ def make(run: Run) -> Made:
     """
     if run.model.kind not in MAKERS:
         raise BadInput(f"a model is one of {', '.join(MAKERS)}, got {run.model.kind!r}.")
-    return MAKERS[run.model.kind](run, sets_of(run.data, run.model.image_size))
+    sets = sets_of(run.data, run.model.image_size)
+    if sets.train.has_questions and run.model.kind != "vlm":
+        raise BadInput(f"{sets.train.name} holds questions and answers: train dp-vqa or dp-vlm on it.")
+    return MAKERS[run.model.kind](run, sets)

@@ -86,7 +86,7 @@ def _classified(
     trained = open_trained(saved.encoder)
     chosen = test if limit is None else test.select(evaluate.subset(len(test), limit, 0))
     numbers, names = class_numbers(chosen, saved.classes)
-    features, readable = readable_rows(chosen, trained.preprocess, trained.features, progress=progress)
+    features, readable = readable_rows(chosen, trained.normalised(), trained.features, progress=progress)
     counts = readable & (numbers >= 0)
     if not counts.any():
         raise BadInput(f"no picture of {test.name} can be read and is of a declared class.")
@@ -117,7 +117,7 @@ def write_samples(folder: Path) -> list[dict[str, str]]:
     sets, loaded, preprocess = (
         sets_of(trained.run.data, trained.run.model.image_size),
         trained.loaded,
-        trained.preprocess,
+        trained.normalised(),
     )
     if trained.kind != "captioner":
         raise BadInput(f"{folder} holds {trained.kind}, which write no captions.")

@@ -3,9 +3,8 @@
 from dataclasses import fields, replace
 from typing import Any
 
-from sfumato.recipes.run import Run
+from sfumato.recipes.run import PARTS, Run
 
-PARTS = ("data", "model", "loss", "privacy", "training")
 _NOT_OF_PARTS = ("seed", "kind", "data", "loss")  # a run's own seed is no setting of data or weights
 
 

@@ -1,21 +1,24 @@
-"""What a run says of new pictures: a caption, the best of given labels, or a class."""
+"""What a run says of new pictures: a caption, the best of given labels, a class, or the answer to a question."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sfumato import data, models
+from sfumato import data, evaluate, models
 from sfumato.base import BadInput, SfumatoError
 from sfumato.recipes import classifier
+from sfumato.recipes.answering import QUESTION
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.trained import Trained, open_trained, preprocess_of
 
 _BATCH = 32
 Prediction = tuple[Path, str | None, str | None]
-Answer = Callable[[Tensor], list[str]]
+Answer = Callable[[list[np.ndarray]], list[str]]
+_OfPixels = Callable[[Tensor], list[str]]
 
 
 def predict(
@@ -24,6 +27,7 @@ def predict(
     window: tuple[float, float] | None = None,
     num_beams: int = 1,
     labels: Sequence[str] = (),
+    question: str | None = None,
 ) -> Iterator[Prediction]:
     """Yield (file, answer, error) for each picture, in order; one of the last two is None.
 
@@ -33,33 +37,34 @@ def predict(
         window: public range of 16-bit and DICOM pictures; default that of the run.
         num_beams: of a captioner.
         labels: texts among which two towers choose.
+        question: that a model of questions is asked of each picture.
 
     Raises:
-        BadInput: no model in `folder`, a path that is not there, a folder without pictures, or labels where the model
-            takes none or needs some.
+        BadInput: no model in `folder`, a path that is not there, a folder without pictures, or labels or a question
+            where the model takes none or needs some.
     """
-    answer, preprocess = _answers(folder, num_beams, tuple(labels))
+    answer = _answers(folder, num_beams, tuple(labels), question)
     if window is None and (folder / CONFIG).is_file():
         window = read_config(folder).data.window
     decoder = data.Decoder(window=window) if window else data.Decoder()
     files = _files(images)
     for first in range(0, len(files), _BATCH):
-        pictures: dict[Path, torch.Tensor] = {}
+        pictures: dict[Path, np.ndarray] = {}
         errors: dict[Path, str] = {}
         for path in files[first : first + _BATCH]:
             try:
-                pictures[path] = preprocess.evaluate(decoder(path))
+                pictures[path] = decoder(path)
             except SfumatoError as error:
                 errors[path] = str(error)
         texts: dict[Path, str] = {}
         if pictures:
-            texts = dict(zip(pictures, answer(torch.stack(list(pictures.values()))), strict=True))
+            texts = dict(zip(pictures, answer(list(pictures.values())), strict=True))
         for path in files[first : first + _BATCH]:
             yield path, texts.get(path), errors.get(path)
 
 
-def _answers(folder: Path, num_beams: int, labels: tuple[str, ...]) -> tuple[Answer, data.Preprocess]:
-    """Return what answers a batch of pictures, and how they are normalised."""
+def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: str | None) -> Answer:
+    """Return what answers a batch of decoded pictures."""
     kind = read_config(folder).model.kind if (folder / CONFIG).is_file() else "captioner"
     if bool(labels) != (kind == "towers"):
         raise BadInput(
@@ -67,20 +72,37 @@ def _answers(folder: Path, num_beams: int, labels: tuple[str, ...]) -> tuple[Ans
             if kind == "towers"
             else f"{folder} holds a {kind}, which takes no --labels."
         )
+    if question is not None and kind != "vlm":
+        raise BadInput(f"{folder} holds a {kind}, which takes no --question.")
     if kind == "captioner":
         loaded = models.load_export(folder)
-        return (
+        return _of_pixels(
             lambda pixels: models.generate_captions(loaded.model, loaded.tokenizer, pixels, num_beams=num_beams),
             preprocess_of(loaded.preprocess),
         )
     if kind == "classifier":
         saved = classifier.load(folder)
         trained = open_trained(saved.encoder)
-        return lambda pixels: _classes(saved, trained, pixels), trained.preprocess
+        return _of_pixels(lambda pixels: _classes(saved, trained, pixels), trained.normalised())
     if kind == "encoder":
         raise BadInput(f"{folder} holds an encoder, which has no words: sfumato finetune makes a classifier of it.")
     trained = open_trained(folder)
-    return _chooser(trained.loaded, labels), trained.preprocess
+    if kind == "vlm":
+        return _asked(trained, question)
+    return _of_pixels(_chooser(trained.loaded, labels), trained.normalised())
+
+
+def _of_pixels(answer: _OfPixels, preprocess: data.Preprocess) -> Answer:
+    return lambda pictures: answer(torch.stack([preprocess.evaluate(picture) for picture in pictures]))
+
+
+def _asked(trained: Trained, question: str | None) -> Answer:
+    asking = trained.run.asking
+    asked = question or asking.question or QUESTION
+    subject = evaluate.answerer(trained.loaded.model, trained.loaded.family, max_new_tokens=asking.max_answer)
+    assert subject.answer is not None
+    answer = subject.answer
+    return lambda pictures: answer([data.eight_bit_rgb(picture) for picture in pictures], [asked] * len(pictures))
 
 
 def _classes(saved: classifier.Saved, trained: Trained, pixels: Tensor) -> list[str]:

@@ -33,6 +33,7 @@ class Data:
         templates: captions of labelled pictures, with {label} and {a}; () takes the usual.
         coarse: of cifar100: labels are the 20 groups of classes.
         classes: public names of the classes that a classifier tells apart; () takes those of a public set.
+        question_column, answer_column, kind_column: of a table of visual questions.
     """
 
     spec: str
@@ -52,6 +53,9 @@ class Data:
     templates: tuple[str, ...] = ()
     coarse: bool = False
     classes: tuple[str, ...] = ()
+    question_column: str | None = None
+    answer_column: str | None = None
+    kind_column: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +64,13 @@ class Model:
 
     Attributes:
         kind: "captioner" (pictures to words), "towers" (pictures and words in one space), "encoder" (two views of a
-            picture), or "classifier" (a linear layer on the frozen features of `init`).
+            picture), "classifier" (a linear layer on the frozen features of `init`), or "vlm" (answers to questions).
         size: of a captioner a name of `sfumato.models.SIZES`, of towers or an encoder as `models.start_dual` and
             `models.start_encoder` take it; None takes that of `init`.
         image_size, channels, max_tokens: public shapes. max_tokens None: the longest caption of a public set.
         init: folder of a former run or of a transformers checkpoint; None starts at random.
-        train: "all", "heads" or "last-K".
+        train: "all", "heads" or "last-K"; of a vlm also "bias", "lora", "dora", "prompt" or "prefix", of the towers of
+            packages also "lora" or "dora".
         vocabulary: a vocab.txt file; None: that of `init`, else built from public text.
         public_text: a file of declared public text that the vocabulary is built from.
         dropout: in both towers.
@@ -92,11 +97,40 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Small trained parts on frozen weights, where `train` of the model asks for one: see `sfumato.models.Adapter`."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ()
+    num_tokens: int = 16
+    frozen_dtype: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a vision-language model is fed: public lengths and texts.
+
+    Attributes:
+        max_question, max_answer: tokens that are kept of each, the answer's with its end.
+        prompt: text around "{question}"; None: the model's own.
+        question: what is asked of data without questions.
+        image_size: side of the pictures that the model sees, where it leaves a choice; None: its own.
+    """
+
+    max_question: int = 24
+    max_answer: int = 8
+    prompt: str | None = None
+    question: str | None = None
+    image_size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """What is minimised.
 
     Attributes:
-        kind: "caption", "infonce", "sigmoid", "spread-out" or "classes" (cross-entropy of a classifier).
+        kind: "caption", "infonce", "sigmoid", "spread-out", "classes" (cross-entropy of a classifier) or "answer".
         temperature: tau, by which similarities are divided; a public constant.
         bias: b of the sigmoid loss; a public constant.
         symmetric: InfoNCE of both directions instead of one.
@@ -136,7 +170,7 @@ class Privacy:
         unit: what is clipped: "example", "group" or "pair".
         num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
         group_size: see there.
-        views: rows that a drawn record gives to its group.
+        views: rows that a drawn record gives, to its group or clipped together.
         norms: of the unit pair: "exact", or "bound" by the triangle inequality.
     """
 
@@ -189,7 +223,7 @@ class Privacy:
     def _unit(self, sampler: Sampler, loss: Loss) -> Unit:
         clip: dict[str, Any] = {"clip_norm": self.clip_norm, "clip": self.clip}
         if self.unit == "example":
-            return Example(**clip)
+            return Example(**clip, views=self.views)
         if self.unit == "group":
             groups = self.num_groups or max(1, round(sampler.divisor / self.group_size))
             return Group(**clip, num_groups=groups, views=self.views)
@@ -251,6 +285,8 @@ class Run:
     loss: Loss = field(default_factory=Loss)
     privacy: Privacy = field(default_factory=Privacy)
     training: Training = field(default_factory=Training)
+    adapter: Adapter = field(default_factory=Adapter)
+    asking: Asking = field(default_factory=Asking)
     private: bool = True
 
     def plan(self, num_records: int) -> Plan:
@@ -277,12 +313,22 @@ class Run:
         Raises:
             BadInput: a part or field that there is not.
         """
-        parts = {"data": Data, "model": Model, "loss": Loss, "privacy": Privacy, "training": Training}
         try:
-            made = {name: kind(**_tuples(values[name])) for name, kind in parts.items()}
+            made = {name: kind(**_tuples(values.get(name, {}))) for name, kind in PARTS.items()}
             return cls(recipe=values["recipe"], out=out, private=values["private"], **made)
         except (KeyError, TypeError) as error:
             raise BadInput(f"{out / 'run.json'} is not a run of this version of sfumato: {error}.") from error
+
+
+PARTS: dict[str, Any] = {
+    "data": Data,
+    "model": Model,
+    "loss": Loss,
+    "privacy": Privacy,
+    "training": Training,
+    "adapter": Adapter,
+    "asking": Asking,
+}
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 from sfumato import data
 from sfumato.recipes.run import Data, Run
 
+_SCENES = ("shapes", "shape-questions")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sets:
@@ -31,7 +33,7 @@ def sets_of(settings: Data, image_size: int) -> Sets:
         public=settings.public,
         num=settings.num,
         seed=settings.seed,
-        image_size=image_size if kind == "shapes" else 64,
+        image_size=image_size if kind in _SCENES else 64,
         scenes=settings.scenes,
         templates=settings.templates,
         coarse=settings.coarse,
@@ -42,10 +44,11 @@ def sets_of(settings: Data, image_size: int) -> Sets:
         return Sets(train=train, test=test)
     if not data.has_test_split(settings.spec):
         return Sets(train=train, test=None)
-    if kind != "shapes":
+    if kind not in _SCENES:
         return Sets(train=train, test=data.load(settings.spec, split="test", options=options))
     few = {"seed": settings.seed, "image_size": image_size, "scenes": settings.scenes}
-    test, unseen = (data.shapes(4000, split=split, **few) for split in ("test", "unseen"))
+    make, number = (data.shapes, 4000) if kind == "shapes" else (data.shape_questions, 1000)
+    test, unseen = (make(number, split=split, **few) for split in ("test", "unseen"))
     return Sets(train=train, test=test, unseen=unseen)
 
 
@@ -61,6 +64,9 @@ def _columns(settings: Data) -> data.Columns:
         "caption": settings.caption_column,
         "owner": settings.owner_column,
         "label": settings.label_column,
+        "question": settings.question_column,
+        "answer": settings.answer_column,
+        "kind": settings.kind_column,
     }
     return data.Columns(**{name: value for name, value in given.items() if value is not None})
 

@@ -1,5 +1,6 @@
 """A run that was trained, opened again: its model, its pictures' normalisation, and what it can be asked."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from torch import Tensor
 
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput
+from sfumato.recipes.answering import load_answering
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
 from sfumato.recipes.frozen import Remembered
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
+
+_NOT_OF_MODELS = ("*.jsonl", "metrics.json", "samples.json", "attention.json", "report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,25 +29,42 @@ class Trained:
     Attributes:
         run: its settings.
         loaded: what `models` read: model, tokenizer or None, normalisation.
-        preprocess: the evaluation transform, the same as in training.
+        preprocess: the evaluation transform, the same as in training; None where the model's own processor does it.
     """
 
     run: Run
     loaded: Any
-    preprocess: data.Preprocess
+    preprocess: data.Preprocess | None
 
     @property
     def kind(self) -> str:
-        """ "captioner", "towers" or "encoder"."""
+        """ "captioner", "towers", "encoder" or "vlm"."""
         return self.run.model.kind
 
     def features(self, pictures: np.ndarray) -> np.ndarray:
-        """Return features (B, D) float32 of normalised pictures (B, C, S, S): what probes and classifiers are given."""
+        """Return features (B, D) float32 of normalised pictures (B, C, S, S): what probes and classifiers are given.
+
+        Raises:
+            BadInput: the model has no features of pictures alone.
+        """
+        self.normalised()
         return encoder_of(self.loaded, self.kind)(pictures)
+
+    def normalised(self) -> data.Preprocess:
+        """Return the evaluation transform.
+
+        Raises:
+            BadInput: the model answers questions, and takes pictures as they are.
+        """
+        if self.preprocess is None:
+            raise BadInput(f"{self.run.out} answers questions: it has no features of pictures alone.")
+        return self.preprocess
 
     def subject(self, sets: Sets) -> evaluate.Subject:
         """Return the model as what is evaluated, beside the same model at its start."""
         model, loaded = self.loaded.model, self.loaded
+        if self.kind == "vlm":
+            return evaluate.answerer(model, loaded.family, max_new_tokens=self.run.asking.max_answer)
         if self.kind == "captioner":
             return evaluate.captioner(model, loaded.tokenizer)
         if self.kind == "towers":
@@ -71,11 +92,13 @@ def open_trained(folder: Path) -> Trained:
         "captioner": models.load_export,
         "towers": lambda path: read_towers(run, path),
         "encoder": models.load_encoder,
+        "vlm": lambda path: load_answering(run, path),
     }
     if run.model.kind not in readers:
         raise BadInput(f"{folder} holds a {run.model.kind}: give the run that it was trained on.")
     loaded = readers[run.model.kind](folder)
-    return Trained(run=run, loaded=loaded, preprocess=preprocess_of(loaded.preprocess))
+    preprocess = None if run.model.kind == "vlm" else preprocess_of(loaded.preprocess)
+    return Trained(run=run, loaded=loaded, preprocess=preprocess)
 
 
 def preprocess_of(known: dict[str, Any]) -> data.Preprocess:
@@ -159,6 +182,8 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
     if part != "model":
         raise BadInput(f"{folder} holds {kind}: --part is for captioners.")
     loaded = open_trained(folder).loaded
+    if kind == "vlm":
+        return Path(shutil.copytree(folder / "export", out, ignore=shutil.ignore_patterns(*_NOT_OF_MODELS)))
     if kind == "towers":
         return write_towers(loaded, loaded.tokenizer, loaded.preprocess, out)
     return models.export_encoder(loaded.model, loaded.preprocess, out)

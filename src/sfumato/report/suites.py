@@ -15,6 +15,8 @@ _TITLES = {
     "shapes": "attributes named in captions",
     "shapes_unseen": "attributes named in captions, combinations never trained on",
     "aro": "caption against a hard negative",
+    "vqa": "visual questions",
+    "vqa_baselines": "visual questions",
 }
 _FEATURES = {"encoder": OWN, "random_init": "untrained encoder", "pixels": "raw pixels", "hog": "HOG"}
 _WRITERS = {"captioner": OWN, "shuffled": "same captions, other pictures"}
