@@ -34,6 +34,8 @@ from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features, is_frozen
 from sfumato.models.towers import Towers, text_positions
 from sfumato.models.two_views import TwoViewTowers
+from sfumato.models.vlm import StartedVlm, load_vlm, start_vlm
+from sfumato.models.vlm_score import answers, score_answers
 
 __all__ = [
     "DUAL_SIZES",
@@ -48,6 +50,7 @@ __all__ = [
     "SmallConv",
     "Started",
     "StartedTowers",
+    "StartedVlm",
     "StemEncoder",
     "TimmEncoder",
     "Tokenizer",
@@ -56,6 +59,7 @@ __all__ = [
     "Training",
     "TwoViewTowers",
     "absent",
+    "answers",
     "assemble",
     "build",
     "captioner_config",
@@ -75,9 +79,12 @@ __all__ = [
     "load_encoder",
     "load_export",
     "load_pair",
+    "load_vlm",
     "read_checkpoint",
+    "score_answers",
     "start",
     "start_dual",
     "start_encoder",
+    "start_vlm",
     "text_positions",
 ]

@@ -1,0 +1,90 @@
+"""What trains of a vision-language model: everything that the loss reaches, or what `adapt` chooses."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sfumato.base import BadInput
+from sfumato.models.families import Family
+from sfumato.models.freeze import Training
+from sfumato.models.still_norms import hold_batch_norms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A model whose parameters' `requires_grad` are set.
+
+    Attributes:
+        save: writes adapters in their own format, or None where the whole model is written.
+    """
+
+    model: nn.Module
+    training: Training
+    notes: tuple[str, ...]
+    save: Callable[[Path], None] | None
+
+
+def choose_parameters(model: nn.Module, family: Family, train: str, adapter: Any) -> Chosen:
+    """Set what trains; BatchNorm keeps its statistics, and what no gradient can reach is frozen by name.
+
+    Raises:
+        BadInput: `train` is none that the model knows.
+    """
+    hold_batch_norms(model)
+    out_of_reach = unreached(model, family)
+    chosen = _everything(model) if train == "all" and adapter is None else _adapted(model, train, adapter)
+    frozen_too = [name for name in chosen.training.trainable if name in out_of_reach]
+    for name in frozen_too:
+        chosen.model.get_parameter(name).requires_grad_(False)
+    training = replace(
+        chosen.training,
+        trainable=tuple(name for name in chosen.training.trainable if name not in out_of_reach),
+        unreached=(*chosen.training.unreached, *frozen_too),
+    )
+    if not training.trainable:
+        raise BadInput(f"train={train}: nothing is left that the loss reaches.")
+    return replace(chosen, training=training)
+
+
+def unreached(model: nn.Module, family: Family) -> set[str]:
+    """Return the names of the parameters that the logits do not depend on, found on one synthetic row."""
+    params = {name: param for name, param in model.named_parameters() if param.is_floating_point()}
+    before = {name: param.requires_grad for name, param in params.items()}
+    weight = next(iter(params.values()))
+    row = family.encode(np.zeros((32, 32, 3), np.uint8), "a", "b")
+    batch = {name: value[None].to(weight.device) for name, value in row.items()}
+    batch = {n: value.to(weight.dtype) if value.is_floating_point() else value for n, value in batch.items()}
+    for param in params.values():
+        param.requires_grad_(True)
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        logits = family.logits(model, batch)
+        grads = torch.autograd.grad(logits.sum(), list(params.values()), allow_unused=True)
+    for name, param in params.items():
+        param.requires_grad_(before[name])
+    return {name for name, grad in zip(params, grads, strict=True) if grad is None} | set(family.idle)
+
+
+def _everything(model: nn.Module) -> Chosen:
+    names = []
+    for name, param in model.named_parameters():
+        param.requires_grad_(True)
+        names.append(name)
+    training = Training(trainable=tuple(names), frozen=(), absent=(), unreached=())
+    return Chosen(model=model, training=training, notes=(), save=None)
+
+
+def _adapted(model: nn.Module, train: str, adapter: Any) -> Chosen:
+    """Leave the choice to `adapters.adapt`."""
+    try:
+        adapters = importlib.import_module("sfumato.models.adapters")
+    except ModuleNotFoundError as error:
+        raise BadInput(f"train={train} needs sfumato.models.adapters, which is not there: train all.") from error
+    settings = adapters.Adapter() if adapter is None else adapter
+    found = adapters.adapt(model, train, settings)
+    return Chosen(model=found.model, training=found.training, notes=tuple(found.notes), save=found.save)
