@@ -2,6 +2,7 @@
 transformers and open_clip.
 """
 
+from sfumato.models.blip import BLIP_SIZES, start_blip
 from sfumato.models.captioner import (
     Counts,
     absent,
@@ -38,6 +39,7 @@ from sfumato.models.vlm import StartedVlm, load_vlm, start_vlm
 from sfumato.models.vlm_score import answers, score_answers
 
 __all__ = [
+    "BLIP_SIZES",
     "DUAL_SIZES",
     "SIZES",
     "Checkpoint",
@@ -83,6 +85,7 @@ __all__ = [
     "read_checkpoint",
     "score_answers",
     "start",
+    "start_blip",
     "start_dual",
     "start_encoder",
     "start_vlm",

@@ -117,9 +117,7 @@ def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
     if is_coca(path):
         coca, images, architecture = read_coca(path)
         family = Coca(Setup(config=architecture, processor=images, **sizes))
-        return _Opened(
-            model=coca.to(dtype), family=family, write=lambda to: write_coca(coca, architecture, images, to)
-        )
+        return _Opened(model=coca.to(dtype), family=family, write=lambda to: write_coca(coca, architecture, images, to))
     model, processor, config, known = read_vlm(path, dtype)
     made = known.make(Setup(config=config, processor=processor, **sizes))
     hold_patches(model)

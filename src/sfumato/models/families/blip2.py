@@ -118,5 +118,3 @@ def blip2(setup: Setup) -> Blip2Decoder | Blip2Answering:
     """Return the family of a BLIP-2 configuration."""
     is_decoder = setup.config.use_decoder_only_language_model
     return Blip2Decoder(setup) if is_decoder else Blip2Answering(setup)
-
-

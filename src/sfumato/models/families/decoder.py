@@ -141,5 +141,9 @@ class Decoder:
 
     def _longer(self, batch: Rows, token: Tensor) -> Rows:
         column = token[:, None]
-        longer = {"input_ids": column, "attention_mask": torch.ones_like(column), "image_slots": torch.zeros_like(column)}
+        longer = {
+            "input_ids": column,
+            "attention_mask": torch.ones_like(column),
+            "image_slots": torch.zeros_like(column),
+        }
         return {name: torch.cat([batch[name], value], 1) for name, value in longer.items() if name in batch}

@@ -88,5 +88,7 @@ class Setup:
     def fixed_side(self, side: int, name: str) -> int:
         """Return the picture's side where the architecture allows only one; BadInput for another."""
         if self.image_size not in (None, side):
-            raise BadInput(f"this {name} takes pictures of {side} pixels a side, image_size asks for {self.image_size}.")
+            raise BadInput(
+                f"this {name} takes pictures of {side} pixels a side, image_size asks for {self.image_size}."
+            )
         return side

@@ -24,7 +24,7 @@ def has_chat(processor: Any) -> bool:
 
 
 def chat(processor: Any, text: str, answer: str | None = None) -> str:
-    """Return one user's turn with a picture and `text` in the processor's chat template, up to the assistant's words."""
+    """Return one user's turn with a picture and `text` in the chat template, up to the assistant's words."""
     turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
     if answer is not None:
         turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
@@ -44,13 +44,12 @@ class PromptReader:
     """Makes a row's prompt and picture with the checkpoint's processor, and holds each row to the public counts.
 
     Args:
-        setup: the family's.
+        setup: of the family.
         text: the whole prompt for a question, the picture's placeholder in it.
         placeholder: the token's text, of which a question may hold none.
         placeholder_id: its number.
         side: pictures are resized to this square first, None where the processor makes one size of all.
-        keys: of the processor's output, with their public type; the rows of a batch are stacked.
-        options: for the processor.
+        nested: whether the processor takes a list of pictures for each text.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class PromptReader:
         ids, slots, found = self._process(blank, "")
         self.length, self.num_slots = len(ids), sum(slots)
         self.shape = tuple(found["pixel_values"].shape)
-        self.found = found
         if self.num_slots == 0:
             raise BadInput(f"the prompt holds no {placeholder}: the picture has no place in it.")
 
@@ -92,14 +90,14 @@ class PromptReader:
             raise UndecodableRow("a row cannot be read by the model's processor.") from None  # it may quote the row
         if sum(slots) != self.num_slots or tuple(found["pixel_values"].shape) != self.shape:
             raise UndecodableRow("a row has another number of picture tokens than the public one.")
-        return ids, slots, found["pixel_values"]
+        return ids, slots, torch.as_tensor(found["pixel_values"], dtype=torch.float32)
 
     def _process(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Any]:
         pixels = as_rgb(picture)
         pixels = pixels if self.side is None else squared(pixels, self.side)
         images = [[pixels]] if self.nested else [pixels]
-        found = self.processor(images=images, text=[self.text(question)], return_tensors="pt", padding=False)
-        ids = found["input_ids"][0].tolist()
+        found = self.processor(images=images, text=[self.text(question)], return_tensors="np", padding=False)
+        ids = np.asarray(found["input_ids"])[0].tolist()
         return ids, [int(token == self.placeholder_id) for token in ids], found
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed, VisionAttention, apply_rotary_pos_emb_vision
 
 from sfumato.base import BadInput
 from sfumato.models.families.family import Rows, Setup
@@ -14,7 +15,7 @@ class Qwen2Vl(Placeholders):
     """`Qwen2VLForConditionalGeneration`, with pictures of image_size x image_size pixels.
 
     A row holds its patches as (patches, values); the vision tower gets those of a batch one row after the other, and
-    the same number from each. Positions (3, L) are part of a row, so that nothing is looked up across rows.
+    the same number from each (`hold_patches`). Positions (3, L) are part of a row, so that nothing is looked up across rows.
     """
 
     name = "Qwen2VLForConditionalGeneration"
@@ -27,7 +28,6 @@ class Qwen2Vl(Placeholders):
             raise BadInput(f"{self.name} takes pictures whose side is a multiple of {unit} pixels, got {side}.")
         image_processor = setup.processor.image_processor
         image_processor.size = {"shortest_edge": side * side, "longest_edge": side * side}  # counts of pixels
-        image_processor.min_pixels = image_processor.max_pixels = side * side
         self.grid = side // vision.patch_size
         self.merged = self.grid // vision.spatial_merge_size
         super().__init__(setup, side=side, facts={"image_size": side})
@@ -78,11 +78,45 @@ class LinearPatches(nn.Module):
         return nn.functional.linear(flat, weight.view(self.embed_dim, -1), self.proj.bias)
 
 
+class EvenAttention(nn.Module):
+    """The forward pass of Qwen2-VL's vision attention for pictures of one size, as one batch.
+
+    transformers loops over the pictures, so that the path of the model depends on how many rows there are, and the norm
+    engine cannot tell whose patches are whose.
+    """
+
+    qkv: Any
+    proj: Any
+    num_heads: int
+    scaling: float
+
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor, position_embeddings: Any, **_: Any) -> Tensor:
+        length, count = len(hidden_states), len(cu_seqlens) - 1
+        query, key, value = self.qkv(hidden_states).reshape(length, 3, self.num_heads, -1).unbind(1)
+        query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+
+        def rows(states: Tensor) -> Tensor:
+            return states.reshape(count, length // count, self.num_heads, -1).transpose(1, 2)
+
+        seen = nn.functional.scaled_dot_product_attention(rows(query), rows(key), rows(value), scale=self.scaling)
+        return self.proj(seen.transpose(1, 2).reshape(length, -1))
+
+
 def hold_patches(model: nn.Module) -> None:
-    """Give every patch embedding with a convolution in three dimensions the forward pass of `LinearPatches`.
+    """Give Qwen2-VL's patch embedding and vision attention the forward passes above.
 
     Only the class changes, by which `forward` is found: names of tensors, and so exports, do not.
     """
     for module in model.modules():
-        if type(module).__name__ == "PatchEmbed" and isinstance(getattr(module, "proj", None), nn.Conv3d):
-            module.__class__ = type("PatchEmbed", (LinearPatches, type(module)), {})
+        if type(module) is PatchEmbed:
+            module.__class__ = _HeldPatchEmbed
+        elif type(module) is VisionAttention:
+            module.__class__ = _HeldVisionAttention
+
+
+class _HeldPatchEmbed(LinearPatches, PatchEmbed):
+    pass
+
+
+class _HeldVisionAttention(EvenAttention, VisionAttention):
+    pass

@@ -48,6 +48,7 @@ def known_family(model_type: str | None, architectures: Sequence[str]) -> Known:
     named = [known for known in kinds if known.model_class in architectures]
     if len(kinds) > 1 and not named:
         raise BadInput(
-            f"a {model_type!r} model of class {', '.join(architectures) or 'unknown'} does not answer; these work: {works}."
+            f"a {model_type!r} model of class {', '.join(architectures) or 'unknown'} writes no answers; these work: "
+            f"{works}."
         )
     return (named or list(kinds))[0]
