@@ -13,7 +13,7 @@ from transformers import BlipConfig, BlipForQuestionAnswering, BlipImageProcesso
 from sfumato.base import BadInput
 from sfumato.models.export import written_beside
 from sfumato.models.families import Setup
-from sfumato.models.families.blip import BlipAnswering
+from sfumato.models.families.blip import BlipAnswering, hold_masks
 from sfumato.models.folders import quiet
 from sfumato.models.initialise import as_key, initialise
 from sfumato.models.tokenizer import Tokenizer
@@ -78,6 +78,7 @@ def start_blip(
     with torch.random.fork_rng(devices=[]):
         model = BlipForQuestionAnswering(config)
     initialise(model, as_key(seed), None)
+    hold_masks(model)
     family = BlipAnswering(
         Setup(config=config, processor=processor, max_question=max_question, max_answer=max_answer, prompt=prompt)
     )

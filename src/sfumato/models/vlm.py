@@ -11,6 +11,7 @@ from torch import nn
 from sfumato.base import BadInput
 from sfumato.models.export import written_beside
 from sfumato.models.families import Family, Setup
+from sfumato.models.families.blip import hold_masks
 from sfumato.models.families.coca import Coca, is_coca, read_coca, write_coca
 from sfumato.models.families.qwen import hold_patches
 from sfumato.models.folders import locate, quiet
@@ -121,6 +122,7 @@ def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
     model, processor, config, known = read_vlm(path, dtype)
     made = known.make(Setup(config=config, processor=processor, **sizes))
     hold_patches(model)
+    hold_masks(model)
 
     def write(to: Path) -> None:
         with quiet():
@@ -139,7 +141,7 @@ def _exporter(write: Callable[[Path], None], save: Callable[[Path], None] | None
 
 
 def _checkpoint(model: nn.Module) -> None:
-    enable = getattr(model, "gradient_checkpointing_enable", None)
+    enable = getattr(model, "activation_checkpointing_enable", getattr(model, "gradient_checkpointing_enable", None))
     if enable is None:
         raise BadInput("this model has no gradient checkpointing.")
     enable({"use_reentrant": False})  # the norm engine needs the backward pass to see the same graph

@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
 from sfumato.base import BadInput
 from sfumato.models.families.decoder import Decoder
@@ -93,6 +94,38 @@ class BlipCaptioning(Decoder):
         return out.logits
 
 
+class _HeldTextAttention(BlipTextAttention):
+    """Attention to the question that hands its mask on; transformers drops it, and answers then read the padding."""
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        past_key_values: Any = None,
+        **_: Any,
+    ) -> tuple[Tensor, Tensor]:
+        seen, weights = self.self(
+            hidden_states,
+            attention_mask=attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=attention_mask,  # its own name for the mask of what is attended to
+            past_key_values=past_key_values,
+        )
+        return self.output(seen, hidden_states), weights
+
+
+def hold_masks(model: nn.Module) -> None:
+    """Make BLIP's text attention heed the mask of what it attends to, in place.
+
+    A question without padding gives the same answer with and without it, so that exports agree. Only the class changes,
+    by which `forward` is found: names of tensors do not.
+    """
+    for module in model.modules():
+        if type(module) is BlipTextAttention:
+            module.__class__ = _HeldTextAttention
+
+
 def _check_size(blank: Tensor, side: int, name: str) -> None:
     if tuple(blank.shape) != (3, side, side):
         raise BadInput(
@@ -101,7 +134,7 @@ def _check_size(blank: Tensor, side: int, name: str) -> None:
 
 
 def _check_positions(text: Any, prompt: int, answer: int) -> None:
-    longest = max(prompt + answer, answer)
+    longest = prompt + answer
     if longest > text.max_position_embeddings:
         raise BadInput(
             f"max_question and max_answer need {longest} text positions, the model has {text.max_position_embeddings}."

@@ -41,11 +41,13 @@ class Words:
         before, both = self.ids(self.tail), self.ids(self.tail + glued)
         follows = both[: len(before)] == before
         own = (both[len(before) :] if follows else self.ids(glued)) if answer else []
-        return [*(token for token in own[: max_tokens - 1]), self.end_id]
+        return [*own[: max_tokens - 1], self.end_id]
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens up to the end token."""
         end = list(ids).index(self.end_id) if self.end_id in ids else len(ids)
+        if not end:
+            return ""  # some decoders do not take an empty list
         return str(self.tokenizer.decode(list(ids)[:end], skip_special_tokens=True)).strip()
 
 
