@@ -245,7 +245,9 @@ def coca(path: Path) -> None:
 
     path.mkdir(exist_ok=True)
     torch.manual_seed(5)
-    model = jitter(open_clip.CoCa(**{name: value for name, value in COCA.items() if name != "custom_text"}))
+    model = open_clip.CoCa(**{name: value for name, value in COCA.items() if name != "custom_text"})
+    torch.nn.init.normal_(model.text_decoder.text_projection, std=0.1)  # open_clip leaves it as memory was
+    jitter(model)
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": COCA}))
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, path / "open_clip_model.safetensors")

@@ -78,6 +78,7 @@ def start_blip(
     with torch.random.fork_rng(devices=[]):
         model = BlipForQuestionAnswering(config)
     initialise(model, as_key(seed), None)
+    _calm(model)
     hold_masks(model)
     family = BlipAnswering(
         Setup(config=config, processor=processor, max_question=max_question, max_answer=max_answer, prompt=prompt)
@@ -100,6 +101,13 @@ def start_blip(
         facts=family.facts | {"size": size},
         export=export,
     )
+
+
+@torch.no_grad()
+def _calm(model: BlipForQuestionAnswering) -> None:
+    """Bring the answers' word embedding, which is the vocabulary's head too, to std .02: the first guess is uniform."""
+    table = model.text_decoder.get_input_embeddings().weight
+    table.mul_(0.02 * table.shape[1] ** 0.5)  # the head had drawn it with 1 / sqrt(fan-in)
 
 
 def _framing(prompt: str | None, words: Tokenizer) -> int:

@@ -29,9 +29,7 @@ class Git(Decoder):
         side = setup.fixed_side(setup.config.vision_config.image_size, self.name)
         shape = tuple(blank_image(self.image_processor).shape)
         if shape != (3, side, side):
-            raise BadInput(
-                f"{self.name}: the image processor makes pictures of {shape}, the model takes {side}."
-            )
+            raise BadInput(f"{self.name}: the image processor makes pictures of {shape}, the model takes {side}.")
         length = 1 + len(words.ids(filled(self.prompt, ""))) + setup.max_question
         if length + setup.max_answer > setup.config.max_position_embeddings:
             raise BadInput(

@@ -15,7 +15,7 @@ class Qwen2Vl(Placeholders):
     """`Qwen2VLForConditionalGeneration`, with pictures of image_size x image_size pixels.
 
     A row holds its patches as (patches, values); the vision tower gets those of a batch one row after the other, and
-    the same number from each (`hold_patches`). Positions (3, L) are part of a row, so that nothing is looked up across rows.
+    the same number from each (`hold_patches`). Positions (3, L) are part of a row: nothing is looked up across rows.
     """
 
     name = "Qwen2VLForConditionalGeneration"
