@@ -36,7 +36,7 @@ class Coca(Decoder):
     """`open_clip.CoCa`: positions are counted from the left edge, so that rows are padded on the right."""
 
     name = "CoCa"
-    idle = ("text.cls_emb",)  # read by nobody but itself: causal attention keeps it from the words
+    idle: tuple[str, ...] = ("text.cls_emb",)  # read by nobody but itself: causal attention keeps it from the words
 
     def __init__(self, setup: Setup) -> None:
         if setup.padding_side == "left":
