@@ -141,6 +141,19 @@ def test_the_side_of_the_padding_does_not_matter(kind: str, folders: Path) -> No
     torch.testing.assert_close(losses(left, one), losses(right, other), rtol=1e-6, atol=1e-7)
 
 
+def test_paligemma_reads_a_row_as_its_processor_writes_it(folders: Path) -> None:
+    made = begin("paligemma", folders)
+    picture, question = pictures()[0], QUESTIONS[1]
+    row = made.family.encode(picture, question, "red")
+    want = made.family.setup.processor(
+        images=[as_rgb(picture)], text=[f"<image>answer en {question}"], suffix=["red"], return_tensors="np"
+    )
+    kept = row["attention_mask"].bool()
+    ids = row["input_ids"].masked_fill(row["image_slots"].bool(), made.family.placeholder_id)
+    assert ids[kept].tolist() == want["input_ids"][0].tolist()
+    assert row["token_type_ids"][kept].tolist() == want["token_type_ids"][0].tolist()
+
+
 # ---------------------------------------------------------------- rows are strangers
 
 

@@ -83,7 +83,7 @@ def start_blip(
     family = BlipAnswering(
         Setup(config=config, processor=processor, max_question=max_question, max_answer=max_answer, prompt=prompt)
     )
-    chosen = choose_parameters(model, family, train, adapter)
+    chosen = choose_parameters(model, family, train, adapter, seed=seed)
 
     def export(folder: Path) -> None:
         with written_beside(folder) as beside:

@@ -55,6 +55,7 @@ def start_vlm(
     dtype: str | None = None,
     padding_side: Literal["left", "right"] | None = None,
     gradient_checkpointing: bool = False,
+    seed: bytes | int = 0,
 ) -> StartedVlm:
     """Return the model of a local folder: a transformers vision-language class with its processor, or open_clip's CoCa.
 
@@ -70,6 +71,7 @@ def start_vlm(
         dtype: float32 (default), bfloat16, float16 or float64, of the weights.
         padding_side: of questions; None: the family's own. Losses are the same.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        seed: of an adapter's initial values, 32 secret bytes or a number.
 
     Raises:
         BadInput: naming the setting, or what the folder lacks.
@@ -85,7 +87,7 @@ def start_vlm(
         "padding_side": padding_side,
     }
     opened = _open(path, _TYPES[dtype or "float32"], sizes)
-    chosen = choose_parameters(opened.model, opened.family, train, adapter)
+    chosen = choose_parameters(opened.model, opened.family, train, adapter, base=str(path), seed=seed)
     if gradient_checkpointing:
         _checkpoint(opened.model)
     origin = f"{opened.family.name} of {path}"

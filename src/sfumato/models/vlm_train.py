@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.models.families import Family
@@ -30,15 +30,29 @@ class Chosen:
     save: Callable[[Path], None] | None
 
 
-def choose_parameters(model: nn.Module, family: Family, train: str, adapter: Any) -> Chosen:
+def choose_parameters(
+    model: nn.Module, family: Family, train: str, adapter: Any, *, base: str = "", seed: bytes | int = 0
+) -> Chosen:
     """Set what trains; BatchNorm keeps its statistics, and what no gradient can reach is frozen by name.
 
+    Args:
+        base: what a saved adapter says of the model under it.
+        seed: of an adapter's initial values.
+
     Raises:
-        BadInput: `train` is none that the model knows.
+        BadInput: `train` is none that the model knows, or tunes a prompt, which no family feeds.
     """
     hold_batch_norms(model)
-    out_of_reach = unreached(model, family)
-    chosen = _everything(model) if train == "all" and adapter is None else _adapted(model, train, adapter)
+    if train in ("prompt", "prefix"):
+        raise BadInput(
+            f"train={train}: a vision-language model is called by its parts here, around the learned tokens that peft "
+            "puts before the whole; train lora, dora, bias, heads or last-K."
+        )
+    if train == "all" and adapter is None:
+        chosen = _everything(model)
+    else:
+        chosen = _adapted(model, family, train, adapter, base, seed)
+    out_of_reach = unreached(chosen.model, family)
     frozen_too = [name for name in chosen.training.trainable if name in out_of_reach]
     for name in frozen_too:
         chosen.model.get_parameter(name).requires_grad_(False)
@@ -56,18 +70,24 @@ def unreached(model: nn.Module, family: Family) -> set[str]:
     """Return the names of the parameters that the logits do not depend on, found on one synthetic row."""
     params = {name: param for name, param in model.named_parameters() if param.is_floating_point()}
     before = {name: param.requires_grad for name, param in params.items()}
-    weight = next(iter(params.values()))
-    row = family.encode(np.zeros((32, 32, 3), np.uint8), "a", "b")
-    batch = {name: value[None].to(weight.device) for name, value in row.items()}
-    batch = {n: value.to(weight.dtype) if value.is_floating_point() else value for n, value in batch.items()}
     for param in params.values():
         param.requires_grad_(True)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        logits = family.logits(model, batch)
+        logits = synthetic_logits(model, family)
         grads = torch.autograd.grad(logits.sum(), list(params.values()), allow_unused=True)
     for name, param in params.items():
         param.requires_grad_(before[name])
     return {name for name, grad in zip(params, grads, strict=True) if grad is None} | set(family.idle)
+
+
+def synthetic_logits(model: nn.Module, family: Family) -> Tensor:
+    """Return the logits of one row that is nobody's: a black picture, one letter asked and one answered."""
+    weight = next(model.parameters())
+    row = family.encode(np.zeros((32, 32, 3), np.uint8), "a", "b")
+    batch = {name: value[None].to(weight.device) for name, value in row.items()}
+    return family.logits(
+        model, {n: value.to(weight.dtype) if value.is_floating_point() else value for n, value in batch.items()}
+    )
 
 
 def _everything(model: nn.Module) -> Chosen:
@@ -79,12 +99,13 @@ def _everything(model: nn.Module) -> Chosen:
     return Chosen(model=model, training=training, notes=(), save=None)
 
 
-def _adapted(model: nn.Module, train: str, adapter: Any) -> Chosen:
+def _adapted(model: nn.Module, family: Family, train: str, adapter: Any, base: str, seed: bytes | int) -> Chosen:
     """Leave the choice to `adapters.adapt`."""
     try:
         adapters = importlib.import_module("sfumato.models.adapters")
     except ModuleNotFoundError as error:
         raise BadInput(f"train={train} needs sfumato.models.adapters, which is not there: train all.") from error
-    settings = adapters.Adapter() if adapter is None else adapter
-    found = adapters.adapt(model, train, settings)
+    found = adapters.adapt(
+        model, train, adapter, reach=lambda whole: synthetic_logits(whole, family), base=base, seed=seed
+    )
     return Chosen(model=found.model, training=found.training, notes=tuple(found.notes), save=found.save)
