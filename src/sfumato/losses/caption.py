@@ -49,7 +49,7 @@ def caption_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """
     labels = batch["labels"]
     logits = caption_logits(model, labels, pixel_values=batch["pixel_values"])
-    return -_likelihood(logits, labels).per_token
+    return -likelihood(logits, labels).per_token
 
 
 def encode_images(model: Any, pixel_values: Tensor) -> Tensor:
@@ -68,8 +68,8 @@ def caption_log_likelihood(
         image_tokens: (N, T, D) of `encode_images`, computed once for many captions.
     """
     if image_tokens is not None:
-        return _likelihood(caption_logits(model, labels, encoder_outputs=(image_tokens,)), labels)
-    return _likelihood(caption_logits(model, labels, pixel_values=pixel_values), labels)
+        return likelihood(caption_logits(model, labels, encoder_outputs=(image_tokens,)), labels)
+    return likelihood(caption_logits(model, labels, pixel_values=pixel_values), labels)
 
 
 def decoder_inputs(labels: Tensor, *, start_id: int, pad_id: int) -> Tensor:
@@ -89,6 +89,7 @@ def caption_logits(model: Any, labels: Tensor, **image: Any) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _likelihood(logits: Tensor, labels: Tensor) -> Likelihood:
+def likelihood(logits: Tensor, labels: Tensor) -> Likelihood:
+    """Return the log-likelihood of labels (N, L), -100 where there is none, under logits (N, L, V)."""
     nll = nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
     return Likelihood(total=-nll.view(labels.shape).sum(dim=1), num_tokens=(labels != IGNORED).sum(dim=1))

@@ -3,7 +3,8 @@ transformers and open_clip.
 """
 
 from sfumato.models.adapter_peft import load_adapter, save_adapter
-from sfumato.models.adapters import Adapted, Adapter, adapt
+from sfumato.models.adapters import ADAPTERS, Adapted, Adapter, adapt
+from sfumato.models.blip import BLIP_SIZES, start_blip
 from sfumato.models.captioner import (
     Counts,
     absent,
@@ -36,8 +37,12 @@ from sfumato.models.tokenizer import Tokenizer
 from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features, is_frozen
 from sfumato.models.towers import Towers, text_positions
 from sfumato.models.two_views import TwoViewTowers
+from sfumato.models.vlm import StartedVlm, load_vlm, start_vlm
+from sfumato.models.vlm_score import answers, score_answers
 
 __all__ = [
+    "ADAPTERS",
+    "BLIP_SIZES",
     "DUAL_SIZES",
     "SIZES",
     "Adapted",
@@ -52,6 +57,7 @@ __all__ = [
     "SmallConv",
     "Started",
     "StartedTowers",
+    "StartedVlm",
     "StemEncoder",
     "TimmEncoder",
     "Tokenizer",
@@ -61,6 +67,7 @@ __all__ = [
     "TwoViewTowers",
     "absent",
     "adapt",
+    "answers",
     "assemble",
     "build",
     "captioner_config",
@@ -81,10 +88,14 @@ __all__ = [
     "load_encoder",
     "load_export",
     "load_pair",
+    "load_vlm",
     "read_checkpoint",
     "save_adapter",
+    "score_answers",
     "start",
+    "start_blip",
     "start_dual",
     "start_encoder",
+    "start_vlm",
     "text_positions",
 ]

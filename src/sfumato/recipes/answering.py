@@ -18,7 +18,7 @@ from sfumato.recipes.sets import Sets
 from sfumato.recipes.words import tokenizer_of
 
 QUESTION = "describe the picture"
-_WORDS = (("what is this", "a word"), ("is it red", "no"), ("which shape is here", "that one is round"))
+_MADE_UP = (("what is this", "a word"), ("is it red", "no"), ("which shape is here", "that one is round"))
 _LOOKED_AT = 20_000  # public questions that a vocabulary is made from
 
 
@@ -96,11 +96,7 @@ def made_up(started: models.StartedVlm) -> Callable[[int], Any]:
     def batch(count: int) -> Any:
         rng = np.random.default_rng(0)
         rows = [
-            started.family.encode(
-                rng.integers(0, 256, (48, 48, 3), dtype=np.uint8),
-                _WORDS[row % len(_WORDS)],
-                _WORDS[(row + 1) % len(_WORDS)],
-            )
+            started.family.encode(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8), *_MADE_UP[row % len(_MADE_UP)])
             for row in range(count)
         ]
         return default_collate(rows)

@@ -111,7 +111,7 @@ def _classes(saved: classifier.Saved, trained: Trained, pixels: Tensor) -> list[
         return [saved.classes[place] for place in saved.model(torch.from_numpy(features)).argmax(1).tolist()]
 
 
-def _chooser(loaded: Any, labels: tuple[str, ...]) -> Answer:
+def _chooser(loaded: Any, labels: tuple[str, ...]) -> _OfPixels:
     tokenizer, limit = loaded.tokenizer, models.text_positions(loaded.model)
     longest = max(tokenizer.count_text_tokens(labels))
     if limit is not None and longest > limit:

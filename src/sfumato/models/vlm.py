@@ -1,0 +1,149 @@
+"""Any vision-language model of a local folder, ready for private fine-tuning on questions about pictures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sfumato.base import BadInput
+from sfumato.models.export import written_beside
+from sfumato.models.families import Family, Setup
+from sfumato.models.families.blip import hold_masks
+from sfumato.models.families.coca import Coca, is_coca, read_coca, write_coca
+from sfumato.models.families.qwen import hold_patches
+from sfumato.models.folders import locate, quiet
+from sfumato.models.freeze import Training
+from sfumato.models.vlm_read import read_vlm
+from sfumato.models.vlm_train import choose_parameters
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartedVlm:
+    """A vision-language model ready to train.
+
+    Attributes:
+        model: in training mode, `requires_grad` set; a frozen BatchNorm stays in evaluation mode.
+        family: how this architecture is fed, read and asked.
+        training: which parameters train and which do not.
+        notes: what was taken from where and what was adapted, for the log and the card.
+        facts: public constants: image_size, max_question, max_answer, prompt, ...
+        export: writes a folder that loads without sfumato.
+    """
+
+    model: nn.Module
+    family: Family
+    training: Training
+    notes: tuple[str, ...]
+    facts: dict[str, Any]
+    export: Callable[[Path], None]
+
+
+def start_vlm(
+    folder: str | Path,
+    *,
+    train: str = "all",
+    max_question: int = 24,
+    max_answer: int = 8,
+    prompt: str | None = None,
+    image_size: int | None = None,
+    adapter: Any = None,
+    dtype: str | None = None,
+    padding_side: Literal["left", "right"] | None = None,
+    gradient_checkpointing: bool = False,
+    seed: bytes | int = 0,
+) -> StartedVlm:
+    """Return the model of a local folder: a transformers vision-language class with its processor, or open_clip's CoCa.
+
+    Args:
+        folder: as `save_pretrained` writes it (model and processor), a run of sfumato with an export, or open_clip's
+            `local-dir:` layout.
+        train: what trains: `all`, or a choice of `adapters.adapt`.
+        max_question: tokens kept of a question; those of the prompt and of the picture come on top.
+        max_answer: tokens of an answer, its end token included.
+        prompt: public text around "{question}"; None: the model's chat template, or its family's usual prompt.
+        image_size: side of the square pictures, where the architecture leaves a choice (Qwen2-VL).
+        adapter: settings of `adapters.adapt`.
+        dtype: float32 (default), bfloat16, float16 or float64, of the weights.
+        padding_side: of questions; None: the family's own. Losses are the same.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        seed: of an adapter's initial values, 32 secret bytes or a number.
+
+    Raises:
+        BadInput: naming the setting, or what the folder lacks.
+    """
+    if dtype is not None and dtype not in _TYPES:
+        raise BadInput(f"dtype is one of {', '.join(_TYPES)}, got {dtype!r}.")
+    path = locate(folder)
+    sizes: dict[str, Any] = {
+        "max_question": max_question,
+        "max_answer": max_answer,
+        "prompt": prompt,
+        "image_size": image_size,
+        "padding_side": padding_side,
+    }
+    opened = _open(path, _TYPES[dtype or "float32"], sizes)
+    chosen = choose_parameters(opened.model, opened.family, train, adapter, base=str(path), seed=seed)
+    if gradient_checkpointing:
+        _checkpoint(opened.model)
+    origin = f"{opened.family.name} of {path}"
+    return StartedVlm(
+        model=chosen.model.train(),
+        family=opened.family,
+        training=chosen.training,
+        notes=(origin, "dropout off in all parts", *chosen.notes),
+        facts=opened.family.facts,
+        export=_exporter(opened.write, chosen.save),
+    )
+
+
+def load_vlm(folder: str | Path, **settings: Any) -> StartedVlm:
+    """Read an export back, in evaluation mode; arguments and errors as `start_vlm`, `train` left out."""
+    started = start_vlm(folder, **settings)
+    started.model.requires_grad_(False)
+    started.model.eval()
+    return started
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    model: nn.Module
+    family: Family
+    write: Callable[[Path], None]
+
+
+def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
+    if is_coca(path):
+        coca, images, architecture = read_coca(path)
+        family = Coca(Setup(config=architecture, processor=images, **sizes))
+        return _Opened(model=coca.to(dtype), family=family, write=lambda to: write_coca(coca, architecture, images, to))
+    model, processor, config, known = read_vlm(path, dtype)
+    made = known.make(Setup(config=config, processor=processor, **sizes))
+    hold_patches(model)
+    hold_masks(model)
+
+    def write(to: Path) -> None:
+        with quiet():
+            model.save_pretrained(str(to), max_shard_size="1TB")  # pyright: ignore[reportCallIssue]
+        processor.save_pretrained(str(to))
+
+    return _Opened(model=model, family=made, write=write)
+
+
+def _exporter(write: Callable[[Path], None], save: Callable[[Path], object] | None) -> Callable[[Path], None]:
+    def export(folder: Path) -> None:
+        with written_beside(folder) as beside:
+            (save or write)(beside)
+
+    return export
+
+
+def _checkpoint(model: nn.Module) -> None:
+    enable = getattr(model, "activation_checkpointing_enable", getattr(model, "gradient_checkpointing_enable", None))
+    if enable is None:
+        raise BadInput("this model has no gradient checkpointing.")
+    enable({"use_reentrant": False})  # the norm engine needs the backward pass to see the same graph
