@@ -61,8 +61,8 @@ def bare_folder(folder: str | Path, *, room_bytes: float | None = None) -> Bare:
     if content.get("quantization_config"):
         method = content["quantization_config"].get("quant_method", "")
         raise Refused(
-            f"the weights in {path} are quantised ({method or 'int8'}): their rows' gradients are not measured. Take the "
-            "checkpoint in float16, bfloat16 or float32, frozen where it shall not train."
+            f"the weights in {path} are quantised ({method or 'int8'}): their rows' gradients are not measured. Take "
+            "the checkpoint in float16, bfloat16 or float32, frozen where it shall not train."
         )
     config = _config(path)
     kind, model_class = _class_of(config)
@@ -127,7 +127,9 @@ def bare_timm(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            model: Any = timm.create_model(name, pretrained=False, in_chans=channels, checkpoint_path=file or "", **sized)
+            model: Any = timm.create_model(
+                name, pretrained=False, in_chans=channels, checkpoint_path=file or "", **sized
+            )
     except (TypeError, ValueError, AssertionError, RuntimeError, OSError, KeyError) as error:
         raise BadInput(f"timm cannot make {name}: {' '.join(str(error).split())[:200]}") from error
     model.train()

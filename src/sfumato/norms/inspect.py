@@ -198,9 +198,7 @@ class _Looker(TorchFunctionMode):
         return out
 
 
-def _uses(
-    model: nn.Module, loss_fn: LossFn, make: Callable[[int], Any], autocast: Autocast | None
-) -> tuple[Use, ...]:
+def _uses(model: nn.Module, loss_fn: LossFn, make: Callable[[int], Any], autocast: Autocast | None) -> tuple[Use, ...]:
     """Return every trainable parameter's uses, from forward passes at two batch sizes.
 
     A result whose shape is the same at both holds no examples, and is followed to where it meets them.
@@ -231,6 +229,4 @@ def _uses(
 def _use(name: str, numel: int, functions: list[str], derived: bool) -> Use:
     kinds = tuple(dict.fromkeys(functions))
     without = tuple(function for function in kinds if not has_rule(function))
-    return Use(
-        name=name, numel=numel, functions=kinds, without_rule=without, count=len(functions), derived=derived
-    )
+    return Use(name=name, numel=numel, functions=kinds, without_rule=without, count=len(functions), derived=derived)

@@ -85,7 +85,9 @@ class Feed:
             words = torch.where(words == self.image_token, _FIRST - 1, words)
             before = torch.full((num_rows, self.places), self.image_token)
             words = torch.cat([before, words], 1)
-        labels = words.masked_fill(words == self.image_token, IGNORED) if self.image_token is not None else words.clone()
+        labels = (
+            words.masked_fill(words == self.image_token, IGNORED) if self.image_token is not None else words.clone()
+        )
         if self.answer:
             labels = torch.randint(_FIRST, self.vocab_size, (num_rows, self.max_tokens // 2 + 1), generator=generator)
         side = self.image_size

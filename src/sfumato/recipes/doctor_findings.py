@@ -130,8 +130,8 @@ def _without_rule(seen: Inspection) -> list[Finding]:
         Finding(
             where=tuple(names),
             why=f"no rule measures a parameter in {function} row by row",
-            instead="freeze it (--train heads or an adapter), write its use with linear, matmul or elementwise functions, "
-            "or register a rule with sfumato.norms.register_rule",
+            instead="freeze it (--train heads or an adapter), write its use with linear, matmul or elementwise "
+            "functions, or register a rule with sfumato.norms.register_rule",
         )
         for function, names in by_function.items()
     ]
@@ -170,6 +170,6 @@ def _experts(case: Case) -> list[Finding]:
     if not names:
         return []
     why = "a mixture of experts: which tokens an expert sees depends on the whole batch"
-    return [Finding(where=names, why=why, instead="freeze the experts and train an adapter elsewhere, or a dense model")]
-
-
+    return [
+        Finding(where=names, why=why, instead="freeze the experts and train an adapter elsewhere, or a dense model")
+    ]

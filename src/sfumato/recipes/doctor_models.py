@@ -71,6 +71,8 @@ class Case:
         synthetic: n -> rows for the engine's checks; None: twins of a batch, as in training.
         training: which parameters train.
         unit: `example` or `group`.
+        encode: texts and their length -> ids, for public rows; None where the model has no tokenizer.
+        text_name: of these ids in a batch.
         notes: what else is to be said of the model.
         image_size, channels: of pictures.
     """
@@ -82,6 +84,8 @@ class Case:
     synthetic: Callable[[int], Any] | None = None
     training: models.Training
     unit: str
+    encode: Callable[[list[str], int], Tensor] | None = None
+    text_name: str = ""
     notes: tuple[str, ...] = ()
     image_size: int
     channels: int
@@ -144,20 +148,32 @@ def _about(bare: Bare) -> tuple[str, ...]:
     return (*(("random weights: the folder or name gives none",) if bare.is_random else ()), *bare.notes)
 
 
+def _tokenizer(asked: Asked) -> models.Tokenizer | None:
+    """Return the tokenizer of a folder or of open_clip, None where there is none."""
+    if asked.model.startswith("open_clip:"):
+        return models.Tokenizer.of_open_clip()
+    try:
+        return models.Tokenizer.from_checkpoint(asked.model)
+    except BadInput:
+        return None
+
+
 # ---------------------------------------------------------------- captioners
 
 
 def _captioner(asked: Asked, bare: Bare) -> Case:
     model, size = bare.model, asked.image_size or bare.image_size
     training = choose(model, asked.train, image_size=size, decoder_is_new=False, words_are_new=False)
-    text = model.config.decoder
+    text, tokenizer = model.config.decoder, _tokenizer(asked)
     length = asked.max_tokens or min(int(getattr(text, "max_position_embeddings", _TEXT)), 64)
 
     def batch(num_rows: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)
         return {
             "pixel_values": torch.randn(num_rows, bare.channels, size, size, generator=generator),
-            "labels": torch.randint(min(5, text.vocab_size - 1), text.vocab_size, (num_rows, length), generator=generator),
+            "labels": torch.randint(
+                min(5, text.vocab_size - 1), text.vocab_size, (num_rows, length), generator=generator
+            ),
         }
 
     return Case(
@@ -167,6 +183,8 @@ def _captioner(asked: Asked, bare: Bare) -> Case:
         batch=batch,
         training=training,
         unit=_row_unit(asked),
+        encode=None if tokenizer is None else tokenizer.encode,
+        text_name="labels",
         notes=_about(bare),
         image_size=size,
         channels=bare.channels,
@@ -184,9 +202,7 @@ def _built_in(asked: Asked) -> Case:
             asked.model, vocab_size=spec.vocab_size, image_size=size, max_tokens=length, channels=channels, seed=0
         )
         source = f"captioner of size {asked.model}"
-        bare = Bare(
-            kind="captioner", model=model, source=source, is_random=True, image_size=size, channels=channels
-        )
+        bare = Bare(kind="captioner", model=model, source=source, is_random=True, image_size=size, channels=channels)
         return _captioner(replace(asked, max_tokens=length), bare)
     if asked.kind in (None, "encoder") and asked.model in ("small-conv", "resnet18", "resnet18-group", "micro"):
         return _views(asked, asked.model)
@@ -228,7 +244,7 @@ def _towers(asked: Asked, bare: Bare) -> Case:
 
 
 def _dual(asked: Asked, bare: Bare, embed: models.Towers, length: int, vocab_size: int) -> Case:
-    size = asked.image_size or bare.image_size
+    size, tokenizer = asked.image_size or bare.image_size, _tokenizer(asked)
 
     def batch(num_rows: int) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -245,6 +261,8 @@ def _dual(asked: Asked, bare: Bare, embed: models.Towers, length: int, vocab_siz
         batch=batch,
         training=training,
         unit=contrast_unit(asked),
+        encode=None if tokenizer is None else tokenizer.encode_texts,
+        text_name="input_ids",
         notes=(*bare.notes, "InfoNCE couples rows: clipped by groups; clipping per example is refused"),
         image_size=size,
         channels=bare.channels,
@@ -314,9 +332,7 @@ class _ClassLoss:
 def _timm(asked: Asked, name: str, file: str | None) -> Case:
     if asked.kind == "encoder":
         return _views(replace(asked, batch_norm="frozen" if asked.batch_norm == "frozen" else "group"), asked.model)
-    bare = bare_timm(
-        name, file, channels=asked.channels or 3, image_size=asked.image_size, batch_norm=asked.batch_norm
-    )
+    bare = bare_timm(name, file, channels=asked.channels or 3, image_size=asked.image_size, batch_norm=asked.batch_norm)
     size, model = bare.image_size, bare.model
     classes = int(model.num_classes)
 
@@ -423,4 +439,3 @@ def _of_run(asked: Asked, folder: Path) -> Case:
         raise BadInput(f"{folder} holds towers of two packages, of which heads train: the doctor does not open these.")
     length = length or models.text_positions(loaded.model) or _TEXT
     return _dual(asked, bare, loaded.embed, length, loaded.tokenizer.vocab_size)
-
