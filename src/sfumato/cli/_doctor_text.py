@@ -67,6 +67,8 @@ def _more(count: int, listed: int) -> str:
 
 def _refused(console: Console, found: "Diagnosis") -> None:
     _say(console, "\nCan be trained: no.", "red")
+    if found.seen is None:
+        return  # the one sentence, on stderr, says it all
     _say(console, f"  Training would say: {found.refusal}")
     for finding in found.findings:
         if not finding.where:
@@ -128,19 +130,23 @@ def _signal(console: Console, found: "Diagnosis") -> None:
         f"  mean clipped gradient {gradient.mean_norm:.3g} (C = {gradient.clip_norm:g}, {gradient.clipped:.0%} are "
         f"clipped); noise {signal.noise_norm:.3g}, noise multiplier {plan.noise_multiplier:.4g}",
     )
+    bound = f"at most {signal.largest:.3g} and {signal.largest_over_all:.3g} where all gradients agree"
     _say(
         console,
-        f"  signal to noise {signal.ratio:.3g} a step (at most {signal.largest:.3g} at this plan); "
-        f"over {signal.steps:,} steps R = {signal.over_all:.3g}",
+        f"  signal to noise {signal.ratio:.3g} a step, over {signal.steps:,} steps R = {signal.over_all:.3g} ({bound})",
     )
-    style = {"hopeless": "red", "doubtful": "yellow", "fine": "green"}[signal.verdict]
+    style = {"hopeless": "red", "doubtful": "yellow", "unclear": "yellow", "fine": "green"}[signal.verdict]
     meaning = {
-        "hopeless": "Hopeless: most of the way that the weights go is noise, even if the gradient never turned.",
-        "doubtful": "Doubtful: more than a tenth of the squared way is noise, even if the gradient never turned.",
+        "hopeless": "Hopeless: over all steps the noise outweighs the signal, even if the gradient never turned.",
+        "doubtful": "Doubtful: at this signal more than a tenth of the squared way that the weights go is noise.",
+        "unclear": "Unclear: there is little signal on made-up rows, and enough where gradients agree.",
         "fine": "No sign that learning is hopeless.",
     }
     _say(console, f"  {meaning[signal.verdict]}", style)
     for sentence in found.advice:
         _say(console, f"  - {sentence}")
     if gradient.inputs == "made-up":
-        _say(console, "  Made-up rows are all alike: real gradients agree less. Public pictures: --data.")
+        _say(
+            console,
+            "  Made-up words and labels have nothing to do with their pictures: --data, of public ones, tells more.",
+        )

@@ -74,7 +74,7 @@ def bare_folder(folder: str | Path, *, room_bytes: float | None = None) -> Bare:
     else:
         model, missing = load_with_gaps(model_class, path)
         is_random = False
-    notes = (f"the weights lack {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""),)
+    more = f" and {len(missing) - 1} more" if missing[1:] else ""
     size, channels = pictures_of(config)
     return Bare(
         kind=kind,
@@ -83,7 +83,7 @@ def bare_folder(folder: str | Path, *, room_bytes: float | None = None) -> Bare:
         is_random=is_random,
         image_size=size,
         channels=channels,
-        notes=notes if missing else (),
+        notes=(f"the weights lack {missing[0]}{more}",) if missing else (),
     )
 
 

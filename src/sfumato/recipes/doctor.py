@@ -15,7 +15,7 @@ from sfumato.recipes.doctor_cost import Checked, Cost, estimate, machine_bytes
 from sfumato.recipes.doctor_data import public_case
 from sfumato.recipes.doctor_findings import Finding, findings, rows_loss, works_with
 from sfumato.recipes.doctor_models import Asked, Case, open_case
-from sfumato.recipes.doctor_signal import Gradient, Signal, advice, first_gradient, made_up, signal_of
+from sfumato.recipes.doctor_signal import MADE_UP, Gradient, Signal, advice, first_gradient, made_up, signal_of
 from sfumato.recipes.run import Data, Privacy
 
 _ROWS = 32  # on which the first gradient is measured
@@ -153,7 +153,7 @@ def _hoped(found: Diagnosis, case: Case, wish: Wish) -> Diagnosis:
     if found.plan is None:
         return found
     assert found.seen is not None
-    inputs = "made-up"
+    inputs = MADE_UP
     if wish.data is not None:
         case, inputs = public_case(case, wish.data, _ROWS)
     batches = made_up(case, _ROWS, _AT_ONCE, found.asked.group_size)

@@ -25,6 +25,7 @@ R = SNR sqrt(T), R^2 / (1 + R^2) of the squared way that the weights go is signa
 for a gradient that never turns, and gradients turn."""
 DOUBTFUL = 3.0
 """Below 3 less than nine tenths of the squared way is signal."""
+MADE_UP = "made-up"
 _LORA_RANK = 8
 
 
@@ -131,9 +132,23 @@ class Signal:
         return self.ratio * math.sqrt(self.steps)
 
     @property
+    def largest_over_all(self) -> float:
+        """R where all gradients agree and are clipped: no data reaches more."""
+        return self.largest * math.sqrt(self.steps)
+
+    @property
     def verdict(self) -> str:
-        """ "hopeless", "doubtful" or "fine"."""
-        return "hopeless" if self.over_all < HOPELESS else "doubtful" if self.over_all < DOUBTFUL else "fine"
+        """ "hopeless", "doubtful", "unclear" or "fine".
+
+        Made-up rows prove nothing against a model: there the largest possible R decides, and a low one is "unclear".
+        """
+        made_up = self.gradient.inputs == MADE_UP
+        decides = self.largest_over_all if made_up else self.over_all
+        if decides < HOPELESS:
+            return "hopeless"
+        if decides < DOUBTFUL:
+            return "doubtful"
+        return "unclear" if self.over_all < DOUBTFUL else "fine"
 
 
 def signal_of(gradient: Gradient, plan: Plan, num_parameters: int) -> Signal:
@@ -155,22 +170,28 @@ def lora_parameters(model: nn.Module, rank: int = _LORA_RANK) -> int:
 def advice(signal: Signal, num_parameters: int, model: nn.Module) -> list[str]:
     """Return what to change, with numbers, for R to reach `DOUBTFUL`; empty where it does.
 
-    R grows with sqrt(T) B / (sigma sqrt(P)) times the gradient's norm, which clipping holds below C.
+    R grows with sqrt(T) B / (sigma sqrt(P)) times the gradient's norm. The numbers rest on the measured R of public
+    rows; on made-up ones on the largest possible R, so they are the least that helps.
     """
     if signal.verdict == "fine":
         return []
-    factor = DOUBTFUL / signal.over_all if signal.over_all else math.inf
-    if not math.isfinite(factor):
-        return ["the mean clipped gradient is not to be told from zero on these rows: measure it with --data"]
-    found = [f"train at most about {max(1, int(num_parameters / factor**2)):,} parameters: --train heads, bias, last-1"]
+    real = signal.gradient.inputs != MADE_UP
+    reached = signal.over_all if real and signal.over_all > 0 else signal.largest_over_all
+    factor, least = DOUBTFUL / reached, "" if real else "at least "
+    found = []
+    if factor > 1:
+        found.append(
+            f"train at most {max(1, int(num_parameters / factor**2)):,} parameters (--train heads, bias, last-1), or "
+            f"take {least}{factor:.1f} times the batch from as many times the records: the same noise meets a larger sum"
+        )
+    else:
+        found.append(
+            "measure it on public pictures (--data); fewer trainable parameters, larger batches, more records help"
+        )
     lora = lora_parameters(model)
     if 0 < lora < num_parameters:
-        reached = signal.over_all * math.sqrt(num_parameters / lora)
-        found[0] += (
-            f"; or LoRA of rank {_LORA_RANK} on the linear layers, {lora:,} parameters, brings R to {reached:.2g}"
+        gain = math.sqrt(num_parameters / lora)
+        found.append(
+            f"LoRA of rank {_LORA_RANK} on the linear layers, {lora:,} parameters, meets {gain:.1f} times less noise"
         )
-    return [
-        *found,
-        f"or {factor:.1f} times the batch, from as many times the records (the same noise then meets a larger sum)",
-        "or start from public pre-training, so that fewer parameters have to learn",
-    ]
+    return [*found, "start from public pre-training, so that less has to be learned"]
