@@ -32,11 +32,15 @@ def first_leak(model: nn.Module, loss_fn: LossFn, make: Callable[[int], Any]) ->
 
 
 def _exchanged(leaf: Any) -> Any:
-    """Return the tensor with another first row: far away, or for integers that of the last row."""
+    """Return the tensor with another first row: far away, or for integers the next row that differs, else zeros."""
     if not isinstance(leaf, Tensor):
         return leaf
     changed = leaf.detach().clone()
-    changed[0] = 3 * changed[0] + 1 if leaf.is_floating_point() else leaf[-1]
+    if leaf.is_floating_point():
+        changed[0] = 3 * changed[0] + 1
+    else:
+        others = [row for row in leaf if not torch.equal(row, leaf[0])]
+        changed[0] = others[0] if others else torch.zeros_like(leaf[0])
     return changed
 
 

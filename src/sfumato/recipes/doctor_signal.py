@@ -182,7 +182,7 @@ def advice(signal: Signal, num_parameters: int, model: nn.Module) -> list[str]:
     if factor > 1:
         found.append(
             f"train at most {max(1, int(num_parameters / factor**2)):,} parameters (--train heads, bias, last-1), or "
-            f"take {least}{factor:.1f} times the batch from as many times the records: the same noise meets a larger sum"
+            f"take {least}{factor:.1f} times the batch from as many times the records"
         )
     else:
         found.append(
