@@ -13,11 +13,11 @@ from sfumato import losses, norms
 from sfumato.base import BadInput, Refused
 from sfumato.norms.inspect import inspect
 from sfumato.plan import Example, Plan
-from sfumato.recipes import doctor
+from sfumato.recipes import doctor, doctor_cost, doctor_measure
 from sfumato.recipes.doctor import Wish, diagnose, facts, rules
 from sfumato.recipes.doctor_cost import Cost, Line, sizes_below
-from sfumato.recipes.doctor_findings import findings, works_with
-from sfumato.recipes.doctor_measure import micro_batch, one
+from sfumato.recipes.doctor_findings import findings, group_norm_twin, works_with
+from sfumato.recipes.doctor_measure import _private, micro_batch, one
 from sfumato.recipes.doctor_models import Asked, Case, open_case
 from sfumato.recipes.doctor_signal import Gradient, Signal, advice, first_gradient, made_up, signal_of
 from sfumato.recipes.run import Data, Privacy
@@ -149,13 +149,7 @@ def test_batch_norm_of_timm_is_refused_with_what_works() -> None:
     assert "--batch-norm group" in reason.instead
     assert found.repaired is True
     assert diagnose(Asked(model="timm:resnet10t", image_size=32, batch_norm="group"), LOOK).trainable
-    assert doctor_relative("timm resnet50, 1000 classes") == "resnet50_gn"
-
-
-def doctor_relative(source: str) -> str | None:
-    from sfumato.recipes.doctor_findings import group_norm_twin
-
-    return group_norm_twin(source)
+    assert group_norm_twin("timm resnet50, 1000 classes") == "resnet50_gn"
 
 
 @pytest.mark.parametrize(("model", "says"), [("nowhere", "is no folder"), ("timm:nothing_at_all", "timm has no model")])
@@ -269,9 +263,16 @@ def test_line_and_largest_micro_batch() -> None:
     assert (line.start, line.slope) == pytest.approx((6.0, 1.0))
     assert line.at(32) == pytest.approx(38.0)
     assert Line.through([4, 8], [3.0, 1.0]).slope == 0.0
-    cost = Cost(sizes=(4, 8), seconds=line, seconds_per_step=2.0, bytes=Line(start=100, slope=10), held_bytes=50)
+    cost = Cost(
+        sizes=(4, 8),
+        seconds=line,
+        seconds_per_step=2.0,
+        processor_seconds=line,
+        bytes=Line(start=100, slope=10),
+        held_bytes=50,
+    )
     assert cost.largest(1000 / 0.9) == 85
-    assert cost.bytes.at(85) + 50 <= 1000 < cost.bytes.at(86) + 50 + 1e-9 + 10
+    assert cost.bytes.at(85) + 50 <= 1000 < cost.bytes.at(86) + 50
     assert cost.largest(100) == 0
     assert cost.step_seconds(4, 16) == pytest.approx(4 * 10 + 2)
 
@@ -285,7 +286,8 @@ def test_sizes_are_below_and_hold_two_groups() -> None:
         assert len(sizes_below(rows, "example", 16)) == 2
 
 
-def test_one_measures_a_private_step_with_the_memory_of_adam_and_the_sum() -> None:
+def test_one_measures_both_sides_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_measure, "TIMED", 1)
     asked = Asked(model="pico", image_size=16, channels=1)
     for private in (True, False):
         found = one(asked, private=private, rows=4)
@@ -295,8 +297,6 @@ def test_one_measures_a_private_step_with_the_memory_of_adam_and_the_sum() -> No
 
 
 def test_private_side_leaves_noise_in_the_gradient_and_claims_nothing(tmp_path: Path) -> None:
-    from sfumato.recipes.doctor_measure import _private
-
     asked = Asked(model="pico", image_size=16, channels=1)
     case = open_case(asked)
     optimizer = torch.optim.SGD([p for p in case.model.parameters() if p.requires_grad], lr=1.0)
@@ -305,14 +305,42 @@ def test_private_side_leaves_noise_in_the_gradient_and_claims_nothing(tmp_path: 
     assert all(not torch.equal(p, before[name]) for name, p in norms.trainable(case.model).items())
 
 
+@pytest.mark.slow
 def test_fresh_processes_measure_both_sides() -> None:
-    found = diagnose(Asked(model="pico", image_size=16, channels=1), Wish(micro_batch_size=4, check=True, memory_gb=8))
+    found = diagnose(Asked(model="pico", image_size=16, channels=1), Wish(micro_batch_size=4, memory_gb=8))
     assert found.trouble == ()
-    assert set(found.cost) == set(found.checked) == {"private", "non-private"}
+    assert set(found.cost) == {"private", "non-private"}
     for cost in found.cost.values():
         weights = found.seen.num_trainable * 4  # pyright: ignore[reportOptionalMemberAccess]
         assert cost.bytes.at(4) > 3 * weights
     assert found.largest is None or found.largest > 4
+
+
+def test_check_compares_the_estimate_with_a_step_of_the_asked_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for = []
+
+    def measure(jobs, threads):
+        asked_for.extend((job["private"], job["rows"]) for job in jobs)
+        row = {"seconds_per_step": 1.0, "held_bytes": 7.0}
+        return [
+            {**row, "seconds_per_micro_batch": n, "processor_seconds": 2.0 * n, "peak_bytes": 10.0 * n}
+            for n in (job["rows"] + (job["rows"] == 32) for job in jobs)
+        ]
+
+    monkeypatch.setattr(doctor_cost, "measure", measure)
+    costs, checked = doctor_cost.estimate(Asked(model="pico"), 32, "example", check=True)
+    assert asked_for == [(side, rows) for side in (True, False) for rows in (8, 16, 32)]
+    assert costs["private"].bytes.at(32) == pytest.approx(320)
+    assert checked["private"].seconds == pytest.approx(33 / 34)
+    assert checked["non-private"].bytes == pytest.approx(32 / 33)
+    assert checked["private"].processor_seconds == pytest.approx(32 / 33)
+
+
+def test_measurement_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_cost, "measure", lambda jobs, threads: [{"error": "out of memory"}] * len(jobs))
+    found = diagnose(Asked(model="pico", image_size=16, channels=1), Wish(micro_batch_size=4))
+    assert found.trouble == ("time and memory could not be measured: out of memory",)
+    assert found.trainable
 
 
 # ---------------------------------------------------------------- signal

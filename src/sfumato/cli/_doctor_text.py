@@ -107,7 +107,11 @@ def _cost(console: Console, found: "Diagnosis", rows: int, batch_size: float) ->
     )
     _say(console, f"  {_largest(found)}")
     for side, ratio in found.checked.items():
-        _say(console, f"  {side}: estimate over measured: time {ratio.seconds:.2f}, memory {ratio.bytes:.2f}")
+        _say(
+            console,
+            f"  {side}, estimate over measured: time {ratio.seconds:.2f}, processor time {ratio.processor_seconds:.2f}, "
+            f"memory {ratio.bytes:.2f}",
+        )
 
 
 def _largest(found: "Diagnosis") -> str:

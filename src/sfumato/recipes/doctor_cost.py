@@ -42,6 +42,7 @@ class Cost:
         sizes: micro-batch sizes that were measured.
         seconds: of one micro-batch.
         seconds_per_step: of a step besides its micro-batches: noise, ledger, optimizer.
+        processor_seconds: of a step with one micro-batch, all threads together.
         bytes: growth of the process's memory from before the model was made: weights, gradients, Adam, the float64
             sum, activations.
         held_bytes: what the process holds besides (Python, PyTorch).
@@ -50,6 +51,7 @@ class Cost:
     sizes: tuple[int, ...]
     seconds: Line
     seconds_per_step: float
+    processor_seconds: Line
     bytes: Line
     held_bytes: float
 
@@ -68,9 +70,16 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """Estimates over what a step at the asked micro-batch size then took; 1 is exact."""
+    """Estimates over what a step at the asked micro-batch size then took; 1 is exact.
+
+    Attributes:
+        seconds: by the clock, which other processes move.
+        processor_seconds: spent by the step itself.
+        bytes: of memory.
+    """
 
     seconds: float
+    processor_seconds: float
     bytes: float
 
 
@@ -114,6 +123,7 @@ def _cost(sizes: tuple[int, ...], found: list[dict[str, Any]]) -> Cost:
         sizes=sizes,
         seconds=Line.through(list(sizes), values["seconds_per_micro_batch"]),
         seconds_per_step=float(np.median(values["seconds_per_step"])),
+        processor_seconds=Line.through(list(sizes), values["processor_seconds"]),
         bytes=Line.through(list(sizes), values["peak_bytes"]),
         held_bytes=max(values["held_bytes"]),
     )
@@ -122,7 +132,9 @@ def _cost(sizes: tuple[int, ...], found: list[dict[str, Any]]) -> Cost:
 def _checked(cost: Cost, rows: int, found: dict[str, Any]) -> Checked:
     took = found["seconds_per_micro_batch"] + found["seconds_per_step"]
     return Checked(
-        seconds=cost.step_seconds(rows, rows) / took, bytes=cost.bytes.at(rows) / max(found["peak_bytes"], 1.0)
+        seconds=cost.step_seconds(rows, rows) / took,
+        processor_seconds=cost.processor_seconds.at(rows) / max(found["processor_seconds"], 1e-9),
+        bytes=cost.bytes.at(rows) / max(found["peak_bytes"], 1.0),
     )
 
 

@@ -51,6 +51,7 @@ def one(asked: Asked, *, private: bool, rows: int) -> dict[str, float]:
 
     Returns:
         seconds_per_micro_batch; seconds_per_step, what a step takes besides (noise, ledger, optimizer);
+        processor_seconds of a step with one micro-batch, all threads together, which other processes hardly move;
         peak_bytes, the growth of the resident set over what was held before the model was made, at most; held_bytes,
         that before.
     """
@@ -67,10 +68,11 @@ def one(asked: Asked, *, private: bool, rows: int) -> dict[str, float]:
         repeats = max(1, min(TIMED, int(_PATIENCE / (1 + MANY) / (time.perf_counter() - begun))))
         few = _fastest(lambda: step([batch]), repeats)
         many = _fastest(lambda: step([batch] * MANY), repeats)
-    each = max((many - few) / (MANY - 1), 1e-9)
+    each = [max((b - a) / (MANY - 1), 1e-9) for a, b in zip(few, many, strict=True)]
     return {
-        "seconds_per_micro_batch": each,
-        "seconds_per_step": max(few - each, 0.0),
+        "seconds_per_micro_batch": each[0],
+        "seconds_per_step": max(few[0] - each[0], 0.0),
+        "processor_seconds": few[1],
         "peak_bytes": max(0, _peak() - before),
         "held_bytes": before,
     }
@@ -130,14 +132,15 @@ def plain_loss(case: Case, batch: MicroBatch) -> torch.Tensor:
     return contrast.rows(u @ v.mT, batch.groups[:, None] == batch.groups[None]).sum()
 
 
-def _fastest(work: Callable[[], None], repeats: int) -> float:
-    """Return the least of the times: whatever else the machine does makes a step slower, never faster."""
-    times = []
+def _fastest(work: Callable[[], None], repeats: int) -> tuple[float, float]:
+    """Return the least wall and processor seconds: what else the machine does makes a step slower, never faster."""
+    wall, processor = [], []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         work()
-        times.append(time.perf_counter() - begun)
-    return min(times)
+        wall.append(time.perf_counter() - begun)
+        processor.append(time.process_time() - used)
+    return min(wall), min(processor)
 
 
 # ---------------------------------------------------------------- memory of this process
