@@ -109,8 +109,8 @@ def _cost(console: Console, found: "Diagnosis", rows: int, batch_size: float) ->
     for side, ratio in found.checked.items():
         _say(
             console,
-            f"  {side}, estimate over measured: time {ratio.seconds:.2f}, processor time {ratio.processor_seconds:.2f}, "
-            f"memory {ratio.bytes:.2f}",
+            f"  {side}, estimate over measured: time {ratio.seconds:.2f}, processor time "
+            f"{ratio.processor_seconds:.2f}, memory {ratio.bytes:.2f}",
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from sfumato import norms
+from sfumato.losses import Contrast
 from sfumato.norms.inspect import Inspection, batch_norms_in_training, inspect
 from sfumato.norms.leak import first_leak
 from sfumato.recipes.doctor_models import Case
@@ -67,7 +68,7 @@ def works_with(case: Case, seen: Inspection) -> str | None:
 
 def rows_loss(case: Case) -> Callable[[nn.Module, Any], Any]:
     """Return what the engine's checks run on: the loss, or one value per row that moves with its embeddings."""
-    return getattr(case.loss_fn, "of_rows", case.loss_fn)
+    return case.loss_fn.of_rows if isinstance(case.loss_fn, Contrast) else case.loss_fn
 
 
 def _repair(model: nn.Module, seen: Inspection) -> bool:
