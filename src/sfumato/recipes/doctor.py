@@ -103,13 +103,12 @@ def diagnose(asked: Asked, wish: Wish) -> Diagnosis:
         BadInput: numbers of the plan that contradict each other, or pictures that are not declared public.
     """
     memory = wish.memory_gb * _GB if wish.memory_gb else machine_bytes()
-    plan = wish.privacy.plan(wish.records) if wish.records else None
-    found = Diagnosis(asked=asked, memory_bytes=memory, plan=plan)
+    found = Diagnosis(asked=asked, memory_bytes=memory)
     try:
         case = open_case(asked, room_bytes=memory)
     except SfumatoError as error:
         return replace(found, refusal=str(error))
-    if plan and wish.records:
+    if wish.records:
         plan = replace(wish.privacy, unit=case.unit, group_size=asked.group_size).plan(wish.records)
         found = replace(found, plan=plan)
     found = replace(found, source=case.source, unit=case.unit, notes=case.notes)
