@@ -152,6 +152,19 @@ def test_module_that_mixes_rows_is_named_innermost_first() -> None:
     assert "rows depend on each other" in str(look(Model()).refusal)
 
 
+def test_pixels_that_reach_other_rows_are_seen() -> None:
+    class Mixes(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + x.flip(0)
+
+    model = nn.Sequential(Mixes(), nn.Linear(4, 1))
+
+    def of_pixels(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return module(batch["x"]).squeeze(1)
+
+    assert first_leak(model, of_pixels, lambda n: {"x": torch.arange(4.0 * n).view(n, 4)}) == "0"
+
+
 def test_rows_that_meet_in_the_loss_alone_name_no_module() -> None:
     def coupled(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         rows = loss(model, batch)

@@ -233,6 +233,8 @@ def test_reasons_name_the_module_and_the_repair_is_tried() -> None:
     assert (queue.where, refusal) == (("part.queue",), None)
     (norm,), refusal = reasons(case_of(nn.BatchNorm1d(8)))
     assert (norm.where, refusal) == (("part",), None)
+    _, refusal = reasons(case_of(nn.Sequential(nn.BatchNorm1d(8), Mix())))
+    assert "rows depend on each other" in str(refusal)  # a frozen BatchNorm alone does not help here
 
 
 def test_loss_that_couples_rows_is_told_apart_from_a_module() -> None:
