@@ -19,6 +19,7 @@ from sfumato.base import SfumatoError
 
 COMMANDS = {
     "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
+    "doctor": "Whether a model can be trained, at what cost; touches no private rows",
     "train": "Train under the plan's guarantee; the same command again resumes",
     "finetune": "A linear classifier on a run's frozen features, private or not",
     "evaluate": "Measure what a run learned, beside its baselines",

@@ -1,0 +1,156 @@
+"""`sfumato doctor MODEL`: whether a model can be trained privately, what it costs, and whether there is hope."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from sfumato.cli import _doctor_text
+
+if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
+    from sfumato.recipes.doctor import Wish
+    from sfumato.recipes.doctor_models import Asked
+
+EXAMPLES = """
+sfumato doctor clip-folder/ --records 200000 --epsilon 3
+sfumato doctor open_clip:ViT-B-32 --train heads --micro-batch-size 16 --check
+sfumato doctor timm:resnet50                               # BatchNorm: refused, with what works
+sfumato doctor timm:resnet50 --batch-norm group
+sfumato doctor micro --image-size 28 --records 60000 --epsilon 8 --expected-batch-size 8192 --data fashion-mnist
+sfumato doctor blip-folder/ --memory 16 --json
+"""
+_NOT_TRAINABLE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorCommand:
+    """Look at a model before any budget is spent: which parameters train and which rule measures each, what is refused
+    and the nearest thing that works, time and memory of a step, the signal beside the noise. Touches no private rows.
+
+    Returns 0 where the model can be trained as it is, 1 with one sentence where it cannot.
+    """
+
+    model: Annotated[str, tyro.conf.Positional]
+    """A transformers folder (captioner, dual encoder, vision-language model), a run's folder, open_clip:NAME[:FILE],
+    timm:NAME[:FILE], or a built-in size. Random weights where there are none."""
+
+    kind: Literal["captioner", "towers", "encoder"] | None = None
+    """Of a built-in size: captioner (default), towers, or encoder (two views). timm: encoder, else its classifier."""
+
+    train: str = "all"
+    """What trains: all, heads, last-K, bias."""
+
+    unit: Literal["example", "group"] | None = None
+    """What is clipped. Default: the example, a group where the loss couples rows."""
+
+    group_size: int = 16
+    """Rows of a group."""
+
+    image_size: int | None = None
+    """Pixels of a side. Default: the model's own."""
+
+    channels: int | None = None
+    """Of pictures: 3, or 1 for gray."""
+
+    max_tokens: int | None = None
+    """Text length. Default: the model's own, at most 77."""
+
+    batch_norm: Literal["keep", "frozen", "group"] = "keep"
+    """Of timm: leave BatchNorm, hold its statistics, or put GroupNorm in its place."""
+
+    micro_batch_size: int = 32
+    """Rows in memory at once, for which time and memory are estimated from smaller ones."""
+
+    memory: float | None = None
+    """GB that may be used. Default: what this machine has left."""
+
+    no_measure: bool = False
+    """Leave time and memory out."""
+
+    check: bool = False
+    """Also take a step at --micro-batch-size, and print how the estimate compares."""
+
+    records: int | None = None
+    """Number of records N: with it the first step's signal is set beside its noise."""
+
+    epsilon: float = 8.0
+    """The epsilon to meet."""
+
+    delta: float | None = None
+    """The delta of the claim. Default: 1 / (10 N)."""
+
+    expected_batch_size: int = 2048
+    """Records of a step, in expectation."""
+
+    steps: int = 400
+    """Number of steps."""
+
+    clip_norm: float = 1.0
+    """Largest norm of what is clipped."""
+
+    data: str | None = None
+    """Pictures on which the signal is measured instead of made-up ones: shapes, fashion-mnist, a folder, ...; they must
+    be public."""
+
+    public: bool = False
+    """The pictures of --data are declared public."""
+
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run(command: DoctorCommand) -> int:
+    """Diagnose, show what was found, and return whether the model can be trained as it is."""
+    from sfumato.recipes.doctor import diagnose, facts
+
+    console = Console(file=sys.stderr)
+    with console.status("looking at the model"):
+        found = diagnose(_asked(command), _wish(command))
+    if command.json:
+        sys.stdout.write(json.dumps(facts(found), indent=1, allow_nan=False) + "\n")
+    else:
+        _doctor_text.show(Console(), found, command.micro_batch_size, command.expected_batch_size)
+    if found.trainable:
+        return 0
+    sys.stderr.write(f"sfumato: {_doctor_text.one_sentence(found)}\n")
+    return _NOT_TRAINABLE
+
+
+def _asked(command: DoctorCommand) -> "Asked":
+    from sfumato.recipes.doctor_models import Asked
+
+    return Asked(
+        model=command.model,
+        kind=command.kind,
+        train=command.train,
+        unit=command.unit,
+        group_size=command.group_size,
+        image_size=command.image_size,
+        channels=command.channels,
+        max_tokens=command.max_tokens,
+        batch_norm=command.batch_norm,
+    )
+
+
+def _wish(command: DoctorCommand) -> "Wish":
+    from sfumato.recipes.doctor import Wish
+    from sfumato.recipes.run import Data, Privacy
+
+    return Wish(
+        micro_batch_size=command.micro_batch_size,
+        memory_gb=command.memory,
+        measure=not command.no_measure,
+        check=command.check,
+        privacy=Privacy(
+            epsilon=command.epsilon,
+            delta=command.delta,
+            expected_batch_size=command.expected_batch_size,
+            steps=command.steps,
+            clip_norm=command.clip_norm,
+        ),
+        records=command.records,
+        data=None if command.data is None else Data(spec=command.data, public=command.public),
+    )

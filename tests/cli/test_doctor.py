@@ -1,0 +1,62 @@
+"""`sfumato doctor`: its text, its JSON, and its exit status."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sfumato import cli
+from sfumato.plan import Plan
+
+FEW = ["--image-size", "16", "--channels", "1", "--no-measure"]
+
+
+def test_trainable_model_is_told_in_text_and_gives_0(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=1.5))
+    assert cli.main(["doctor", "pico", *FEW, "--records", "5000", "--expected-batch-size", "64", "--steps", "5"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "captioner of size pico" in shown
+    assert "Can be trained: yes" in shown
+    for word in ("linear", "conv2d", "embedding", "layer_norm", "Signal of the first step", "noise multiplier 1.5"):
+        assert word in shown
+
+
+def test_json_has_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "pico", *FEW, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["trainable"] is True
+    assert found["parameters"]["trainable"] == sum(row["parameters"] for row in found["rules"])
+    assert found["signal"] is None
+
+
+def test_untrainable_model_gives_1_and_one_line_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "timm:resnet10t", "--image-size", "32", "--no-measure"]) == 1
+    shown = capsys.readouterr()
+    assert "Can be trained: no" in shown.out
+    assert "Instead: frozen statistics" in shown.out
+    assert "Traceback" not in shown.err + shown.out
+    (line,) = [line for line in shown.err.splitlines() if line.startswith("sfumato: ")]
+    assert "BatchNorm" in line
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"model_type": "nothing"}', '{"model_type": "vit"}'])
+def test_broken_folders_are_one_sentence(
+    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    assert cli.main(["doctor", str(tmp_path), "--no-measure"]) == 1
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "unexpected" not in err
+
+
+def test_private_pictures_are_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=1.5))
+    assert cli.main(["doctor", "pico", *FEW, "--records", "5000", "--data", str(tmp_path)]) == 2
+    assert "reads no private rows" in capsys.readouterr().err
