@@ -88,7 +88,8 @@ def start_blip(
     def export(folder: Path) -> None:
         with written_beside(folder) as beside:
             if chosen.save is not None:
-                return chosen.save(beside)
+                chosen.save(beside)
+                return
             with quiet():
                 model.save_pretrained(str(beside), max_shard_size="1TB")
             processor.save_pretrained(str(beside))
