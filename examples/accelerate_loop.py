@@ -24,7 +24,6 @@ from torch.utils.data import DataLoader
 import sfumato as sf
 from sfumato.data import shapes
 from sfumato.train import warmup_cosine
-from sfumato.train.spent import Spent
 
 log = logging.getLogger("accelerate_loop")
 NUM_RECORDS = 1_000
@@ -63,8 +62,8 @@ def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def train(
     accelerator: Accelerator, model: nn.Module, dataset: Any, plan: sf.Plan, out: Path, seed: int | None = None
-) -> Spent:
-    """Train `model` and return what the ledger charges. The same call again resumes."""
+) -> sf.PrivateGradients:
+    """Train `model`; the same call again resumes. What is returned knows the ledger."""
     if accelerator.mixed_precision not in AUTOCAST:
         raise sf.BadInput(f"mixed_precision is no or bf16 here, got {accelerator.mixed_precision}.")
     model.to(accelerator.device)
@@ -82,7 +81,7 @@ def train(
             optimizer.zero_grad()
             if private.step % 10 == 0 or private.step == plan.steps:
                 private.save(optimizer, scheduler)
-        return private.spent
+        return private
 
 
 @torch.no_grad()
@@ -102,7 +101,7 @@ def main(out: Path, steps: int = 30, num_records: int = NUM_RECORDS) -> float:
     model = make_model(len(dataset.rows.class_names))
     sampler = sf.Poisson(num_records=num_records, expected_batch_size=num_records / 10)
     plan = sf.Plan(unit=sf.Example(clip_norm=1.0), sampler=sampler, steps=steps).calibrated(epsilon=8.0)
-    epsilon = train(accelerator, model, dataset, plan, out).epsilon()
+    epsilon = train(accelerator, model, dataset, plan, out).epsilon
     found = accuracy(accelerator, model, Pictures(200, seed=1))
     if accelerator.is_main_process:
         log.info("accuracy %.2f, (%.2f, %.1e)-differentially private", found, epsilon, plan.delta)
