@@ -4,6 +4,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
+from tests.smoke.trainers import LIGHTNING_WARNS
 
 from sfumato.base import ledger
 
@@ -38,6 +39,8 @@ def test_hf_trainer(tmp_path):
     assert len(ledger.read(tmp_path / "private/ledger.jsonl").steps) == 3
 
 
+@pytest.mark.filterwarnings(LIGHTNING_WARNS)
+@pytest.mark.filterwarnings("ignore:Total length of `Loader` across ranks is zero:UserWarning:lightning.pytorch")
 @pytest.mark.parametrize("name", ["accelerate_loop", "lightning_module"])
 def test_other_trainers(tmp_path, name, monkeypatch):
     """What they refuse, resume and do on two processes: test_trainers.py."""

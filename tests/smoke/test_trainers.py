@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import sfumato as sf
 from sfumato.base import BadInput, ledger
 from sfumato.train import PrivateGradients, fingerprint
 
+pytestmark = pytest.mark.filterwarnings(trainers.LIGHTNING_WARNS)
 ROOT = Path(__file__).parents[2]
 ALONE = {"accelerate": trainers.accelerate_run, "lightning": trainers.lightning_run}
 
@@ -157,26 +159,48 @@ def test_lightning_shows_no_loss(tmp_path):
     assert not any(seen.shown)
 
 
-def test_automatic_optimization_is_refused(tmp_path):
-    """Lightning would call loss.backward(): raw gradients."""
+@pytest.mark.parametrize(
+    ("automatic", "message"),
+    [(True, r"optimizer.step\(\) without .*automatic_optimization = False"), (False, r"loss.backward\(\) reached")],
+    ids=["automatic", "manual_backward"],
+)
+def test_a_raw_loss_under_lightning_is_refused(tmp_path, automatic, message):
     module = trainers.example("lightning_module")
     dataset = module.Pictures(trainers.RECORDS)
 
-    class Automatic(module.PrivateModule):
+    class Raw(module.PrivateModule):
         def training_step(self, batch, batch_idx):
-            for micro_batch in batch[1]:
-                return module.loss_fn(self.model, micro_batch.batch).mean()
+            loss = module.loss_fn(self.model, (torch.zeros(2, 3, 16, 16), torch.zeros(2, dtype=torch.long))).mean()
+            return loss if automatic else self.manual_backward(loss)
 
     model = trainers.seeded_model(module, len(dataset.rows.class_names))
-    private = Automatic(model, dataset, trainers.make_plan(), tmp_path)
-    private.automatic_optimization = True
+    private = Raw(model, dataset, trainers.make_plan(), tmp_path)
+    private.automatic_optimization = automatic
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = module.lightning.Trainer(max_epochs=1, accelerator="cpu", enable_progress_bar=False, **quiet)
     before = trainers.weights(model)
-    with pytest.raises(BadInput, match="automatic_optimization = False"):
+    with pytest.raises(BadInput, match=message):
         trainer.fit(private)
     private.private.close()
     assert trainers.weights(model) == before
+
+
+def test_a_checkpoint_of_lightning_alone_is_a_conflict(tmp_path):
+    """It holds weights, and no ledger: its first step does not come out as it was charged."""
+    plan = trainers.make_plan(noise_multiplier=1.0)
+    trained = trainers.lightning_run(tmp_path, plan).state_dict()
+    shutil.rmtree(tmp_path / "private/checkpoints")
+    real = trainers.seeded_model
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainers, "seeded_model", lambda *given: _loaded(real(*given), trained))
+        with pytest.raises(BadInput, match=r"step 0 was already charged, and does not come out the same"):
+            trainers.lightning_run(tmp_path, plan)
+    assert _charged(tmp_path) == trainers.STEPS
+
+
+def _loaded(model, state):
+    model.load_state_dict(state)
+    return model
 
 
 # ---------------------------------------------------------------- Accelerate

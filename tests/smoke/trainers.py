@@ -20,6 +20,9 @@ from sfumato.train import fingerprint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 RECORDS, STEPS = 60, 3
+LIGHTNING_WARNS = (  # Lightning 2.6 beside torch 2.15
+    "ignore:.*treespec, LeafSpec.*is deprecated:FutureWarning:lightning.pytorch.utilities._pytree"
+)
 
 
 def example(name: str) -> ModuleType:

@@ -171,7 +171,8 @@ class Watch:
         """Hook: the optimizer is about to step."""
         if self._waiting is None:
             raise BadInput(
-                "optimizer.step() without a private.backward before it: each released gradient is applied once."
+                "optimizer.step() without a private.backward before it: each released gradient is applied once "
+                "(Lightning: automatic_optimization = False)."
             )
         self._waiting, self._applied = None, True
 
