@@ -1,7 +1,7 @@
 """An Accelerate script with a private step: devices, processes and evaluation stay Accelerate's.
 
     python examples/accelerate_loop.py runs/accelerate
-    accelerate launch --num_processes 2 examples/accelerate_loop.py runs/accelerate      # or torchrun
+    accelerate launch --num_processes 2 examples/accelerate_loop.py runs/accelerate      # on CPU: torchrun
 
 Model, optimizer, scheduler and training loader are not given to `accelerator.prepare`: it would wrap the model to
 average gradients over processes, and step the schedule once per process. Here the loader shares out one draw, and
@@ -26,7 +26,7 @@ from sfumato.data import shapes
 from sfumato.train import warmup_cosine
 
 log = logging.getLogger("accelerate_loop")
-NUM_RECORDS = 1_000
+NUM_RECORDS = 2_000
 AUTOCAST = {"no": None, "bf16": torch.bfloat16}  # fp16 comes with a scale that moves with un-noised gradients
 
 
@@ -94,12 +94,12 @@ def accuracy(accelerator: Accelerator, model: nn.Module, dataset: Any) -> float:
     return float(torch.cat(right).mean())
 
 
-def main(out: Path, steps: int = 30, num_records: int = NUM_RECORDS) -> float:
+def main(out: Path, steps: int = 60, num_records: int = NUM_RECORDS) -> float:
     accelerator = Accelerator()
     dataset = Pictures(num_records)
     torch.manual_seed(0)
     model = make_model(len(dataset.rows.class_names))
-    sampler = sf.Poisson(num_records=num_records, expected_batch_size=num_records / 10)
+    sampler = sf.Poisson(num_records=num_records, expected_batch_size=num_records / 8)
     plan = sf.Plan(unit=sf.Example(clip_norm=1.0), sampler=sampler, steps=steps).calibrated(epsilon=8.0)
     epsilon = train(accelerator, model, dataset, plan, out).epsilon
     found = accuracy(accelerator, model, Pictures(200, seed=1))

@@ -40,7 +40,7 @@ def test_hf_trainer(tmp_path):
 
 
 @pytest.mark.filterwarnings(LIGHTNING_WARNS)
-@pytest.mark.filterwarnings("ignore:Total length of `Loader` across ranks is zero:UserWarning:lightning.pytorch")
+@pytest.mark.filterwarnings("ignore:Total length of .*Loader. across ranks is zero:UserWarning:lightning")
 @pytest.mark.parametrize("name", ["accelerate_loop", "lightning_module"])
 def test_other_trainers(tmp_path, name, monkeypatch):
     """What they refuse, resume and do on two processes: test_trainers.py."""
