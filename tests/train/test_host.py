@@ -107,6 +107,25 @@ def test_one_release_is_applied_once(tmp_path):
     run.optimizer.step()
 
 
+class _Doubled(torch.optim.SGD):
+    """A subclass that calls its parent's step: torch calls the hooks of both."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_a_step_within_a_step_is_one(tmp_path):
+    model = make_model()
+    torch.optim.SGD(model.parameters(), lr=0.1)  # the first instance of a class is what puts the hooks into its step
+    optimizer = _Doubled(model.parameters(), lr=0.1)
+    with PrivateGradients(model, loss_fn, make_plan(), out=tmp_path / "doubled", optimizer=optimizer) as private:
+        for step, drawn in loader(Records(), private, micro_batch_size=4):
+            private.backward(step, drawn)
+            optimizer.step()
+            with pytest.raises(BadInput, match=r"optimizer.step\(\) without"):
+                optimizer.step()
+
+
 def test_accumulation_that_throws_releases_away_is_refused(tmp_path):
     with Run(tmp_path) as run:
         batches = list(run.loader())

@@ -103,6 +103,7 @@ class Watch:
         self._begun = False
         self._waiting: int | None = None  # the step whose release was not applied yet
         self._applied = False  # whether any was
+        self._depth = 0  # of steps within steps
 
     def open(self) -> None:
         """Put the hooks on. Called when the fingerprint is settled: from then on the model is what it speaks of."""
@@ -110,8 +111,10 @@ class Watch:
         check_plain(self._model)
         self._parameters = _trained(self._model)
         hooked = [parameter.register_post_accumulate_grad_hook(self.refuse_raw) for parameter in self._parameters]
-        stepped = [] if self._optimizer is None else [self._optimizer.register_step_pre_hook(self.count)]
-        self._handles = [*hooked, *stepped]
+        self._handles = [*hooked]
+        if self._optimizer is not None:
+            self._handles.append(self._optimizer.register_step_pre_hook(self.count))
+            self._handles.append(self._optimizer.register_step_post_hook(self.leave))
 
     def before(self, step: int) -> None:
         """Called before a step is computed.
@@ -147,7 +150,7 @@ class Watch:
 
     def released(self, step: int) -> None:
         """Called when the released gradient of a step is in `p.grad`."""
-        self._waiting = step
+        self._waiting, self._depth = step, 0
 
     def forget(self) -> None:
         """Called when the run goes back to a checkpoint."""
@@ -168,13 +171,18 @@ class Watch:
         )
 
     def count(self, *_: object) -> None:
-        """Hook: the optimizer is about to step."""
-        if self._waiting is None:
+        """Hook: the optimizer is about to step. A subclass that calls its parent's step comes here twice."""
+        if self._depth == 0 and self._waiting is None:
             raise BadInput(
                 "optimizer.step() without a private.backward before it: each released gradient is applied once "
                 "(Lightning: automatic_optimization = False)."
             )
         self._waiting, self._applied = None, True
+        self._depth += 1
+
+    def leave(self, *_: object) -> None:
+        """Hook: the optimizer has stepped."""
+        self._depth -= 1
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:
