@@ -55,7 +55,8 @@ def sides_of(case: Case, names: list[str]) -> tuple[dict[str, Step], dict[str, s
     failed: dict[str, str] = {}
     for name in names:
         try:
-            step = SIDES[name](Bench(case) if name.startswith("opacus") else shared)
+            own = name.startswith("opacus") or name == LOGICAL[1]  # these keep hooks on the model
+            step = SIDES[name](Bench(case) if own else shared)
             for _ in range(WARM_UP):
                 step()
             steps[name] = step

@@ -5,6 +5,8 @@
 Three methods are overridden. `get_train_dataloader` gives the loader that is accounted; `training_step` sets the
 released gradient; and the loss that the Trainer would log is kept at zero, because a training loss is an un-noised
 function of private records. Gradient accumulation has no place here: a logical batch of any size is one step.
+
+CLIP trains by the same class: the plan's unit is then a Group, and `loss_fn` a Contrast (examples/contrastive.py).
 """
 
 import logging
@@ -52,9 +54,9 @@ def loss_fn(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
 class PrivateTrainer(Trainer):
     """A Trainer whose step is private. The optimizer is given, so that it is part of the run's fingerprint."""
 
-    def __init__(self, *args: Any, plan: sf.Plan, micro_batch_size: int, **options: Any) -> None:
+    def __init__(self, *args: Any, plan: sf.Plan, loss_fn: Any, micro_batch_size: int, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.plan, self.micro_batch_size = plan, micro_batch_size
+        self.micro_batch_size = micro_batch_size
         self.private = sf.PrivateGradients(
             self.model, loss_fn, plan, out=Path(self.args.output_dir), optimizer=self.optimizer
         )
@@ -100,9 +102,8 @@ def main(out: Path, steps: int = 20, num_records: int = NUM_RECORDS) -> float:
         disable_tqdm=True,
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    trainer = PrivateTrainer(
-        model, arguments, train_dataset=dataset, optimizers=(optimizer, None), plan=plan, micro_batch_size=32
-    )
+    private = {"plan": plan, "loss_fn": loss_fn, "micro_batch_size": 32}
+    trainer = PrivateTrainer(model, arguments, train_dataset=dataset, optimizers=(optimizer, None), **private)
     trainer.train()
     log.info("(%.2f, %.1e)-differentially private", trainer.private.epsilon, plan.delta)
     trainer.private.close()

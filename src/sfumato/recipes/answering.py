@@ -19,6 +19,7 @@ from sfumato.recipes.words import tokenizer_of
 
 QUESTION = "describe the picture"
 _MADE_UP = (("what is this", "a word"), ("is it red", "no"), ("which shape is here", "that one is round"))
+_SPELT = "vocabulary: "
 _LOOKED_AT = 20_000  # public questions that a vocabulary is made from
 
 
@@ -52,7 +53,7 @@ def make_answering(run: Run, sets: Sets) -> Made:
             unit="nats per token",
         ),
         record=_record(run, sets.train),
-        public={"how a row is fed": f"{started.family.name}: {_facts(started.facts)}"},
+        public={"vocabulary": _origin(started), "how a row is fed": f"{started.family.name}: {_facts(started.facts)}"},
         settings={"fed": dict(started.facts), "question": question},
         said=f"{started.family.name}, {_facts(started.facts)}",
         synthetic=made_up(started),
@@ -87,7 +88,7 @@ def start_answering(run: Run, train: data.Captioned) -> models.StartedVlm:
     started = models.start_blip(
         settings.size, seed=settings.seed, tokenizer=words, image_size=asking.image_size or 64, **given
     )
-    return replace(started, notes=(*started.notes, f"vocabulary: {origin}"))
+    return replace(started, notes=(*started.notes, _SPELT + origin))
 
 
 def made_up(started: models.StartedVlm) -> Callable[[int], Any]:
@@ -150,6 +151,11 @@ def load_answering(run: Run, folder: Path) -> models.StartedVlm:
     assert run.model.init is not None
     base = models.load_vlm(run.model.init, **given)
     return replace(base, model=models.load_adapter(base.model, folder / "export").eval())
+
+
+def _origin(started: models.StartedVlm) -> str:
+    told = [note.removeprefix(_SPELT) for note in started.notes if note.startswith(_SPELT)]
+    return told[0] if told else "that of the checkpoint that training starts from"
 
 
 def _record(run: Run, train: data.Captioned) -> str:

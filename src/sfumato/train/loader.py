@@ -106,6 +106,10 @@ class DrawnBatch:
         """The run that it was drawn for."""
         return self.loader.run
 
+    def to(self, *_: Any, **__: Any) -> "DrawnBatch":
+        """Return itself, to trainers that move every batch: its rows are made later, on the model's device."""
+        return self
+
     def __iter__(self) -> Iterator[MicroBatch]:
         size = self.loader.assemble.micro_batch_size
         for made in self.loader.assembled(self.step):

@@ -23,6 +23,7 @@ from sfumato.train import fingerprint, log
 from sfumato.train.attempts import Verdict
 from sfumato.train.book import Book
 from sfumato.train.folder import RunFolder
+from sfumato.train.host import Watch, check_plain, plain_optimizer
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape, Prepared
@@ -41,7 +42,8 @@ class PrivateGradients:
         plan: unit, sampler, noise, steps.
         out: the run's folder; `private/` and `export/` are made in it. Written by one process at a time.
         seed: None takes a secret one. One's own makes the run reproducible, and its card says "public seed".
-        optimizer: named in the fingerprint, so that runs that differ in it share no noise. Not stepped here.
+        optimizer: named in the fingerprint, so that runs that differ in it share no noise. Not stepped here; each
+            of its steps must apply one released gradient.
         clip_factor: norms (N,) -> factors (N,); with a `Conjectured` unit only.
         loss_scale: public constant for fp16; divided out before clipping.
         autocast: dtype of torch.autocast for the forward pass; norms and sums stay float32 and float64.
@@ -52,7 +54,7 @@ class PrivateGradients:
         world: the ranks; by default those that torchrun started.
 
     Raises:
-        BadInput: a setting contradicts the plan, or another process writes this run.
+        BadInput: a setting contradicts the plan, another process writes this run, or the model is wrapped.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class PrivateGradients:
         if reveal not in (None, "debug"):
             raise BadInput(f'reveal is None or "debug", got {reveal!r}.')
         _ = plan.noise_std  # raises for a plan that was not calibrated, before anything is written
+        optimizer = plain_optimizer(optimizer)
+        check_plain(model)  # before anything is written, and again when the fingerprint is settled
         device = device_of(model)
         self.plan, self.world = plan, world or join_world(device)
         self.step = 0
@@ -107,6 +111,7 @@ class PrivateGradients:
         self._rows_seen = False
         self._book = Book(RunFolder(Path(out)), self.world, plan=plan, seed=seed, accept=accept_new_attempt)
         self._commitment_key = seeds.derive(self._book.seed.value, "commitment")
+        self._watch = Watch(model, optimizer, self.world, joined=world is None)
 
     # ---------------------------------------------------------------- the run and its attempt
 
@@ -164,6 +169,7 @@ class PrivateGradients:
             looks["simulation"] = {"steps": self.plan.steps}
         self._keys = self._book.join(fields, step=self.step, looks=looks)
         self._bound = own
+        self._watch.open()
 
     def declare_batches(self, how: str) -> None:
         """Accept micro-batches that `loader` did not draw. The run prints no epsilon: its sampling is not known.
@@ -185,10 +191,12 @@ class PrivateGradients:
             micro_batches: as given by the loader of this very object.
 
         Raises:
-            BadInput: a step out of order, batches of another loader, or a charged step that comes out otherwise.
+            BadInput: a step out of order, batches of another loader, a charged step that comes out otherwise, or what
+                a trainer around it must not do (`train.host`).
             Refused: a parameter or the loss cannot be measured exactly.
         """
         self._check_turn(step, micro_batches)
+        self._watch.before(step)
         weights = self._hash(moving_state(self._computation.model))
         for _ in range(2):
             clipped, tally, failures = self._clip(step, micro_batches)
@@ -201,6 +209,7 @@ class PrivateGradients:
         # other noise, so that no two different sums are published under one noise.
         released = mechanisms.release(clipped, self.plan, self.keys.key("noise", step, clipped_sum))
         set_grads(self._computation.model, released)
+        self._watch.released(step)
         self.step += 1
         self._tally = tally
         if self.world.first:
@@ -283,11 +292,13 @@ class PrivateGradients:
         if state is None:
             return None
         restore(state, self._computation.model, optimizer, scheduler)
+        self._watch.forget()
         self.step = state["step"]
         return state["extra"]
 
     def close(self) -> None:
-        """Let other processes write the run's folder."""
+        """Let other processes write the run's folder, and other backward passes use the model."""
+        self._watch.close()
         self._book.close()
 
     def __enter__(self) -> Self:
