@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from sfumato import data, evaluate, report
+from sfumato.recipes.answering import start_answering
 from sfumato.recipes.dp_vqa import dp_vqa
 from sfumato.recipes.execute import train_run, train_twin
 from sfumato.recipes.kept import carried_out, keep, told
@@ -111,9 +112,7 @@ def run_of(cell: Cell, scale: Scale, words: Path, start: Path, out: Path) -> Run
         private=cell.epsilon is not None,
         model=model,
         asking=usual.asking,
-        privacy=replace(
-            usual.privacy, epsilon=cell.epsilon or 8.0, steps=scale.steps, expected_batch_size=scale.batch
-        ),
+        privacy=replace(usual.privacy, epsilon=cell.epsilon or 8.0, steps=scale.steps, expected_batch_size=scale.batch),
         training=replace(usual.training, learning_rate=_START_RATE if of_start else usual.training.learning_rate),
     )
 
@@ -193,7 +192,8 @@ def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, Any]:
     """Return accuracies of the model and of what needs no picture, by type of question too."""
     made = make(run)
     if cell.method == ALONE:
-        subject = evaluate.answerer(made.model, made.loss_fn.family, max_new_tokens=run.asking.max_answer)  # type: ignore
+        started = start_answering(run, made.sets.train)
+        subject = evaluate.answerer(started.model.eval(), started.family, max_new_tokens=run.asking.max_answer)
     else:
         if run.private:
             train_run(run, made=made, seed=_PUBLIC_SEED + cell.seed)
@@ -223,11 +223,11 @@ def _begin(*_: Any) -> None:
 
 
 def rows(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a row for each data set, method and epsilon: accuracy in percent, mean over seeds, and by question type."""
+    """Return a row for each data set, method and epsilon: accuracy in percent over seeds, and by type of question."""
     shown = []
     for spec in dict.fromkeys(cell["data"] for cell in found):
         own = [cell for cell in found if cell["data"] == spec]
-        kinds = [name for name in own[0]["figures"] if name not in ("low", "high")]
+        kinds = list(dict.fromkeys(name for cell in own for name in cell["figures"] if name not in ("low", "high")))
         for title in own[0]["blind"]:
             shown.append(_row(spec, title, "none", [own[0]["blind"][title]], kinds))
         for method, epsilon in dict.fromkeys((cell["method"], cell["epsilon"]) for cell in own):
