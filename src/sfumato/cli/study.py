@@ -129,7 +129,7 @@ def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
 
     found = vqa_study.study(
         out,
-        epsilons=command.epsilons or ((8.0,) if command.quick else vqa_study.EPSILONS),
+        epsilons=command.epsilons or ((0.5,) if command.quick else vqa_study.EPSILONS),
         seeds=command.seeds or 1,
         scale=vqa_study.QUICK if command.quick else vqa_study.FULL,
         jobs=command.jobs,

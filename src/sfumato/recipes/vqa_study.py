@@ -51,7 +51,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(scenes=60, start_steps=3, steps=2, batch=16, limit=60)
+QUICK = Scale(scenes=300, start_steps=3, steps=4, batch=16, limit=40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,11 @@ def run_of(cell: Cell, scale: Scale, words: Path, start: Path, out: Path) -> Run
         model=model,
         asking=usual.asking,
         privacy=replace(usual.privacy, epsilon=cell.epsilon or 8.0, steps=scale.steps, expected_batch_size=scale.batch),
-        training=replace(usual.training, learning_rate=_START_RATE if of_start else usual.training.learning_rate),
+        training=replace(
+            usual.training,
+            learning_rate=_START_RATE if of_start else usual.training.learning_rate,
+            micro_batch_size=min(usual.training.micro_batch_size, usual.privacy.views * scale.batch),
+        ),
     )
 
 
@@ -203,7 +207,14 @@ def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, Any]:
     test = made.sets.test
     assert test is not None
     found = evaluate.run_suite(
-        replace(subject, score_answers=None), None, made.sets.train, test, suites=["vqa"], limit=scale.limit, seed=0
+        replace(subject, score_answers=None),
+        None,
+        made.sets.train,
+        test,
+        suites=["vqa"],
+        limit=scale.limit,
+        train_limit=5 * scale.limit,
+        seed=0,
     )["suites"]
     blind = {title: _accuracies(found["vqa_baselines"][name]) for name, title in _BLIND.items()}
     return {"figures": _accuracies(found["vqa"]["free"]), "blind": blind}
