@@ -15,11 +15,13 @@ from sfumato.norms.inspect import inspect
 from sfumato.plan import Example, Plan
 from sfumato.recipes import doctor, doctor_cost, doctor_measure
 from sfumato.recipes.doctor import Wish, diagnose, facts, rules
+from sfumato.recipes.doctor_advice import Choice, advice
+from sfumato.recipes.doctor_case import Asked, Case
 from sfumato.recipes.doctor_cost import Cost, Line, sizes_below
 from sfumato.recipes.doctor_findings import findings, group_norm_twin, works_with
 from sfumato.recipes.doctor_measure import _private, micro_batch, one
-from sfumato.recipes.doctor_models import Asked, Case, open_case
-from sfumato.recipes.doctor_signal import Gradient, Signal, advice, first_gradient, made_up, signal_of
+from sfumato.recipes.doctor_models import open_case
+from sfumato.recipes.doctor_signal import Gradient, Signal, first_gradient, made_up, signal_of
 from sfumato.recipes.run import Data, Privacy
 from sfumato.sampling import Poisson
 
@@ -126,13 +128,13 @@ def test_what_is_too_large_for_the_memory_is_refused_before_it_is_loaded(tmp_pat
     assert "7,062,902,784 parameters, 28.3 GB" in str(found.refusal)
 
 
-def test_packed_patches_and_quantised_weights_are_refused_by_name(tmp_path: Path) -> None:
+def test_quantised_weights_and_configurations_that_only_a_processor_feeds_are_refused_by_name(tmp_path: Path) -> None:
     packed = transformers.Qwen2VLConfig(
         text_config={**TEXT, "num_key_value_heads": 2, "vocab_size": 60},
         vision_config={"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2},
     )
     where = folder(packed, "Qwen2VLForConditionalGeneration", tmp_path / "packed")
-    assert "without a batch dimension" in str(diagnose(Asked(model=where), LOOK).refusal)
+    assert "its processor decides" in str(diagnose(Asked(model=where), LOOK).refusal)
     plain = Path(blip(tmp_path, "BlipForConditionalGeneration"))
     content = json.loads((plain / "config.json").read_text())
     content["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
@@ -382,7 +384,7 @@ def test_signal_sets_the_gradient_beside_the_noise_of_the_plan() -> None:
     assert found.ratio == pytest.approx(1.25)
     assert found.over_all == pytest.approx(12.5)
     assert found.largest == pytest.approx(2.5)
-    assert (found.verdict, advice(found, 400, nn.Linear(2, 2))) == ("fine", [])
+    assert (found.verdict, advice(found, 400, ())) == ("fine", [])
 
 
 @pytest.mark.parametrize(
@@ -405,10 +407,14 @@ def test_made_up_rows_alone_prove_nothing_hopeless(inputs: str, mean: float, lar
 def test_advice_brings_the_signal_where_it_should_be() -> None:
     gradient = Gradient(num_units=8, mean_norm=0.1, clipped=1.0, clip_norm=1.0, inputs="shapes")
     found = Signal(gradient=gradient, noise_norm=1.0, steps=100, largest=1.0)
-    said = advice(found, 9000, nn.Sequential(nn.Linear(60, 50), nn.Linear(50, 40)))
+    said = advice(
+        found, 9000, (Choice(flags="--train last-1", parameters=2250), Choice(flags="--train heads", parameters=900))
+    )
     assert "at most 1,000 parameters" in said[0]
     assert "3.0 times the batch" in said[0]
-    assert f"{8 * (60 + 50 + 50 + 40):,} parameters, meets 2.4 times less noise" in said[1]
+    assert "--train last-1 (2,250 parameters, 2.0 times less noise);" in said[1]
+    assert "--train heads (900 parameters, 3.2 times less noise, few enough)" in said[1]
+    assert "smaller model" in advice(found, 9000, ())[1]
 
 
 def test_public_pictures_are_read_and_private_ones_are_not_opened(tmp_path: Path) -> None:
