@@ -225,10 +225,18 @@ def test_a_class_without_a_family_is_refused_with_those_that_work(tmp_path: Path
 def test_settings_that_would_be_ignored_are_refused(kept: Path) -> None:
     assert "--max-question" in str(diagnose(asked(kept / "llava", max_tokens=9), LOOK).refusal)
     assert "no adapter" in str(diagnose(asked(kept / "llava", adapter=Adapter(rank=2)), LOOK).refusal)
-    for other in (Asked(model="pico", max_answer=3), Asked(model="micro", kind="towers", max_question=3)):
-        assert "answer questions" in str(diagnose(other, LOOK).refusal)
+    for other in (
+        Asked(model="pico", max_answer=3),
+        Asked(model="micro", kind="towers", prompt="{question}"),
+        Asked(model="small-conv", max_tokens=3),
+        Asked(model="timm:test_vit", max_question=3),
+        asked(kept / "llava", channels=1),
+        asked(kept / "llava", kind="captioner"),
+        asked(kept / "coca", batch_norm="group"),
+    ):
+        assert "leave it out" in str(diagnose(other, LOOK).refusal), other
     assert "puts no adapter" in str(diagnose(Asked(model="pico", adapter=Adapter(alpha=2.0)), LOOK).refusal)
-    assert "no family" not in str(diagnose(asked(kept / "llava", image_size=99), LOOK).refusal)
+    assert "image_size asks for 99" in str(diagnose(asked(kept / "llava", image_size=99), LOOK).refusal)
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(kept: Path) -> None:

@@ -118,4 +118,4 @@ def test_towers_of_packages_train_their_heads_last_blocks_or_lora(
     assert "takes no frozen_dtype" in str(
         diagnose(replace(asked, train="lora", adapter=Adapter(frozen_dtype="bfloat16")), LOOK).refusal
     )
-    assert "leave out --image-size" in str(diagnose(replace(asked, image_size=99), LOOK).refusal)
+    assert "--image-size is no setting" in str(diagnose(replace(asked, image_size=99), LOOK).refusal)

@@ -53,7 +53,7 @@ def advice(signal: Signal, num_parameters: int, choices: Sequence[Choice]) -> li
     if choices and choices[-1].parameters > most:
         left = factor * math.sqrt(choices[-1].parameters / num_parameters)
         found.append(
-            f"none of these is few enough: with {choices[-1].flags} take {least}{left:.1f} times the batch too"
+            f"none of these is few enough: with {choices[-1].flags} also take {least}{left:.1f} times the batch"
         )
     return [*found, _PRETRAINED]
 

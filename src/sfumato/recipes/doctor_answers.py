@@ -13,7 +13,7 @@ from sfumato.models.bare import Looked, bare_folder
 from sfumato.models.families.coca import is_coca
 from sfumato.models.vlm_train import choose_parameters, refuse_prompts, synthetic_logits
 from sfumato.recipes.answering import made_up
-from sfumato.recipes.doctor_case import OF_QUESTIONS, Asked, Case, Choices, adapter_of, row_unit
+from sfumato.recipes.doctor_case import OF_QUESTIONS, Asked, Case, Choices, adapter_of, only, row_unit
 from sfumato.recipes.doctor_feed import feed_of
 from sfumato.recipes.doctor_train import PARTS, adapted, choices_of, per_rank
 from sfumato.recipes.run import Asking
@@ -48,6 +48,7 @@ def answering_case(asked: Asked, folder: Path, usual: Asking | None = None) -> C
     """
     if asked.max_tokens is not None:
         raise BadInput("this model reads a question and an answer: give --max-question and --max-answer.")
+    only(asked, "a model that answers questions", "image_size", *OF_QUESTIONS)
     usual = usual or Asking()
     started = models.start_vlm(
         folder,
@@ -102,6 +103,7 @@ def _configuration(asked: Asked, looked: Looked) -> Case:
             f"{looked.path} has no processor, so its rows are {asked.max_tokens or TEXT} words of noise "
             "(--max-tokens): leave out --max-question, --max-answer and --prompt."
         )
+    only(asked, "a configuration", "image_size", "max_tokens")
     refuse_prompts(asked.train)
     bare = bare_folder(looked)
     size = asked.image_size or bare.image_size

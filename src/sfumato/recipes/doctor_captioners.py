@@ -7,7 +7,7 @@ from sfumato import losses, models
 from sfumato.base import BadInput
 from sfumato.models.bare import Bare
 from sfumato.models.freeze import choose
-from sfumato.recipes.doctor_case import Asked, Case, Choices, no_adapter, no_questions, row_unit
+from sfumato.recipes.doctor_case import Asked, Case, Choices, no_adapter, only, row_unit
 
 _TEXT = 16  # tokens of a caption where nothing says how many
 _LONGEST = 64
@@ -19,7 +19,6 @@ def captioner_case(asked: Asked, bare: Bare, tokenizer: models.Tokenizer | None)
     Raises:
         BadInput: `train` is none that captioners know, or a setting is not theirs.
     """
-    no_questions(asked)
     no_adapter(asked)
     model, size = bare.model, asked.image_size or bare.image_size
     text = model.config.decoder
@@ -55,6 +54,7 @@ def captioner_case(asked: Asked, bare: Bare, tokenizer: models.Tokenizer | None)
 
 def built_in_captioner(asked: Asked) -> Case:
     """Return a captioner of a built-in size with random weights."""
+    only(asked, "a captioner", "kind", "image_size", "channels", "max_tokens")
     spec = models.SIZES[asked.model]
     size, channels = asked.image_size or spec.image_size, asked.channels or 3
     length = asked.max_tokens or spec.max_tokens

@@ -1,7 +1,7 @@
 """What the doctor is asked about, and the model, loss and made-up rows that it makes of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from sfumato.recipes.run import Adapter
 
 UNITS = ("example", "group")
 OF_QUESTIONS = ("max_question", "max_answer", "prompt")
+SETTINGS = ("kind", "image_size", "channels", "max_tokens", *OF_QUESTIONS, "batch_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +153,17 @@ def name_and_file(rest: str) -> tuple[str, str | None]:
     return name, file or None
 
 
-def no_questions(asked: Asked) -> None:
-    """Raise BadInput where lengths of questions are set for a model that is asked none."""
-    for name in OF_QUESTIONS:
-        if getattr(asked, name) is not None:
-            raise BadInput(f"--{name.replace('_', '-')} is for models that answer questions: leave it out.")
+def only(asked: Asked, what: str, *takes: str) -> None:
+    """Raise BadInput for a setting that `what` would ignore.
+
+    Args:
+        what: the model in a few words.
+        takes: the settings that it reads, of `SETTINGS`.
+    """
+    usual = {one.name: one.default for one in fields(Asked)}
+    for name in SETTINGS:
+        if name not in takes and getattr(asked, name) != usual[name]:
+            raise BadInput(f"--{name.replace('_', '-')} is no setting of {what}: leave it out.")
 
 
 def no_adapter(asked: Asked) -> None:

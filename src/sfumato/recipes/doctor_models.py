@@ -8,7 +8,7 @@ from sfumato.models.bare import bare_folder, look_at
 from sfumato.recipes.config import CONFIG
 from sfumato.recipes.doctor_answers import answering_case, answering_folder, is_checkpoint
 from sfumato.recipes.doctor_captioners import built_in_captioner, captioner_case, tokenizer_of
-from sfumato.recipes.doctor_case import UNITS, Asked, Case
+from sfumato.recipes.doctor_case import UNITS, Asked, Case, only
 from sfumato.recipes.doctor_pictures import ENCODERS, timm_case, views_case
 from sfumato.recipes.doctor_runs import run_case
 from sfumato.recipes.doctor_towers import PAIR, built_in_towers, open_clip_case, packages_case, towers_case
@@ -40,6 +40,7 @@ def _folder(asked: Asked, path: Path, room_bytes: float | None) -> Case:
     looked = look_at(path, room_bytes=room_bytes)
     if looked.kind == "words":
         return answering_folder(asked, looked)
+    only(asked, "a folder", "image_size", "max_tokens")
     make = captioner_case if looked.kind == "captioner" else towers_case
     return make(asked, bare_folder(looked), tokenizer_of(asked.model))
 

@@ -21,7 +21,7 @@ from sfumato.recipes.doctor_case import (
     contrast_unit,
     name_and_file,
     no_adapter,
-    no_questions,
+    only,
     row_unit,
 )
 from sfumato.recipes.doctor_train import PARTS, Reach, adapted, choices_of, chosen, held_names
@@ -31,6 +31,7 @@ ENCODERS = ("small-conv", "resnet18", "resnet18-group", "micro")
 
 def views_case(asked: Asked, kind: str) -> Case:
     """Return an encoder of a built-in size or of timm, for a loss of two views."""
+    only(asked, "an encoder", "kind", "image_size", "channels", "batch_norm")
     norm = "frozen" if asked.batch_norm == "frozen" else "group"
     size, channels = asked.image_size or 32, asked.channels or 3
     no_adapter(asked)
@@ -47,7 +48,6 @@ def two_views_case(asked: Asked, found: Any, size: int, channels: int) -> Case:
         BadInput: `train` is none that encoders know, or a setting is not theirs.
         Refused: the unit is the example.
     """
-    no_questions(asked)
     no_adapter(asked)
 
     def train(what: str) -> models.Training:
@@ -89,10 +89,10 @@ def timm_case(asked: Asked, rest: str) -> Case:
     Raises:
         BadInput: timm has no such model, or it does not have what shall train.
     """
+    only(asked, "timm's models", "kind", "image_size", "channels", "batch_norm")
     if asked.kind == "encoder":
         norm = "frozen" if asked.batch_norm == "frozen" else "group"
         return views_case(replace(asked, batch_norm=norm), asked.model)
-    no_questions(asked)
     name, file = name_and_file(rest)
     bare = bare_timm(name, file, channels=asked.channels or 3, image_size=asked.image_size, batch_norm=asked.batch_norm)
     size, model = bare.image_size, bare.model

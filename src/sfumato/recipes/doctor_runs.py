@@ -9,7 +9,7 @@ from sfumato.models.bare import Bare
 from sfumato.recipes.config import read_config
 from sfumato.recipes.doctor_answers import answering_case
 from sfumato.recipes.doctor_captioners import captioner_case
-from sfumato.recipes.doctor_case import Asked, Case
+from sfumato.recipes.doctor_case import Asked, Case, only
 from sfumato.recipes.doctor_pictures import two_views_case
 from sfumato.recipes.doctor_towers import TEXT, dual_case, pair_case
 from sfumato.recipes.run import Run
@@ -33,7 +33,9 @@ def run_case(asked: Asked, folder: Path) -> Case:
         return pair_case(asked, loaded, source)
     size, channels = int(loaded.preprocess["image_size"]), int(loaded.preprocess["channels"])
     if run.model.kind == "encoder":
+        only(asked, "the encoder of a run")
         return replace(two_views_case(asked, loaded, size, channels), source=f"{source}, two views of each picture")
+    only(asked, f"the {run.model.kind} of a run", "max_tokens")
     bare = Bare(
         kind=run.model.kind, model=loaded.model, source=source, is_random=False, image_size=size, channels=channels
     )

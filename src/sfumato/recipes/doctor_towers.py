@@ -25,7 +25,7 @@ from sfumato.recipes.doctor_case import (
     contrast_unit,
     name_and_file,
     no_adapter,
-    no_questions,
+    only,
 )
 from sfumato.recipes.doctor_train import per_rank
 
@@ -62,7 +62,6 @@ def dual_case(
         BadInput: `train` is none that these towers know, or a setting is not theirs.
         Refused: the unit is the example.
     """
-    no_questions(asked)
     size = asked.image_size or bare.image_size
 
     def batch(num_rows: int) -> dict[str, Tensor]:
@@ -119,6 +118,7 @@ def _of_pair(asked: Asked, model: Any) -> tuple[Choices, tuple[str, ...]]:
 
 def built_in_towers(asked: Asked) -> Case:
     """Return two towers of a built-in size with random weights."""
+    only(asked, "a dual encoder", "kind", "image_size", "channels", "max_tokens")
     tokenizer = models.Tokenizer.from_public_text([" ".join(f"word{i}" for i in range(_WORDS))])
     size, channels = asked.image_size or (224 if asked.model == "tiny" else 112), asked.channels or 3
     model = build_dual(
@@ -142,16 +142,14 @@ def packages_case(asked: Asked) -> Case:
     Raises:
         BadInput: a package is not installed.
     """
-    no_questions(asked)
     started = models.lit_pair(train="heads", seed=0)
     return pair_case(asked, started, "pretrained towers of packages (lit)", started.notes)
 
 
 def pair_case(asked: Asked, towers: Any, source: str, notes: tuple[str, ...] = ()) -> Case:
-    """Return a started or loaded pair of packages' towers."""
+    """Return a started or loaded pair of packages' towers; BadInput for a setting that is not theirs."""
+    only(asked, "the towers of packages", "kind", "max_tokens")
     size, channels = int(towers.preprocess["image_size"]), int(towers.preprocess["channels"])
-    if asked.image_size not in (None, size):
-        raise BadInput(f"these towers read pictures of {size} pixels: leave out --image-size.")
     bare = Bare(
         kind="towers",
         model=towers.model,
@@ -172,6 +170,7 @@ def open_clip_case(asked: Asked, rest: str) -> Case:
     Raises:
         BadInput: open_clip has no such architecture, or the file does not fit.
     """
+    only(asked, "open_clip's models", "image_size", "max_tokens")
     name, file = name_and_file(rest)
     config = open_clip_module().get_model_config(name)
     if config is None:
