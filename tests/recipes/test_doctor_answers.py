@@ -4,22 +4,27 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from tests.models.vlms import FOLDERS
 from torch import Tensor, nn
 
-from sfumato import losses, models, norms
+from sfumato import data, losses, models, norms
+from sfumato.base import BadInput
 from sfumato.norms.inspect import inspect
 from sfumato.norms.leak import first_leak
+from sfumato.recipes.answering import QUESTION
 from sfumato.recipes.doctor import Diagnosis, Wish, diagnose, rules
 from sfumato.recipes.doctor_case import Asked, Case
+from sfumato.recipes.doctor_data import public_case
 from sfumato.recipes.doctor_findings import findings, rows_loss
 from sfumato.recipes.doctor_measure import micro_batch, one, plain_loss
 from sfumato.recipes.doctor_models import open_case
 from sfumato.recipes.doctor_signal import first_gradient, made_up
 from sfumato.recipes.run import Adapter, Data, Privacy
+from sfumato.recipes.sets import sets_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOOK = Wish(measure=False)
@@ -172,14 +177,28 @@ def test_module_that_mixes_rows_is_named(kept: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["shape-questions:40", "shapes:40"])
 def test_public_questions_and_captions_are_asked(spec: str, kept: Path) -> None:
-    privacy = Privacy(epsilon=None, noise_multiplier=1.0, expected_batch_size=64, steps=10)
-    known = Wish(measure=False, records=1000, privacy=privacy, data=Data(spec=spec))
-    found = diagnose(asked(kept / "blip", train="heads"), known)
-    assert found.signal is not None, found
-    assert found.signal.gradient.inputs.startswith(spec.partition(":")[0])
-    assert diagnose(asked(kept / "blip", train="heads"), Wish(measure=False, records=1000, privacy=privacy)).signal != (
-        found.signal
+    public, name = public_case(open_case(asked(kept / "blip")), Data(spec=spec), 6)
+    family = models.start_vlm(kept / "blip", **SHORT).family
+    captioned = sets_of(Data(spec=spec), 16).train
+    asks = data.AskedRows(
+        captioned=captioned, encode=family.encode, question=None if captioned.has_questions else QUESTION
     )
+    batch = public.batch(3)
+    for place, index in enumerate(np.linspace(0, len(captioned) - 1, 6).astype(int)[:3]):
+        row = asks[int(index)]
+        assert set(batch) == set(row)
+        assert all(torch.equal(batch[key][place], tensor) for key, tensor in row.items())
+    assert name.startswith(spec.partition(":")[0])
+
+
+def test_signal_is_measured_on_public_questions(kept: Path) -> None:
+    privacy = Privacy(epsilon=None, noise_multiplier=1.0, expected_batch_size=64, steps=10)
+    known = Wish(measure=False, records=1000, privacy=privacy, data=Data(spec="shape-questions:40"))
+    found = diagnose(asked(kept / "blip", train="heads"), known)
+    assert found.signal is not None
+    assert found.signal.gradient.inputs.startswith("shape-questions")
+    with pytest.raises(BadInput, match="holds questions"):
+        diagnose(Asked(model="pico", image_size=16, channels=1), known)
 
 
 # ---------------------------------------------------------------- what is missing
