@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.models.vlms import FOLDERS
 
 from sfumato import cli
 from sfumato.plan import Plan
@@ -60,3 +61,52 @@ def test_private_pictures_are_wrong_use(
     monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=1.5))
     assert cli.main(["doctor", "pico", *FEW, "--records", "5000", "--data", str(tmp_path)]) == 2
     assert "reads no private rows" in capsys.readouterr().err
+
+
+@pytest.fixture
+def llava(tmp_path: Path) -> Path:
+    FOLDERS["llava"](tmp_path / "llava")
+    return tmp_path / "llava"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_llava_reads_well(llava: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=50.0))
+    adapter = ["--train", "lora", "--rank", "2", "--targets", "q_proj", "v_proj", "--frozen-dtype", "bfloat16"]
+    plan = ["--records", "5000", "--expected-batch-size", "64", "--steps", "5"]
+    lengths = ["--max-question", "6", "--max-answer", "4"]
+    capsys.readouterr()
+    assert cli.main(["doctor", str(llava), "--no-measure", *adapter, *plan, *lengths]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "LlavaForConditionalGeneration of",
+        "LoRA of rank 2 on 6 linear layers",
+        "max question 6, max answer 4",
+        "(stored as bfloat16)",
+        "clipping each example by itself",
+        "Hopeless",
+        "--train lora --rank 1",
+    ):
+        assert words in shown
+    assert cli.main(["doctor", str(llava), "--no-measure", *adapter, *lengths, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"]["frozen_types"] == ["bfloat16"]
+    assert found["asked"]["adapter"]["targets"] == ["q_proj", "v_proj"]
+
+
+@pytest.mark.parametrize("lost", ["processor_config.json", "tokenizer.json", "config.json"])
+def test_checkpoint_that_lacks_a_part_is_one_sentence(
+    lost: str, llava: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in llava.glob(f"*{lost}" if lost != "config.json" else lost):
+        file.unlink()
+    capsys.readouterr()
+    assert cli.main(["doctor", str(llava), "--no-measure"]) == 1
+    err = capsys.readouterr().err
+    assert f"{lost} is missing" in err
+    assert err.count("\n") == 1
+
+
+def test_wrong_folder_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "no/such/folder", "--no-measure"]) == 1
+    assert "'no/such/folder' is no folder" in capsys.readouterr().err

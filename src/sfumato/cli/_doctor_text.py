@@ -28,7 +28,7 @@ def show(console: Console, found: "Diagnosis", micro_batch_size: int, batch_size
     for note in found.notes:
         _say(console, f"  - {note}")
     if found.seen is not None:
-        _parameters(console, found.seen)
+        _parameters(console, found.seen, found.frozen_types)
     if found.trainable:
         what = "each example by itself" if found.unit == "example" else "groups of rows"
         _say(console, f"\nCan be trained: yes, clipping {what}. No row reaches another on made-up rows.", "green")
@@ -44,7 +44,7 @@ def _say(console: Console, text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=False)
 
 
-def _parameters(console: Console, seen: "Inspection") -> None:
+def _parameters(console: Console, seen: "Inspection", frozen_types: tuple[str, ...]) -> None:
     from sfumato.recipes.doctor import rules
     from sfumato.report import tables
 
@@ -52,13 +52,17 @@ def _parameters(console: Console, seen: "Inspection") -> None:
     _say(
         console,
         f"\nParameters: {seen.num_trainable:,} train in {len(seen.uses)} tensors; {frozen:,} in {len(seen.frozen)} "
-        "tensors do not.",
+        f"tensors do not{_stored(frozen_types)}.",
     )
     console.print(tables.table(rules(seen)))
     for names in seen.tied:
         _say(console, f"  tied: {' = '.join(names)} (all uses are added up with their cross terms)")
     if seen.unreached:
         _say(console, f"  no gradient reaches {', '.join(seen.unreached[:3])}{_more(len(seen.unreached), 3)}", "yellow")
+
+
+def _stored(types: tuple[str, ...]) -> str:
+    return f" (stored as {' and '.join(types)})" if types else ""
 
 
 def _more(count: int, listed: int) -> str:

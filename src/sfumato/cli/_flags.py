@@ -66,7 +66,27 @@ class DataFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFlags:
+class AdapterFlags:
+    """Settings of an adapter, where one trains."""
+
+    rank: int | None = None
+    """Of lora and dora: rank of the product."""
+
+    alpha: float | None = None
+    """Of lora and dora: the product is multiplied by alpha / rank."""
+
+    targets: tuple[str, ...] | None = None
+    """Of lora and dora: ends of the names of the layers that carry it, or all-linear. Default: attention."""
+
+    num_tokens: int | None = None
+    """Of prompt and prefix: learned tokens."""
+
+    frozen_dtype: Literal["bfloat16", "float16"] | None = None
+    """Frozen weights in half precision under an adapter in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFlags(AdapterFlags):
     """Which model, where it starts, and what of it trains."""
 
     size: str | None = None
@@ -106,29 +126,10 @@ class ModelFlags:
     embed_dim: int | None = None
     """Numbers of an embedding, of towers and encoders."""
 
-    rank: int | None = None
-    """Of lora and dora: rank of the product."""
-
-    alpha: float | None = None
-    """Of lora and dora: the product is multiplied by alpha / rank."""
-
-    targets: tuple[str, ...] | None = None
-    """Of lora and dora: ends of the names of the layers that carry it, or all-linear. Default: attention."""
-
-    num_tokens: int | None = None
-    """Of prompt and prefix: learned tokens."""
-
-    frozen_dtype: Literal["bfloat16", "float16"] | None = None
-    """Frozen weights in half precision under an adapter in float32."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class AskingFlags:
-    """How a vision-language model is asked."""
-
-    model: str | None = None
-    """Folder of a vision-language model of transformers (BLIP, BLIP-2, GIT, LLaVA, PaliGemma, Qwen2-VL, SmolVLM,
-    Idefics3), of open_clip's CoCa, or of a run of dp-vqa."""
+class LengthFlags:
+    """Public lengths and texts of a question and its answer."""
 
     max_question: int | None = None
     """Tokens kept of a question; those of the prompt and of the picture come on top."""
@@ -138,6 +139,15 @@ class AskingFlags:
 
     prompt: str | None = None
     """Public text around {question}. Default: the model's chat template or usual prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskingFlags(LengthFlags):
+    """How a vision-language model is asked."""
+
+    model: str | None = None
+    """Folder of a vision-language model of transformers (BLIP, BLIP-2, GIT, LLaVA, PaliGemma, Qwen2-VL, SmolVLM,
+    Idefics3), of open_clip's CoCa, or of a run of dp-vqa."""
 
     question: str | None = None
     """A public question that is asked of data without questions (pictures with captions)."""

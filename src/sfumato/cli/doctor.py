@@ -2,17 +2,18 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.console import Console
 
 from sfumato.cli import _doctor_text
+from sfumato.cli._flags import AdapterFlags, LengthFlags
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
     from sfumato.recipes.doctor import Wish
-    from sfumato.recipes.doctor_models import Asked
+    from sfumato.recipes.doctor_case import Asked
 
 EXAMPLES = """
 sfumato doctor clip-folder/ --records 200000 --epsilon 3
@@ -20,13 +21,15 @@ sfumato doctor open_clip:ViT-B-32 --train heads --micro-batch-size 16 --check
 sfumato doctor timm:resnet50                               # BatchNorm: refused, with what works
 sfumato doctor timm:resnet50 --batch-norm group
 sfumato doctor micro --image-size 28 --records 60000 --epsilon 8 --expected-batch-size 8192 --data fashion-mnist
+sfumato doctor llava/ --train lora --rank 4 --frozen-dtype bfloat16 --max-answer 16 --records 20000 --epsilon 3
+sfumato doctor runs/dp-vqa-easy-vqa --data easy-vqa --records 4000
 sfumato doctor blip-folder/ --memory 16 --json
 """
 _NOT_TRAINABLE = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorCommand:
+class DoctorCommand(AdapterFlags, LengthFlags):
     """Look at a model before any budget is spent: which parameters train and which rule measures each, what is refused
     and the nearest thing that works, time and memory of a step, the signal beside the noise. Touches no private rows.
 
@@ -34,14 +37,14 @@ class DoctorCommand:
     """
 
     model: Annotated[str, tyro.conf.Positional]
-    """A transformers folder (captioner, dual encoder, vision-language model), a run's folder, open_clip:NAME[:FILE],
-    timm:NAME[:FILE], or a built-in size. Random weights where there are none."""
+    """A transformers folder (captioner, dual encoder, vision-language model), CoCa's, a run's, open_clip:NAME[:FILE],
+    timm:NAME[:FILE], lit (towers of packages), or a built-in size. Random weights where there are none."""
 
     kind: Literal["captioner", "towers", "encoder"] | None = None
     """Of a built-in size: captioner (default), towers, or encoder (two views). timm: encoder, else its classifier."""
 
     train: str = "all"
-    """What trains: all, heads, last-K, bias."""
+    """What trains: all, heads or last-K; of vision-language models and of timm also bias, lora, dora."""
 
     unit: Literal["example", "group"] | None = None
     """What is clipped. Default: the example, a group where the loss couples rows."""
@@ -56,7 +59,7 @@ class DoctorCommand:
     """Of pictures: 3, or 1 for gray."""
 
     max_tokens: int | None = None
-    """Text length. Default: the model's own, at most 77."""
+    """Text length. Default: the model's own, at most 77. Of questions: --max-question, --max-answer."""
 
     batch_norm: Literal["keep", "frozen", "group"] = "keep"
     """Of timm: leave BatchNorm, hold its statistics, or put GroupNorm in its place."""
@@ -92,8 +95,8 @@ class DoctorCommand:
     """Largest norm of what is clipped."""
 
     data: str | None = None
-    """Pictures on which the signal is measured instead of made-up ones: shapes, fashion-mnist, a folder, ...; they must
-    be public."""
+    """Pictures on which the signal is measured instead of made-up ones: shapes, fashion-mnist, easy-vqa, a folder, ...;
+    they must be public."""
 
     public: bool = False
     """The pictures of --data are declared public."""
@@ -120,18 +123,14 @@ def run(command: DoctorCommand) -> int:
 
 
 def _asked(command: DoctorCommand) -> "Asked":
-    from sfumato.recipes.doctor_models import Asked
+    from sfumato.recipes.doctor_case import Asked
+    from sfumato.recipes.override import given
+    from sfumato.recipes.run import Adapter
 
+    flags = given(command)
     return Asked(
-        model=command.model,
-        kind=command.kind,
-        train=command.train,
-        unit=command.unit,
-        group_size=command.group_size,
-        image_size=command.image_size,
-        channels=command.channels,
-        max_tokens=command.max_tokens,
-        batch_norm=command.batch_norm,
+        **{f.name: flags[f.name] for f in fields(Asked) if f.name in flags},
+        adapter=Adapter(**{f.name: flags[f.name] for f in fields(Adapter) if f.name in flags}),
     )
 
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, VisionEncoderD
 from sfumato.base import BadInput, Refused
 from sfumato.models.checkpoint import WHOLE, load_with_gaps
 from sfumato.models.dual_sources import DUAL_CLASSES
+from sfumato.models.families import FAMILIES, Known, known_family
 from sfumato.models.folders import locate, quiet, read_json, require_weights
 from sfumato.models.modeling_sfumato_timm import freeze_batch_norms, hold_batch_norms, replace_batch_norms
 from sfumato.models.timm_start import require_timm
@@ -44,16 +45,39 @@ class Bare:
     channels: int
     notes: tuple[str, ...] = ()
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What there is to say, random weights first."""
+        return (*(("random weights: the folder or name gives none",) if self.is_random else ()), *self.notes)
 
-def bare_folder(folder: str | Path, *, room_bytes: float | None = None) -> Bare:
-    """Return the model of a transformers folder.
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """What a folder's configuration says, before any weights are read.
+
+    Attributes:
+        path: where config.json is.
+        kind: as of `Bare`.
+        model_class, config: of transformers.
+        has_weights: whether there is a weights file.
+    """
+
+    path: Path
+    kind: str
+    model_class: Any
+    config: Any
+    has_weights: bool
+
+
+def look_at(folder: str | Path, *, room_bytes: float | None = None) -> Looked:
+    """Return what a transformers folder holds.
 
     Args:
-        folder: with config.json; without weights they are random.
-        room_bytes: refuse before loading what is larger than this; None: whatever it takes.
+        folder: with config.json.
+        room_bytes: refuse what is larger than this; None: whatever it takes.
 
     Raises:
-        BadInput: no such folder, or one that transformers does not know.
+        BadInput: no such folder, one that transformers does not know, or a class that nothing here trains.
         Refused: quantised weights, or weights that do not fit.
     """
     path = locate(folder)
@@ -70,17 +94,24 @@ def bare_folder(folder: str | Path, *, room_bytes: float | None = None) -> Bare:
     try:
         require_weights(path)
     except BadInput:
-        model, missing, is_random = random_model(model_class, config), [], True
+        return Looked(path=path, kind=kind, model_class=model_class, config=config, has_weights=False)
+    return Looked(path=path, kind=kind, model_class=model_class, config=config, has_weights=True)
+
+
+def bare_folder(looked: Looked) -> Bare:
+    """Return the model of a transformers folder; without a weights file its weights are random."""
+    missing: list[str] = []
+    if looked.has_weights:
+        model, missing = load_with_gaps(looked.model_class, looked.path)
     else:
-        model, missing = load_with_gaps(model_class, path)
-        is_random = False
+        model = random_model(looked.model_class, looked.config)
     more = f" and {len(missing) - 1} more" if missing[1:] else ""
-    size, channels = pictures_of(config)
+    size, channels = pictures_of(looked.config)
     return Bare(
-        kind=kind,
+        kind=looked.kind,
         model=model.train(),
-        source=f"{type(model).__name__} of {folder}",
-        is_random=is_random,
+        source=f"{type(model).__name__} of {looked.path}",
+        is_random=not looked.has_weights,
         image_size=size,
         channels=channels,
         notes=(f"the weights lack {missing[0]}{more}",) if missing else (),
@@ -166,19 +197,27 @@ def _class_of(config: Any) -> tuple[str, Any]:
         return "captioner", VisionEncoderDecoderModel
     if config.model_type in DUAL_CLASSES:
         return "towers", DUAL_CLASSES[config.model_type]
-    for name in config.architectures or ():
-        found = getattr(transformers, name, None)
-        if found is not None and ("Conditional" in name or "Question" in name or "CausalLM" in name):
-            return "words", found
-    known: Any = AutoModelForImageTextToText._model_mapping
-    if type(config) in known:
-        found = known[type(config)]
-        return "words", found[0] if isinstance(found, tuple) else found
+    if config.model_type in FAMILIES or _reads_pictures(config):
+        return "words", getattr(transformers, _family_of(config).model_class)
     named = ", ".join(config.architectures or ()) or config.model_type
     raise BadInput(
         f"the folder holds {named}, which neither captions nor embeds pictures with texts. An image encoder trains "
         "inside a captioner (sfumato train dp-cap --init FOLDER) or as timm:NAME."
     )
+
+
+def _reads_pictures(config: Any) -> bool:
+    """Whether transformers has a class that writes text from pictures for this configuration."""
+    known: Any = AutoModelForImageTextToText._model_mapping
+    named = config.architectures or ()
+    return type(config) in known or any("Conditional" in name or "Question" in name for name in named)
+
+
+def _family_of(config: Any) -> Known:
+    try:
+        return known_family(config.model_type, config.architectures or ())
+    except BadInput as error:
+        raise BadInput(f"{error} With a loss of your own, one value per row, PrivateGradients may train it.") from error
 
 
 def _require_room(model_class: Any, config: Any, path: Path, room_bytes: float | None) -> None:

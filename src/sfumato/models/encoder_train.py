@@ -10,6 +10,8 @@ from sfumato.models.encoders import held_names
 from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
 
+_INSIDE = "backbone."  # where a `TimmEncoder` holds timm's model
+
 
 def parse_train(train: str, also: str = "") -> int | None:
     """Return how many last blocks train: None for `all`, 0 for `heads`, K for `last-K`; BadInput for anything else.
@@ -71,7 +73,9 @@ def blocks_of(model: Any) -> list[list[str]]:
     """
     head = _names_of(model, model.head)
     if isinstance(model, TimmEncoder):
-        return _timm_groups(model, head)
+        inside = {name.removeprefix(_INSIDE) for name in head if name.startswith(_INSIDE)}
+        found = timm_blocks(model.backbone, inside, model.settings.name)
+        return [[f"{_INSIDE}{name}" for name in block] for block in found]
     names = [name for name, _ in model.named_parameters() if name not in head]
     own = [_names_of(model, stage) for stage in model.stages]
     after = names[max(names.index(name) for name in own[-1]) + 1 :]
@@ -80,15 +84,20 @@ def blocks_of(model: Any) -> list[list[str]]:
     return blocks
 
 
-def _timm_groups(model: TimmEncoder, head: set[str]) -> list[list[str]]:
+def timm_blocks(model: Any, head: set[str], named: str) -> list[list[str]]:
+    """Return the names of the parameters of each layer group of a timm model, in order, without those of its head.
+
+    Raises:
+        BadInput: timm does not say what the blocks are.
+    """
     from timm.models import group_parameters
 
-    if not hasattr(model.backbone, "group_matcher"):
-        raise BadInput(f"timm does not say what the blocks of {model.settings.name} are: train is all or heads.")
-    found = group_parameters(model.backbone, model.backbone.group_matcher(coarse=False))
-    groups = [[f"backbone.{name}" for name in found[place]] for place in sorted(found)]
+    if not hasattr(model, "group_matcher"):
+        raise BadInput(f"timm does not say what the blocks of {named} are: train is all or heads.")
+    found = group_parameters(model, model.group_matcher(coarse=False))
     blocks: list[list[str]] = []
-    for group in groups:
+    for place in sorted(found):
+        group = found[place]
         rest = [name for name in group if name not in head]
         if len(rest) == len(group) or not blocks:
             blocks.append(rest)

@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from torch import nn
+
 from sfumato.base import BadInput, SfumatoError
 from sfumato.norms.inspect import Inspection, Use, inspect
 from sfumato.plan import Plan
+from sfumato.recipes.doctor_advice import advice, fewer
+from sfumato.recipes.doctor_case import Asked, Case
 from sfumato.recipes.doctor_cost import Checked, Cost, estimate, machine_bytes
 from sfumato.recipes.doctor_data import public_case
 from sfumato.recipes.doctor_findings import Finding, findings, rows_loss, works_with
-from sfumato.recipes.doctor_models import Asked, Case, open_case
-from sfumato.recipes.doctor_signal import MADE_UP, Gradient, Signal, advice, first_gradient, made_up, signal_of
+from sfumato.recipes.doctor_models import open_case
+from sfumato.recipes.doctor_signal import MADE_UP, Gradient, Signal, first_gradient, made_up, signal_of
 from sfumato.recipes.run import Data, Privacy
 
 _ROWS = 32  # on which the first gradient is measured
@@ -61,6 +65,7 @@ class Diagnosis:
         asked: what the doctor was asked about.
         source, unit, notes: the model in words, what is clipped, and what else is to be said.
         seen: what the engine would do with each parameter; None where the model could not even be opened.
+        frozen_types: in which types the parameters are stored that do not train.
         refusal: why it cannot be trained, in one sentence; None where it can.
         findings: the reasons, module by module.
         repaired: of a refused model, whether it trains once the settings named in `findings` are changed.
@@ -78,6 +83,7 @@ class Diagnosis:
     unit: str = ""
     notes: tuple[str, ...] = ()
     seen: Inspection | None = None
+    frozen_types: tuple[str, ...] = ()
     refusal: str | None = None
     findings: tuple[Finding, ...] = ()
     repaired: bool | None = None
@@ -111,11 +117,16 @@ def diagnose(asked: Asked, wish: Wish) -> Diagnosis:
     if wish.records:
         plan = replace(wish.privacy, unit=case.unit, group_size=asked.group_size).plan(wish.records)
         found = replace(found, plan=plan)
-    found = replace(found, source=case.source, unit=case.unit, notes=case.notes)
+    found = replace(found, source=case.source, unit=case.unit, notes=case.notes, frozen_types=_frozen_types(case.model))
     found = _looked_at(found, case)
     if found.refusal is not None:
         return found
     return _hoped(_costed(found, wish), case, wish)
+
+
+def _frozen_types(model: nn.Module) -> tuple[str, ...]:
+    types = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if not p.requires_grad}
+    return tuple(sorted(types))
 
 
 def _looked_at(found: Diagnosis, case: Case) -> Diagnosis:
@@ -161,7 +172,8 @@ def _hoped(found: Diagnosis, case: Case, wish: Wish) -> Diagnosis:
     except SfumatoError as error:
         return replace(found, trouble=(*found.trouble, f"the signal could not be measured: {error}"))
     signal = signal_of(gradient, found.plan, found.seen.num_trainable)
-    say = tuple(advice(signal, found.seen.num_trainable, case.model))
+    choices = () if signal.verdict == "fine" else fewer(case)
+    say = tuple(advice(signal, found.seen.num_trainable, choices))
     return replace(found, signal=signal, advice=say)
 
 
@@ -201,7 +213,7 @@ def facts(found: Diagnosis) -> dict[str, Any]:
     """Return the diagnosis as JSON values."""
     seen, signal = found.seen, found.signal
     return {
-        "asked": asdict(found.asked),
+        "asked": found.asked.to_dict(),
         "model": found.source,
         "unit": found.unit,
         "notes": list(found.notes),
@@ -209,7 +221,7 @@ def facts(found: Diagnosis) -> dict[str, Any]:
         "refusal": found.refusal,
         "findings": [asdict(finding) for finding in found.findings],
         "trains_with_these_changes": found.repaired,
-        "parameters": None if seen is None else _counts(seen),
+        "parameters": None if seen is None else {**_counts(seen), "frozen_types": list(found.frozen_types)},
         "rules": None if seen is None else rules(seen),
         "tied": None if seen is None else [list(names) for names in seen.tied],
         "cost": {side: asdict(cost) for side, cost in found.cost.items()},

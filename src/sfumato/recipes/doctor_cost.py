@@ -1,14 +1,14 @@
 """Time and memory at a micro-batch size, by a line through what smaller ones took; and the largest that fits."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 
+from sfumato.recipes.doctor_case import Asked
 from sfumato.recipes.doctor_measure import measure
-from sfumato.recipes.doctor_models import Asked
 
 SPARE = 0.9  # of the memory is planned with: other processes and the allocator's gaps take their part
 SIDES = ("private", "non-private")
@@ -104,7 +104,7 @@ def estimate(asked: Asked, rows: int, unit: str, *, check: bool = False) -> tupl
     """
     sizes = sizes_below(rows, unit, asked.group_size)
     every = [*sizes, *((rows,) if check else ())]
-    jobs = [{"asked": asdict(asked), "private": side == "private", "rows": n} for side in SIDES for n in every]
+    jobs = [{"asked": asked.to_dict(), "private": side == "private", "rows": n} for side in SIDES for n in every]
     results = measure(jobs, torch.get_num_threads())
     if failed := next((found["error"] for found in results if "error" in found), None):
         raise RuntimeError(failed)

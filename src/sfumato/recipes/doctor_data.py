@@ -1,16 +1,19 @@
 """Rows of declared-public pictures for the doctor: the only rows that it ever reads."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from sfumato import data
 from sfumato.base import BadInput
 from sfumato.data.load import BUILT_IN
-from sfumato.recipes.doctor_models import Case
+from sfumato.recipes.answering import QUESTION
+from sfumato.recipes.doctor_case import Case
 from sfumato.recipes.run import Data
 from sfumato.recipes.sets import sets_of
 
@@ -20,16 +23,22 @@ _HALF = 0.5
 def public_case(case: Case, settings: Data, num_rows: int) -> tuple[Case, str]:
     """Return the case with rows of public pictures in the place of made-up ones, and the set's name.
 
-    Captions are read where the model has a tokenizer, else the words stay made up. Two views are two random crops.
+    Captions are read where the model has a tokenizer, else the words stay made up. Two views are two random crops. A
+    model that answers is asked the set's questions, or one public question of captions.
 
     Raises:
-        BadInput: the set is not declared public, or has too few rows.
+        BadInput: the set is not declared public, has too few rows, or questions for a model that is asked none.
+        UndecodableRow: one of the rows cannot be fed.
     """
     captioned = _public_set(settings, case.image_size)
+    if captioned.has_questions and case.answer is None:
+        raise BadInput(f"{captioned.name} holds questions: the doctor asks them of whole vision-language checkpoints.")
     if len(captioned) < num_rows:
         raise BadInput(f"{captioned.name} has {len(captioned)} rows; the doctor reads {num_rows}.")
+    if case.answer is not None:
+        return replace(case, batch=_answers(case, captioned, num_rows)), captioned.name
     preprocess = data.Preprocess(image_size=case.image_size, mean=(_HALF,), std=(_HALF,), channels=case.channels)
-    rows = [captioned[int(index)] for index in np.linspace(0, len(captioned) - 1, num_rows).astype(int)]
+    rows = [captioned[index] for index in _spread(captioned, num_rows)]
     pixels = torch.stack([preprocess.evaluate(row["image"]) for row in rows])
 
     def batch(count: int) -> dict[str, Tensor]:
@@ -44,6 +53,19 @@ def public_case(case: Case, settings: Data, num_rows: int) -> tuple[Case, str]:
         return found
 
     return replace(case, batch=batch), captioned.name
+
+
+def _spread(captioned: data.Captioned, num_rows: int) -> list[int]:
+    return [int(index) for index in np.linspace(0, len(captioned) - 1, num_rows)]
+
+
+def _answers(case: Case, captioned: data.Captioned, num_rows: int) -> Callable[[int], Any]:
+    """Return n -> the first n rows as the model's own family encodes them; captions answer a public question."""
+    assert case.answer is not None
+    question = None if captioned.has_questions else QUESTION
+    asked = data.AskedRows(captioned=captioned, encode=case.answer, question=question)
+    rows = [asked[index] for index in _spread(captioned, num_rows)]
+    return lambda count: default_collate(rows[:count])
 
 
 def _public_set(settings: Data, image_size: int) -> data.Captioned:

@@ -1,4 +1,4 @@
-"""Made-up rows for any model that writes text from pictures, and one loss for each of them.
+"""Made-up rows for models that write text from pictures, from a configuration alone, and one loss for each row.
 
 N rows, L text tokens, V vocabulary, T places that a picture takes among the text tokens.
 """
@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.base import BadInput, Refused
+from sfumato.base import BadInput
 
-_PACKED = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v", "glm46v", "pixtral", "paddleocr_vl", "kimi")
+_ALIKE = ("blip", "blip-2", "git", "llava", "paligemma")  # fed with one square picture and a line of words
 _FIRST = 5  # ids below are often special
 IGNORED = -100
 
@@ -103,15 +103,13 @@ def feed_of(model: Any, *, image_size: int, channels: int, max_tokens: int) -> t
     """Return made-up rows and the loss of a model of transformers that writes text.
 
     Raises:
-        Refused: the model reads the patches of all pictures in one heap.
-        BadInput: nobody knows how this model is fed.
+        BadInput: only its processor knows how this model is fed.
     """
     config = model.config
-    if config.model_type.startswith(_PACKED):
-        raise Refused(
-            f"{type(model).__name__} reads the patches of all pictures as one list without a batch dimension "
-            "(pixel_values, image_grid_thw), so it cannot be told which entries belong to which row. The nearest thing "
-            "that works is a model with one picture of a fixed size for each row, such as BLIP, GIT or LLaVA."
+    if config.model_type not in _ALIKE or config.get_text_config().is_encoder_decoder:
+        raise BadInput(
+            f"how a {type(model).__name__} is fed its processor decides, and this folder has a configuration alone: "
+            "put processor and weights beside it, as save_pretrained of both writes them."
         )
     text = config.get_text_config()
     question = type(model).__name__.endswith("ForQuestionAnswering")

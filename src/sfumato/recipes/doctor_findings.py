@@ -11,7 +11,7 @@ from sfumato import norms
 from sfumato.losses import Contrast
 from sfumato.norms.inspect import Inspection, batch_norms_in_training, inspect
 from sfumato.norms.leak import first_leak
-from sfumato.recipes.doctor_models import Case
+from sfumato.recipes.doctor_case import Case
 
 _EXPERTS = re.compile(r"(MoE|Moe|Experts|SparseM[lL]P|TopKRouter|Top2Router|Switch)")
 _ROUNDS = 3
@@ -41,7 +41,7 @@ class Finding:
 
 def findings(case: Case, seen: Inspection) -> list[Finding]:
     """Return every reason that can be told, for a model that training refuses."""
-    found = [*_batch_norms(case, seen), *_learning(case, seen), *_without_rule(seen), *_unreached(seen)]
+    found = [*_batch_norms(case, seen), *_learning(case, seen), *_without_rule(case, seen), *_unreached(seen)]
     if not seen.batch_norms:
         found += _leaks(case, seen)
     if not found:
@@ -122,7 +122,7 @@ def _learning(case: Case, seen: Inspection) -> list[Finding]:
     return [Finding(where=buffers, why=why, instead="its module in eval(), or a model without a queue or average")]
 
 
-def _without_rule(seen: Inspection) -> list[Finding]:
+def _without_rule(case: Case, seen: Inspection) -> list[Finding]:
     by_function: dict[str, list[str]] = {}
     for use in seen.uses:
         for function in use.without_rule:
@@ -131,11 +131,15 @@ def _without_rule(seen: Inspection) -> list[Finding]:
         Finding(
             where=tuple(names),
             why=f"no rule measures a parameter in {function} row by row",
-            instead="freeze it (--train heads or an adapter), write its use with linear, matmul or elementwise "
+            instead=f"freeze it{_otherwise(case)}, write its use with linear, matmul or elementwise "
             "functions, or register a rule with sfumato.norms.register_rule",
         )
         for function, names in by_function.items()
     ]
+
+
+def _otherwise(case: Case) -> str:
+    return f" (of this model --train can be {case.choices.said})" if case.choices.said else ""
 
 
 def _unreached(seen: Inspection) -> list[Finding]:
@@ -171,6 +175,4 @@ def _experts(case: Case) -> list[Finding]:
     if not names:
         return []
     why = "a mixture of experts: which tokens an expert sees depends on the whole batch"
-    return [
-        Finding(where=names, why=why, instead="freeze the experts and train an adapter elsewhere, or a dense model")
-    ]
+    return [Finding(where=names, why=why, instead=f"freeze the experts{_otherwise(case)}, or a dense model")]

@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from sfumato import train
+from sfumato.losses import Contrast
 from sfumato.mechanisms import MicroBatch
 from sfumato.plan import Example, Group, Plan
-from sfumato.recipes.doctor_models import Asked, Case, open_case
+from sfumato.recipes.doctor_case import Asked, Case
+from sfumato.recipes.doctor_models import open_case
 from sfumato.sampling import Poisson
 
 TIMED = 12
@@ -34,7 +36,7 @@ _DECLARED = "made-up rows of sfumato doctor"
 def measure(jobs: list[dict[str, Any]], threads: int) -> list[dict[str, Any]]:
     """Return what each job measured, or under `error` why it could not; every job in a process of its own.
 
-    A job has `asked` (the fields of `Asked`), `private` and `rows`, the size of its micro-batch.
+    A job has `asked` (as `Asked.to_dict` gives it), `private` and `rows`, the size of its micro-batch.
     """
     command = [sys.executable, "-m", "sfumato.recipes.doctor_measure"]
     given = json.dumps({"jobs": jobs, "threads": threads})
@@ -124,9 +126,9 @@ def _plain(case: Case, optimizer: Any) -> Step:
 
 def plain_loss(case: Case, batch: MicroBatch) -> torch.Tensor:
     """Return the loss without privacy: a sum over rows, groups apart from each other as in the private step."""
-    if case.unit == "example":
-        return case.loss_fn(case.model, batch.batch).sum()  # pyright: ignore[reportCallIssue]
-    contrast: Any = case.loss_fn
+    if not isinstance(case.loss_fn, Contrast):
+        return case.loss_fn(case.model, batch.batch).sum()
+    contrast = case.loss_fn
     u, v = contrast.embeddings(case.model, batch.batch)
     assert batch.groups is not None
     return contrast.rows(u @ v.mT, batch.groups[:, None] == batch.groups[None]).sum()
@@ -177,7 +179,7 @@ def _child(job: dict[str, Any], threads: int, out: int) -> None:
     """Do one job in a forked process and write what it found; never returns."""
     try:
         torch.set_num_threads(threads)
-        found: dict[str, Any] = dict(one(Asked(**job["asked"]), private=job["private"], rows=job["rows"]))
+        found: dict[str, Any] = dict(one(Asked.of(job["asked"]), private=job["private"], rows=job["rows"]))
     except BaseException as error:
         traceback.print_exc()
         found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}

@@ -8,17 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfumato import mechanisms, norms
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
-from sfumato.mechanisms.group import clip_whole
-from sfumato.mechanisms.group_loss import group_loss
+from sfumato.mechanisms.group import clip_whole, sizes_of
+from sfumato.mechanisms.group_loss import NotFinite, group_loss
 from sfumato.plan import Plan
+from sfumato.recipes.doctor_case import Case
 from sfumato.recipes.doctor_measure import micro_batch
-from sfumato.recipes.doctor_models import Case
 
 HOPELESS = 1.0
 """Over T steps a gradient that never turns adds up to T g, the noise to sqrt(T) times its own length: with
@@ -27,7 +26,6 @@ for a gradient that never turns, and gradients turn."""
 DOUBTFUL = 3.0
 """Below 3 less than nine tenths of the squared way is signal."""
 MADE_UP = "made-up"
-_LORA_RANK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +98,12 @@ def _part(whole: MicroBatch, start: int, stop: int) -> MicroBatch:
 
 def _clipped(case: Case, computation: Any, batch: MicroBatch, measured: Any, factor: Any) -> norms.ClippedSum:
     if case.unit == "group":
-        assert batch.groups is not None
-        sizes = torch.unique_consecutive(batch.groups, return_counts=True)[1].tolist()
-        losses, used = group_loss(computation).whole(batch, sizes), torch.ones(len(sizes), dtype=torch.bool)
-        return clip_whole(computation, losses, batch, measured, factor, sizes, used)
+        sizes, used = sizes_of(batch)
+        loss = group_loss(computation).whole(batch, sizes)
+        try:
+            return clip_whole(computation, loss, batch, measured, factor, sizes, used)
+        except NotFinite as error:
+            raise BadInput("the loss of some of these rows is not finite.") from error
     return norms.clipped_sum(case.model, computation.loss_fn, batch.batch, measured, factor)
 
 
@@ -157,43 +157,3 @@ def signal_of(gradient: Gradient, plan: Plan, num_parameters: int) -> Signal:
     """Set the measured gradient beside the noise of a plan for `num_parameters` trainable parameters."""
     noise = plan.noise_std / plan.divisor * math.sqrt(num_parameters)
     return Signal(gradient=gradient, noise_norm=noise, steps=plan.steps, largest=plan.signal_to_noise(num_parameters))
-
-
-def lora_parameters(model: nn.Module, rank: int = _LORA_RANK) -> int:
-    """Return how many numbers LoRA of this rank trains on every linear layer: rank (in + out) each."""
-    total = 0
-    for module in model.modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-            total += rank * sum(weight.shape) if weight is not None else 0
-    return total
-
-
-def advice(signal: Signal, num_parameters: int, model: nn.Module) -> list[str]:
-    """Return what to change, with numbers, for R to reach `DOUBTFUL`; empty where it does.
-
-    R grows with sqrt(T) B / (sigma sqrt(P)) times the gradient's norm. The numbers rest on the measured R of public
-    rows; on made-up ones on the largest possible R, so they are the least that helps.
-    """
-    if signal.verdict == "fine":
-        return []
-    real = signal.gradient.inputs != MADE_UP
-    reached = signal.over_all if real and signal.over_all > 0 else signal.largest_over_all
-    factor, least = DOUBTFUL / reached, "" if real else "at least "
-    found = []
-    if factor > 1:
-        found.append(
-            f"train at most {max(1, int(num_parameters / factor**2)):,} parameters (--train heads, bias, last-1), or "
-            f"take {least}{factor:.1f} times the batch from as many times the records"
-        )
-    else:
-        found.append(
-            "measure it on public pictures (--data); fewer trainable parameters, larger batches, more records help"
-        )
-    lora = lora_parameters(model)
-    if 0 < lora < num_parameters:
-        gain = math.sqrt(num_parameters / lora)
-        found.append(
-            f"LoRA of rank {_LORA_RANK} on the linear layers, {lora:,} parameters, meets {gain:.1f} times less noise"
-        )
-    return [*found, "start from public pre-training, so that less has to be learned"]
