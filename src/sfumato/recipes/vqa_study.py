@@ -173,8 +173,8 @@ def make_start(scale: Scale, words: Path, out: Path) -> None:
         train_twin(run)
         return {}
 
-    settings = told(run) | {"words": words.read_text(encoding="utf-8")}
-    settings["model"]["public_text"] = words.name
+    beside = replace(run, model=replace(run.model, public_text=words.name))  # wherever the folder lies
+    settings = told(beside) | {"words": words.read_text(encoding="utf-8")}
     if not (out / "export").is_dir():
         (out / "kept.json").unlink(missing_ok=True)
     keep(out / "kept.json", settings, train)
