@@ -1,6 +1,7 @@
-"""Small sets of visual questions and small checkpoints, as a user might bring them: shared by the tests of answering."""
+"""Small sets of visual questions and small checkpoints, as a user might bring them; for several tests."""
 
 import csv
+import json
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from tests.data.visual import COLOURS
 from tests.models.vlms import FOLDERS
 
-from sfumato.recipes import Run
+from sfumato.recipes import Run, dp_vqa
 
 PUBLIC_TEXT = "what color is it? is it red? which colour is the spot? red green blue yes no maybe\n"
 SECRET_WORD = "zyzzyva"  # in the private questions alone
@@ -39,6 +40,15 @@ def scratch(run: Run) -> Run:
     return replace(run, model=replace(run.model, image_size=16), asking=replace(run.asking, image_size=16))
 
 
+def scenes(out: Path = Path("x")) -> Run:
+    """A run from scratch on 40 scenes of four questions each."""
+    return small(scratch(dp_vqa("shape-questions:40", out)))
+
+
+def card_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "export" / "card.json").read_text())
+
+
 def words(flags: dict[str, Any]) -> list[str]:
     return [str(word) for pair in flags.items() for word in pair]
 
@@ -55,7 +65,9 @@ def build_table(folder: Path, *, num_owners: int = 12, public_text: bool = True)
             pixels[:2, :2] = rng.integers(0, 256, (2, 2, 3))  # no two pictures are alike
             Image.fromarray(pixels).save(folder / "pictures" / name)
             rows.append((name, "what color is it?", colour, f"owner {owner}", "color"))
-            rows.append((name, f"is it red, {SECRET_WORD}?", "yes" if colour == "red" else "no", f"owner {owner}", "is"))
+            rows.append(
+                (name, f"is it red, {SECRET_WORD}?", "yes" if colour == "red" else "no", f"owner {owner}", "is")
+            )
     with (folder / "questions.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
     if public_text:
