@@ -16,6 +16,7 @@ sfumato study batch-scaling
 sfumato study batch-scaling --quick
 sfumato study contrastive --jobs 2
 sfumato study contrastive --data fashion-mnist --epsilons 8 --seeds 1
+sfumato study vqa --jobs 2
 """
 
 
@@ -26,23 +27,26 @@ class StudyCommand:
     accounting-grid (DP-Cap): epsilon over batch size and noise, no data. batch-scaling (DP-Cap): held-out loss of a
     captioner on procedural scenes at fixed noise-to-batch ratio, for four batch sizes. contrastive: without privacy,
     DP-CLIP, DP-GCL, Logit-DP and captioner side by side. batch-and-clip (DP-CLIP): privacy against utility over batch
-    size and clip norm. Finished parts are kept and not repeated.
+    size and clip norm. vqa (DP-BLIP): answers on easy-vqa and scenes, from scratch and from a synthetic start. Finished
+    parts are kept and not repeated.
     """
 
-    study: Annotated[Literal["accounting-grid", "batch-scaling", "contrastive", "batch-and-clip"], tyro.conf.Positional]
+    study: Annotated[
+        Literal["accounting-grid", "batch-scaling", "contrastive", "batch-and-clip", "vqa"], tyro.conf.Positional
+    ]
     """Which experiment."""
 
     data: tuple[str, ...] | None = None
     """Of contrastive: fashion-mnist and emoji, or some of what sfumato train takes."""
 
     epsilons: tuple[float, ...] | None = None
-    """Of contrastive and batch-and-clip. Default: 1 3 8."""
+    """Of contrastive, batch-and-clip and vqa. Default: 1 3 8."""
 
     seeds: int | None = None
-    """Of contrastive: runs of each cell. Default: 3."""
+    """Of contrastive and vqa: runs of each cell. Default: 3 and 1."""
 
     jobs: int = 1
-    """Of contrastive and batch-and-clip: processes, one thread each."""
+    """Of contrastive, batch-and-clip and vqa: processes, one thread each."""
 
     out: Path = Path("runs/studies")
     """Folder for the figures."""
@@ -120,7 +124,23 @@ def _batch_and_clip(command: StudyCommand, out: Path, console: Console) -> Shown
     return cells, compare_table.grid(cells), [compare_table.plot_grid(cells, out / "plot.svg")]
 
 
-def _progress(console: Console) -> Callable[[int, int, dict[str, Any]], None]:
+def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
+    from sfumato.recipes import vqa_study
+
+    found = vqa_study.study(
+        out,
+        epsilons=command.epsilons or ((0.5,) if command.quick else vqa_study.EPSILONS),
+        seeds=command.seeds or 1,
+        scale=vqa_study.QUICK if command.quick else vqa_study.FULL,
+        jobs=command.jobs,
+        on_cell=_progress(console, "accuracy"),
+    )
+    plots = [vqa_study.plot(found, spec, out / f"{spec}.svg") for spec in (vqa_study.EASY, vqa_study.SCENES)]
+    rows = vqa_study.rows(found)
+    return rows, [{name: row[name] for name in ("data", "method", "epsilon", "accuracy")} for row in rows], plots
+
+
+def _progress(console: Console, figure_name: str = "zeroshot") -> Callable[[int, int, dict[str, Any]], None]:
     begun, first = time.monotonic(), [0]
 
     def show(done: int, total: int, cell: dict[str, Any]) -> None:
@@ -128,8 +148,8 @@ def _progress(console: Console) -> Callable[[int, int, dict[str, Any]], None]:
             return  # kept ones are read at once: they say nothing about the pace
         first[0] = first[0] or done - 1
         left = (time.monotonic() - begun) / (done - first[0]) * (total - done)
-        figure = cell["figures"]["zeroshot"]
-        told = "" if figure is None else f"  zero-shot {100 * figure:.1f} %"
+        figure = cell["figures"][figure_name]
+        told = "" if figure is None else f"  {figure_name} {100 * figure:.1f} %"
         console.print(
             f"{done}/{total}  {left / 60:.0f} min left  {cell['data']} {cell['method']} "
             f"epsilon {'none' if cell['epsilon'] is None else format(cell['epsilon'], 'g')}{told}",
@@ -144,6 +164,7 @@ _STUDIES: dict[str, Callable[[StudyCommand, Path, Console], Shown]] = {
     "batch-scaling": _batch_scaling,
     "contrastive": _contrastive,
     "batch-and-clip": _batch_and_clip,
+    "vqa": _vqa,
 }
 _SIZES = (40_000, 160_000, 640_000, 1_310_720)
 _NOISES = (0.5, 0.728, 1.18, 2.0)

@@ -149,7 +149,10 @@ def _clipped_alone(
 
 
 def sizes_of(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
-    """Return the sizes of the groups in their order, padding as a last one, and which of them are no padding."""
+    """Return the sizes of the groups in their order, padding as further ones behind, and which are no padding.
+
+    Padding is cut into groups no larger than the others, for groups of unequal sizes cost as much as the largest.
+    """
     if micro_batch.groups is None:
         raise BadInput("rows clipped together need micro-batches that name the group of each: take those of sf.loader.")
     count = int(micro_batch.valid.sum())
@@ -157,9 +160,11 @@ def sizes_of(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
     if not bool(micro_batch.valid[:count].all()) or len(ids.unique()) != len(ids):
         raise BadInput("the rows of a group stand side by side, and padding behind all of them.")
     padding = len(micro_batch.valid) - count
-    used = torch.ones(len(sizes) + (padding > 0), dtype=torch.bool, device=micro_batch.valid.device)
+    most = int(sizes.max()) if len(sizes) else max(padding, 1)
+    behind = [most] * (padding // most) + ([padding % most] if padding % most else [])
+    used = torch.ones(len(sizes) + len(behind), dtype=torch.bool, device=micro_batch.valid.device)
     used[len(sizes) :] = False
-    return [*sizes.tolist(), *([padding] if padding else [])], used
+    return [*sizes.tolist(), *behind], used
 
 
 # ---------------------------------------------------------------- groups in parts

@@ -6,14 +6,11 @@ with; the data sets of the comparison are never tuned on. A cell is kept as one 
 these change, it is made again.
 """
 
-import json
 import logging
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from sfumato.recipes.config import write_config
 from sfumato.recipes.dp_cap import dp_cap
 from sfumato.recipes.dp_clip import dp_clip, dp_gcl
 from sfumato.recipes.execute import train_run, train_twin
+from sfumato.recipes.kept import carried_out, keep, told
 from sfumato.recipes.logit_dp import logit_dp
 from sfumato.recipes.make import make
 from sfumato.recipes.run import Run
@@ -176,24 +174,16 @@ def make_cell(cell: Cell, settings: Settings, scale: Scale, kept: Path) -> dict[
         scale: how much is spent.
         kept: folder of the cells' files.
     """
-    file = kept / f"{cell.name}.json"
-    settings_told = {**_told(run_of(cell, settings, scale, Path("x"))), "scale": asdict(scale)}
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["settings"] == settings_told:
-            return found
-    with tempfile.TemporaryDirectory(prefix="sfumato-cell-") as folder:
-        figures = _figures(cell, run_of(cell, settings, scale, Path(folder) / "run"), scale)
-    found = {**asdict(cell), "figures": figures, "settings": settings_told}
-    kept.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    shutil.move(beside, file)
-    return found
+    settings_told = {**told(run_of(cell, settings, scale, Path("x"))), "scale": asdict(scale)}
 
+    def make_it() -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="sfumato-cell-") as folder:
+            return {
+                **asdict(cell),
+                "figures": _figures(cell, run_of(cell, settings, scale, Path(folder) / "run"), scale),
+            }
 
-def _told(run: Run) -> dict[str, Any]:
-    return json.loads(json.dumps(run.to_json()))
+    return keep(kept / f"{cell.name}.json", settings_told, make_it)
 
 
 def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, float | None]:
@@ -298,18 +288,14 @@ def batch_and_clip(
 def _in_processes(
     work: list[Cell], best: dict[str, int], scale: Scale, kept: Path, jobs: int
 ) -> Iterable[tuple[Cell, dict[str, Any]]]:
-    if jobs == 1:
-        yield from ((cell, make_cell(cell, settings_of(cell, best), scale, kept)) for cell in work)
-        return
-    _warm([cell for cell in work if not (kept / f"{cell.name}.json").is_file()], scale)
-    shared = (frozen.known(),)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin, initargs=shared) as pool:
-        running = {pool.submit(make_cell, cell, settings_of(cell, best), scale, kept): cell for cell in work}
-        try:
-            yield from ((running[one], one.result()) for one in as_completed(running))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # what is done is kept
-            raise
+    if jobs > 1:
+        _warm([cell for cell in work if not (kept / f"{cell.name}.json").is_file()], scale)
+    make = partial(_made, best=best, scale=scale, kept=kept)
+    yield from carried_out(work, make, jobs=jobs, begin=_begin, shared=(frozen.known(),) if jobs > 1 else ())
+
+
+def _made(cell: Cell, *, best: dict[str, int], scale: Scale, kept: Path) -> dict[str, Any]:
+    return make_cell(cell, settings_of(cell, best), scale, kept)
 
 
 def _warm(work: Sequence[Cell], scale: Scale) -> None:

@@ -15,6 +15,7 @@ from sfumato import mechanisms, norms
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
 from sfumato.mechanisms.group import clip_whole
+from sfumato.mechanisms.group_loss import group_loss
 from sfumato.plan import Plan
 from sfumato.recipes.doctor_measure import micro_batch
 from sfumato.recipes.doctor_models import Case
@@ -101,7 +102,8 @@ def _clipped(case: Case, computation: Any, batch: MicroBatch, measured: Any, fac
     if case.unit == "group":
         assert batch.groups is not None
         sizes = torch.unique_consecutive(batch.groups, return_counts=True)[1].tolist()
-        return clip_whole(computation, batch, measured, factor, sizes, torch.ones(len(sizes), dtype=torch.bool))
+        losses, used = group_loss(computation).whole(batch, sizes), torch.ones(len(sizes), dtype=torch.bool)
+        return clip_whole(computation, losses, batch, measured, factor, sizes, used)
     return norms.clipped_sum(case.model, computation.loss_fn, batch.batch, measured, factor)
 
 

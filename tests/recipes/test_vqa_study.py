@@ -1,0 +1,69 @@
+"""The study of visual questions in small: its cells, what is kept, and what is shown."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sfumato.cli import main
+from sfumato.recipes import vqa_study
+from sfumato.recipes.vqa_study import ALONE, EASY, SCENES, SCRATCH, START, Cell
+
+pytest.importorskip("easy_vqa")
+
+
+def test_cells_are_those_of_the_table() -> None:
+    found = vqa_study.cells()
+    assert len(found) == 1 + 3 * 4
+    assert {(cell.data, cell.method) for cell in found} == {
+        (EASY, ALONE), (EASY, START), (EASY, SCRATCH), (SCENES, SCRATCH),
+    }  # fmt: skip
+    assert len(vqa_study.cells(seeds=3)) == 1 + 3 * 12
+    assert len({cell.name for cell in vqa_study.cells(seeds=2)}) == 1 + 2 * 12
+
+
+def test_private_runs_and_their_twins_differ_in_privacy_alone(tmp_path: Path) -> None:
+    given = (vqa_study.FULL, tmp_path / "words.txt", tmp_path / "start", tmp_path / "run")
+    for method in (START, SCRATCH):
+        twin, private = (
+            vqa_study.run_of(Cell(data=EASY, method=method, epsilon=epsilon), *given) for epsilon in (None, 3.0)
+        )
+        assert (twin.private, private.private) == (False, True)
+        assert private.privacy.epsilon == 3.0
+        for part in ("data", "model", "asking", "training", "adapter"):
+            assert getattr(twin, part) == getattr(private, part)
+
+
+def test_one_vocabulary_spells_both_data_sets() -> None:
+    words = {word.strip("?") for word in vqa_study.public_words()}
+    assert {"teal", "rectangle", "contain", "diamond", "yes"} <= words
+
+
+def figures(accuracy: float) -> dict[str, float]:
+    return {"accuracy": accuracy, "low": accuracy - 0.1, "high": accuracy + 0.1, "color": accuracy}
+
+
+def test_rows_give_methods_over_seeds_and_what_needs_no_picture() -> None:
+    blind = {"majority answer": figures(0.3)}
+    found = [
+        {"data": EASY, "method": START, "epsilon": 8.0, "figures": figures(value), "blind": blind}
+        for value in (0.8, 0.9)
+    ]
+    blind_row, row = vqa_study.rows(found)
+    assert (blind_row["method"], blind_row["accuracy"], blind_row["color"]) == ("majority answer", "30.0", "30.0")
+    assert (row["method"], row["epsilon"], row["accuracy"]) == (START, "8", "85.0 +- 7.1")
+
+
+def test_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["study", "vqa", "--quick", "--out", str(tmp_path)]
+    assert main(command) == 0
+    out = tmp_path / "vqa-quick"
+    rows = json.loads((out / "rows.json").read_text())
+    methods = {(row["data"], row["method"]) for row in rows}
+    assert {(EASY, "question only"), (SCENES, "majority answer"), (EASY, ALONE), (SCENES, SCRATCH)} <= methods
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()}
+    assert len(kept) == 1 + 3 * 2
+    assert {path.name for path in out.glob("*.svg")} == {"easy-vqa.svg", "shape-questions.svg"}
+    assert "visual" not in capsys.readouterr().err
+    assert main(command) == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (out / "cells").iterdir()} == kept, "kept, not repeated"
