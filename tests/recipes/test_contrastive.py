@@ -23,7 +23,7 @@ from sfumato.plan import Group, InfoNCE, Pair, Sigmoid
 from sfumato.recipes import Run, dp_clip, dp_gcl, frozen, logit_dp, trained
 from sfumato.recipes.config import read_config, write_config
 from sfumato.recipes.execute import train_run, train_twin
-from sfumato.recipes.frozen import feature_rows, heads_only
+from sfumato.recipes.frozen import feature_rows, pictures_stay
 from sfumato.recipes.logit_dp import with_views
 from sfumato.recipes.make import make
 from sfumato.recipes.trained import open_trained
@@ -194,8 +194,8 @@ def test_features_of_frozen_towers_train_as_pictures_do() -> None:
         notes=(),
         log_scale=None,
     )
-    assert heads_only(started)
-    assert not heads_only(replace(started, training=choose_pair(model, "all")))
+    assert pictures_stay(started)
+    assert not pictures_stay(replace(started, training=choose_pair(model, "all")))
     choose_pair(model, "heads")
     scenes = data.shapes(5, image_size=32)
     rows = data.PairRows(

@@ -78,9 +78,6 @@ class AdapterFlags:
     targets: tuple[str, ...] | None = None
     """Of lora and dora: ends of the names of the layers that carry it, or all-linear. Default: attention."""
 
-    num_tokens: int | None = None
-    """Of prompt and prefix: learned tokens."""
-
     frozen_dtype: Literal["bfloat16", "float16"] | None = None
     """Frozen weights in half precision under an adapter in float32."""
 
@@ -108,8 +105,8 @@ class ModelFlags(AdapterFlags):
     their packages). Encoder: a former run."""
 
     train: str | None = None
-    """What trains: all, heads or last-K; of a vision-language model also bias, lora, dora, prompt or prefix; of
-    --init lit also lora and dora (on the text tower)."""
+    """What trains: all, heads or last-K; of a vision-language model also bias, lora and dora; of --init lit also
+    lora and dora (on the text tower)."""
 
     vocabulary: str | None = None
     """A public WordPiece vocab.txt."""

@@ -57,7 +57,7 @@ _OF_GROUPS = ("num_groups", "group_size")
 _CONSTANTS = {"temperature", "bias", "symmetric"}
 _CONSTANTS_OF = {"infonce": {"temperature", "symmetric"}, "sigmoid": {"temperature", "bias"}, "spread-out": set()}
 _OF_CONTRAST = (*sorted(_CONSTANTS), "contrast", "loss", "embed_dim", "train_temperature", "norms")
-_OF_ADAPTERS = ("rank", "alpha", "targets", "num_tokens", "frozen_dtype")
+_OF_ADAPTERS = ("rank", "alpha", "targets", "frozen_dtype")
 _OF_ANSWERS = ("model", "max_question", "max_answer", "prompt", "question", "unit")
 _OF_PICTURES = ("augment", "flip", "jitter", "vary_captions", "templates", "channels", "dropout", "max_tokens", "init")
 _HAS_NO = {
@@ -86,6 +86,10 @@ def run_of(command: TrainCommand) -> Run:
             raise BadInput(
                 f"{command.recipe} of {run.model.kind} has no setting --{name.replace('_', '-')}: remove it."
             )
+    if not _has_adapter(command.train or run.model.train):
+        for name in _OF_ADAPTERS:
+            if name in flags:
+                raise BadInput(f"--{name.replace('_', '-')} is a setting of --train lora and dora: leave it out.")
     if command.recipe in _ASKED:
         _check_unit(command)
     elif command.recipe != "dp-cap":
@@ -112,8 +116,12 @@ def run_of(command: TrainCommand) -> Run:
     return run
 
 
+def _has_adapter(train: str) -> bool:
+    return train in ("lora", "dora")
+
+
 def _check_unit(command: TrainCommand) -> None:
-    if command.unit != "group" and (command.num_groups or command.group_size):
+    if command.unit != "group" and (command.num_groups, command.group_size) != (None, None):
         raise BadInput("--num-groups and --group-size are settings of --unit group: leave them out, or give it.")
     if command.model is not None and command.size is not None:
         raise BadInput("give one of --model (a folder) and --size (from scratch).")

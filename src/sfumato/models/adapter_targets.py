@@ -44,6 +44,8 @@ def targets_of(
     notes = [f"no LoRA on {name}: no gradient reaches it" for name in chosen if name not in reached]
     if functional and not (targets and targets != (ALL_LINEAR,)):
         notes.append(f"no LoRA on {_some(sorted(functional))}: torch's attention calls it functionally")
+    if chosen and not reached:
+        raise BadInput(f"no gradient reaches {_some(chosen)} in a {type(model).__name__}: choose other targets.")
     if not reached:
         raise BadInput(_nothing(model, able, functional, targets))
     return reached, tuple(notes)

@@ -17,7 +17,7 @@ from sfumato.models.families.blip import BlipAnswering, hold_masks
 from sfumato.models.folders import quiet
 from sfumato.models.initialise import as_key, initialise
 from sfumato.models.tokenizer import Tokenizer
-from sfumato.models.vlm import StartedVlm
+from sfumato.models.vlm import StartedVlm, digest_of
 from sfumato.models.vlm_train import choose_parameters
 
 PATCH = 8
@@ -100,6 +100,7 @@ def start_blip(
         training=chosen.training,
         notes=(f"random weights of a {size} BLIP", *chosen.notes),
         facts=family.facts | {"size": size},
+        digest=digest_of(processor),
         export=export,
     )
 

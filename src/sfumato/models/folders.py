@@ -39,6 +39,10 @@ def locate(folder: str | Path) -> Path:
     if not path.is_dir():
         raise BadInput(f"there is no checkpoint folder {path}.")
     export = path / "export"
+    if not (path / "config.json").is_file() and any((p / "adapter_config.json").is_file() for p in (path, export)):
+        raise BadInput(
+            f"{path} holds an adapter alone, no model: start from the checkpoint under it, or merge the two with peft."
+        )
     if not (path / "config.json").is_file() and (export.is_dir() or (path / "run.json").is_file()):
         if not (export / "config.json").is_file():
             raise BadInput(f"{path} is a run without an export: {export / 'config.json'} is missing.")

@@ -72,16 +72,21 @@ class TowerPair(nn.Module):
 
 @dataclass(frozen=True)
 class HeadTowers:
-    """The embedder of a `TowerPair` whose towers are frozen, on features that were computed once.
+    """The embedder of a `TowerPair` whose image tower is frozen, on features that were computed once.
 
-    Its batches are {"image_features": (N, F), "text_features": (N, G)}, as `frozen_features` returns them. The loss and
-    every gradient are those of `Towers(kind="pair")` on the same rows without augmentation.
+    Its batches are {"image_features": (N, F), "text_features": (N, G)}, as `frozen_features` returns them; where
+    the text tower trains (LoRA on it), {"image_features": (N, F), "input_ids": (N, L)}. The loss and every gradient are
+    those of `Towers(kind="pair")` on the same rows without augmentation.
     """
 
     def __call__(self, model: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return u of the pictures and v of the texts, (N, d) each, rows of unit norm."""
         pair: Any = model
-        u, v = pair.project(batch["image_features"], batch["text_features"])
+        texts = batch.get("text_features")
+        if texts is None:
+            ids = batch["input_ids"]
+            texts = pair.text_features(ids, (ids != pair.pad_id).long())
+        u, v = pair.project(batch["image_features"], texts)
         return unit_norm(u), unit_norm(v)
 
 

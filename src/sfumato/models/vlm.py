@@ -1,5 +1,6 @@
 """Any vision-language model of a local folder, ready for private fine-tuning on questions about pictures."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class StartedVlm:
         training: which parameters train and which do not.
         notes: what was taken from where and what was adapted, for the log and the card.
         facts: public constants: image_size, max_question, max_answer, prompt, ...
+        digest: hex hash of the tokenizer, the image processor and the chat template, for the fingerprint of a run.
         export: writes a folder that loads without sfumato.
     """
 
@@ -40,6 +42,7 @@ class StartedVlm:
     training: Training
     notes: tuple[str, ...]
     facts: dict[str, Any]
+    digest: str
     export: Callable[[Path], None]
 
 
@@ -97,6 +100,7 @@ def start_vlm(
         training=chosen.training,
         notes=(origin, "dropout off in all parts", *chosen.notes),
         facts=opened.family.facts,
+        digest=opened.digest,
         export=_exporter(opened.write, chosen.save),
     )
 
@@ -113,14 +117,30 @@ def load_vlm(folder: str | Path, **settings: Any) -> StartedVlm:
 class _Opened:
     model: nn.Module
     family: Family
+    digest: str
     write: Callable[[Path], None]
+
+
+def digest_of(processor: Any) -> str:
+    """Return a hex hash of what a processor makes of texts and pictures: two processors of one hash feed alike."""
+    parts = (
+        processor.tokenizer.backend_tokenizer.to_str(),
+        processor.image_processor.to_json_string(),
+        str(getattr(processor, "chat_template", None)),
+    )
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
     if is_coca(path):
         coca, images, architecture = read_coca(path)
         family = Coca(Setup(config=architecture, processor=images, **sizes))
-        return _Opened(model=coca.to(dtype), family=family, write=lambda to: write_coca(coca, architecture, images, to))
+        return _Opened(
+            model=coca.to(dtype),
+            family=family,
+            digest=digest_of(images),
+            write=lambda to: write_coca(coca, architecture, images, to),
+        )
     model, processor, config, known = read_vlm(path, dtype)
     made = known.make(Setup(config=config, processor=processor, **sizes))
     hold_patches(model)
@@ -131,7 +151,7 @@ def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
             model.save_pretrained(str(to), max_shard_size="1TB")  # pyright: ignore[reportCallIssue]
         processor.save_pretrained(str(to))
 
-    return _Opened(model=model, family=made, write=write)
+    return _Opened(model=model, family=made, digest=digest_of(processor), write=write)
 
 
 def _exporter(write: Callable[[Path], None], save: Callable[[Path], object] | None) -> Callable[[Path], None]:

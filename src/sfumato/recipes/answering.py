@@ -54,7 +54,7 @@ def make_answering(run: Run, sets: Sets) -> Made:
         ),
         record=_record(run, sets.train),
         public={"vocabulary": _origin(started), "how a row is fed": f"{started.family.name}: {_facts(started.facts)}"},
-        settings={"fed": dict(started.facts), "question": question},
+        settings={"fed": dict(started.facts), "processor": started.digest, "question": question},
         said=f"{started.family.name}, {_facts(started.facts)}",
         synthetic=made_up(started),
     )
@@ -75,6 +75,8 @@ def start_answering(run: Run, train: data.Captioned) -> models.StartedVlm:
         "adapter": adapter_of(run),
     }
     if settings.init is not None:
+        if settings.vocabulary or settings.public_text:
+            raise BadInput("a checkpoint brings its own words: leave out --vocabulary and --public-text.")
         return models.start_vlm(
             settings.init, **given, image_size=asking.image_size, gradient_checkpointing=settings.checkpointing
         )
@@ -168,4 +170,5 @@ def _record(run: Run, train: data.Captioned) -> str:
 
 
 def _facts(facts: Any) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items() if value is not None)
+    told = {name: value for name, value in facts.items() if value is not None and name != "family"}
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items())

@@ -11,7 +11,7 @@ from sfumato import data, losses, models
 from sfumato.base import BadInput
 from sfumato.losses.contrast import cosines
 from sfumato.recipes.adapters import adapter_of
-from sfumato.recipes.frozen import feature_rows, heads_only
+from sfumato.recipes.frozen import feature_rows, pictures_stay
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets, preprocess_of
@@ -51,7 +51,7 @@ def make_towers(run: Run, sets: Sets) -> Made:
     shown = public_test(sets)
     embed, training_rows = started.embed, rows
     shown_rows = None if shown is None else replace(rows, captioned=shown)
-    if not varied and heads_only(started):
+    if not varied and pictures_stay(started):
         embed, training_rows = models.HeadTowers(), feature_rows(started, rows)
         shown_rows = None if shown_rows is None else feature_rows(started, shown_rows)
     loss_fn = losses.Contrast(embed=embed, loss=run.loss.of_pairs(), log_scale=started.log_scale)

@@ -79,7 +79,14 @@ def train_run(
     changed = changes(run)
     if first and changed is None:
         write_config(run)
-    finished = trainer.fit()  # refuses to go on with an unfinished run of other settings, and says what it would cost
+    try:
+        finished = trainer.fit()  # refuses to go on with an unfinished run of other settings, with what it would cost
+    except train.OtherModelError:
+        if not changed:
+            raise
+        raise BadInput(
+            f"the run in {run.out} trains another model: {'; '.join(changed)}. Name another folder with --out."
+        ) from None
     if changed and not accept_new_attempt:
         raise BadInput(
             f"the run in {run.out} is finished (epsilon {finished.epsilon}) with other settings: {'; '.join(changed)}. "

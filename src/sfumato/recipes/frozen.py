@@ -1,7 +1,7 @@
-"""Features of frozen towers, computed once for every row: heads then train on them alone.
+"""Features of frozen towers, computed once for every row: what trains then trains on them in place of pictures.
 
-The towers draw nothing and are fed without augmentation, so a row's features are a function of that row; what trains,
-and what a record contributes, is the same as with pictures, at a thousandth of the cost.
+Frozen towers draw nothing and are fed without augmentation, so a row's features are a function of that row; what
+trains, and what a record contributes, is the same as with pictures, at a thousandth of the cost (of heads).
 """
 
 import hashlib
@@ -84,33 +84,40 @@ def remembered(model: Any) -> Iterator[None]:
         model.image = tower
 
 
-def heads_only(started: models.StartedTowers) -> bool:
-    """Whether nothing but the projections of a `TowerPair` trains."""
-    return isinstance(started.model, models.TowerPair) and all(
-        name.startswith(("image_projection.", "text_projection.")) for name in started.training.trainable
+def pictures_stay(started: models.StartedTowers) -> bool:
+    """Whether the image tower of a `TowerPair` is frozen, so that each picture's features stay what they are."""
+    return isinstance(started.model, models.TowerPair) and not any(
+        name.startswith("image.") for name in started.training.trainable
     )
 
 
 def feature_rows(started: models.StartedTowers, rows: data.PairRows) -> data.FeatureRows:
     """Return the features of every row of a set, zero where a row cannot be read: no row is left out.
 
+    Of the texts their tokens, where the text tower trains.
+
     Args:
-        started: a `TowerPair` whose towers are frozen.
+        started: a `TowerPair` whose image tower is frozen.
         rows: its pictures and captions, as in evaluation.
     """
     model: Any = started.model
     log.info("features of %s: %d rows, once", rows.captioned.name, len(rows))
     readable = np.zeros(len(rows), bool)
     columns: dict[str, np.ndarray] = {}
-    of_texts = state_digest(model.text)
+    of_texts = state_digest(model.text) if models.is_frozen(model.text) else None
     with remembered(model), models.evaluating(model):
         for places, batch in _batches(rows):
             ids = batch["input_ids"]
-            texts = recall(list(ids.numpy()), of_texts, partial(_texts, model, ids), ids.device)
-            found = {"image_features": model.image_features(batch["pixel_values"]), "text_features": texts}
+            found = {"image_features": model.image_features(batch["pixel_values"]).float()}
+            if of_texts is None:
+                found["input_ids"] = ids
+            else:
+                texts = recall(list(ids.numpy()), of_texts, partial(_texts, model, ids), ids.device)
+                found["text_features"] = texts.float()
             for name, values in found.items():
-                column = columns.setdefault(name, np.zeros((len(rows), values.shape[1]), np.float32))
-                column[places] = values.float().cpu().numpy()
+                made = values.cpu().numpy()
+                column = columns.setdefault(name, np.zeros((len(rows), made.shape[1]), made.dtype))
+                column[places] = made
             readable[places] = True
     source = digest(started, rows.manifest())
     return data.FeatureRows(captioned=rows.captioned, columns=columns, readable=readable, source=source)

@@ -63,7 +63,7 @@ class Model:
             `models.start_encoder` take it; None takes that of `init`.
         image_size, channels, max_tokens: public shapes. max_tokens None: the longest caption of a public set.
         init: folder of a former run or of a transformers checkpoint; None starts at random.
-        train: "all", "heads" or "last-K"; of a vlm also "bias", "lora", "dora", "prompt" or "prefix", of the towers of
+        train: "all", "heads" or "last-K"; of a vlm also "bias", "lora" or "dora", of the towers of
             packages also "lora" or "dora".
         vocabulary: a vocab.txt file; None: that of `init`, else built from public text.
         public_text: a file of declared public text that the vocabulary is built from.
@@ -97,7 +97,6 @@ class Adapter:
     rank: int = 8
     alpha: float = 16.0
     targets: tuple[str, ...] = ()
-    num_tokens: int = 16
     frozen_dtype: str | None = None
 
 

@@ -45,7 +45,9 @@ def sets_of(settings: Data, image_size: int) -> Sets:
     if not data.has_test_split(settings.spec):
         return Sets(train=train, test=None)
     if kind not in _SCENES:
-        return Sets(train=train, test=data.load(settings.spec, split="test", options=options))
+        test = data.load(settings.spec, split="test", options=options)
+        data.check_disjoint(train, test)
+        return Sets(train=train, test=test)
     few = {"seed": settings.seed, "image_size": image_size, "scenes": settings.scenes}
     make, number = (data.shapes, 4000) if kind == "shapes" else (data.shape_questions, 1000)
     test, unseen = (make(number, split=split, **few) for split in ("test", "unseen"))

@@ -183,7 +183,13 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
         raise BadInput(f"{folder} holds {kind}: --part is for captioners.")
     loaded = open_trained(folder).loaded
     if kind == "vlm":
-        return Path(shutil.copytree(folder / "export", out, ignore=shutil.ignore_patterns(*_NOT_OF_MODELS)))
+        return _copied(folder / "export", out)
     if kind == "towers":
         return write_towers(loaded, loaded.tokenizer, loaded.preprocess, out)
     return models.export_encoder(loaded.model, loaded.preprocess, out)
+
+
+def _copied(export: Path, out: Path) -> Path:
+    inside = (out.name,) if out.resolve().parent == export.resolve() else ()
+    left_out = shutil.ignore_patterns(*_NOT_OF_MODELS, *inside)
+    return Path(shutil.copytree(export, out, ignore=left_out, dirs_exist_ok=True))

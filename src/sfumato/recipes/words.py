@@ -67,9 +67,10 @@ def tokenizer_of(run: Run, train: data.Captioned) -> tuple[models.Tokenizer, str
             return models.Tokenizer.from_public_text(data.shapes_vocabulary()), "the words of the shapes grammar"
         texts = islice(train.to_spell(), _COUNTED)
         return models.Tokenizer.from_public_text(texts), "the words of the public caption templates"
+    texts, start = ("questions and answers", "--model") if train.has_questions else ("captions", "--init")
     raise BadInput(
-        "the captions are private, so no vocabulary is made from them: give --vocabulary (a WordPiece vocab.txt), "
-        "--public-text (a file of public sentences of the field) or --init (a checkpoint with a tokenizer)."
+        f"the {texts} are private, so no vocabulary is made from them: give --vocabulary (a WordPiece vocab.txt), "
+        f"--public-text (a file of public sentences of the field) or {start} (a checkpoint with a tokenizer)."
     )
 
 

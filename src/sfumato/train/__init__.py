@@ -9,12 +9,14 @@ from sfumato.train.loop import Finished, Progress, Trainer
 from sfumato.train.nonprivate import train_without_privacy
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.schedule import warmup_cosine
+from sfumato.train.state import OtherModelError
 from sfumato.train.world import World, join_world
 
 __all__ = [
     "DrawnBatch",
     "Finished",
     "Loader",
+    "OtherModelError",
     "PrivateGradients",
     "Progress",
     "RunFolder",

@@ -70,12 +70,18 @@ def state_of(model: nn.Module, optimizer: Any, scheduler: Any) -> dict[str, Any]
     }
 
 
+class OtherModelError(BadInput):
+    """A checkpoint is of a model with other parameters or shapes."""
+
+
 def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Any, scheduler: Any) -> None:
     """Put back what `state_of` returned.
 
     Raises:
+        OtherModelError: the checkpoint's parameters have other names or shapes.
         BadInput: the checkpoint was written without an optimizer or scheduler that is asked for.
     """
+    _check_fits(state["model"], model)
     model.load_state_dict(state["model"])
     for name, part in (("optimizer", optimizer), ("scheduler", scheduler)):
         if part is None:
@@ -83,3 +89,15 @@ def restore(state: Mapping[str, Any], model: nn.Module, optimizer: Any, schedule
         if state[name] is None:
             raise BadInput(f"the checkpoint was saved without the {name}: pass it to private.save too.")
         part.load_state_dict(state[name])
+
+
+def _check_fits(kept: Mapping[str, Any], model: nn.Module) -> None:
+    shapes = {name: tuple(value.shape) for name, value in model.state_dict().items() if torch.is_tensor(value)}
+    other = {name: tuple(value.shape) for name, value in kept.items() if torch.is_tensor(value)}
+    unlike = sorted(name for name in shapes.keys() | other.keys() if shapes.get(name) != other.get(name))
+    if unlike:
+        more = f" and {len(unlike) - 3} more" if len(unlike) > 3 else ""
+        raise OtherModelError(
+            f"the checkpoint is of another model: {', '.join(unlike[:3])}{more} are missing or have other shapes. Go "
+            "on with the model that it was written with, or name another folder."
+        )
