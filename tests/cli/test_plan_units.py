@@ -7,7 +7,7 @@ import pytest
 from sfumato.base import BadInput
 from sfumato.cli import main
 from sfumato.cli.plan import PlanCommand, compared, plans_of
-from sfumato.plan import Group, InfoNCE, Pair
+from sfumato.plan import Example, Group, InfoNCE, Pair
 
 SMALL = ("--records", "60000", "--expected-batch-size", "1024", "--steps", "200", "--delta", "1e-6")
 
@@ -35,6 +35,16 @@ def test_each_recipe_has_its_unit():
     assert pair.unit == Pair(clip_norm=1.0, loss=InfoNCE(temperature=0.5), largest_draw=1400)
     assert pair.presence == pytest.approx(InfoNCE(temperature=0.5).joining(1400))
     assert plans_of(fixed("logit-dp", loss="spread-out"))[0].presence == 6.0
+    assert plans_of(fixed("dp-vlm"))[0].unit == plans_of(fixed("dp-cap"))[0].unit == Example(clip_norm=1.0)
+
+
+def test_a_model_of_a_folder_says_how_many_parameters_train(capsys):
+    flags = ("dp-vlm", *SMALL, "--noise-multiplier", "1")
+    assert main(["plan", *flags]) == 2
+    assert "--num-parameters" in capsys.readouterr().err
+    assert "600,000" in said(capsys, *flags, "--num-parameters", "600000")
+    assert main(["plan", *flags, "--num-parameters", "600000", "--benchmark"]) == 2
+    assert "sfumato doctor" in capsys.readouterr().err
 
 
 def test_all_meet_their_epsilon_and_groups_have_more_signal():

@@ -26,8 +26,10 @@ sfumato plan dp-cap --sampling-prob 0.01 --expected-batch-size 2000 --delta 1e-7
 sfumato plan dp-cap --records 200000 --epsilon 8 --tan 16                      # a 16 times cheaper simulation
 sfumato plan logit-dp --records 60000 --expected-batch-size 1000 --cap 1400 --temperature 0.5 --epsilon 8
 sfumato plan dp-gcl --records 60000 --epsilon 8 --compare                      # which unit?
+sfumato plan dp-vlm --records 20000 --num-parameters 600000                    # LoRA; sfumato doctor counts them
 """
 TABLE_EPSILONS = (1.0, 2.0, 4.0, 8.0)
+_OF_FOLDERS = ("dp-vqa", "dp-vlm")  # any model: nothing here knows its parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,12 @@ class PlanCommand:
     order, is chosen so that epsilon is met.
     """
 
-    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp"], tyro.conf.Positional] = "dp-cap"
+    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp", "dp-vqa", "dp-vlm"], tyro.conf.Positional] = (
+        "dp-cap"
+    )
     """What will be trained: dp-cap (a captioner, clipped per example), or two towers with a contrastive loss: dp-clip
-    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs)."""
+    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs); or answers to
+    questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
 
     records: int | None = None
     """Number of records N (people, where one person owns several rows). It becomes public."""
@@ -131,7 +136,11 @@ def run(command: PlanCommand) -> int:
         return 0
     console = Console()
     if len(rows) > 1:
-        console.print(_plan_text.head(f"{command.recipe} {command.size}", plans[0], rows[0]))
+        console.print(
+            _plan_text.head(
+                command.recipe + ("" if command.recipe in _OF_FOLDERS else f" {command.size}"), plans[0], rows[0]
+            )
+        )
         console.print(_plan_text.table(rows, plans))
     else:
         console.print(_plan_text.listing(rows[0], plans[0]))
@@ -196,7 +205,7 @@ def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
     from sfumato.plan import Example, Group, InfoNCE, Pair, Sigmoid, SpreadOut
 
     clip: dict[str, Any] = {"clip_norm": command.clip_norm, "clip": command.clip}
-    if command.recipe == "dp-cap":
+    if command.recipe in ("dp-cap", *_OF_FOLDERS):
         return Example(**clip)
     if command.recipe == "dp-clip":
         return Group(**clip, num_groups=1)
@@ -256,9 +265,7 @@ def compared(command: PlanCommand) -> "list[tuple[str, Plan]]":
 
 
 def _compare(command: PlanCommand) -> int:
-    from sfumato.plan import num_parameters
-
-    parameters = command.num_parameters or num_parameters(command.size)
+    parameters = _parameters(command)
     rows = [
         {
             "clipped": name,
@@ -281,11 +288,20 @@ def _compare(command: PlanCommand) -> int:
 
 
 def _facts(command: PlanCommand, plan: "Plan") -> dict[str, Any]:
-    from sfumato.plan import figures, num_parameters
+    from sfumato.plan import figures
 
-    parameters = command.num_parameters or num_parameters(command.size)
-    facts = {**plan.summary(), **figures(plan, parameters)}
+    facts = {**plan.summary(), **figures(plan, _parameters(command))}
     return {**facts, **_benchmark(command, plan)} if command.benchmark else facts
+
+
+def _parameters(command: PlanCommand) -> int:
+    from sfumato.plan import num_parameters
+
+    if command.num_parameters is None and command.recipe in _OF_FOLDERS:
+        raise BadInput(f"{command.recipe} needs --num-parameters: how many train (sfumato doctor MODEL counts them).")
+    if command.benchmark and command.recipe in _OF_FOLDERS:
+        raise BadInput("--benchmark measures captioners: sfumato doctor MODEL measures any model.")
+    return command.num_parameters or num_parameters(command.size)
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
