@@ -45,8 +45,8 @@ class PlanCommand:
         "dp-cap"
     )
     """What will be trained: dp-cap (a captioner, clipped per example), or two towers with a contrastive loss: dp-clip
-    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs); or answers to
-    questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
+    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs), or
+    answers to questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
 
     records: int | None = None
     """Number of records N (people, where one person owns several rows). It becomes public."""
