@@ -9,8 +9,9 @@ import torch
 from tests.models.vlms import ANSWERS, FOLDERS, QUESTIONS, SIDE, as_batch, batch_of, pictures, started
 
 from sfumato.base import UndecodableRow
+from sfumato.evaluate import answerer
 from sfumato.losses import AnswerLoss
-from sfumato.models import StartedVlm, answers, load_vlm, score_answers
+from sfumato.models import StartedVlm, load_vlm
 from sfumato.models.families.pictures import as_rgb, place
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -212,7 +213,7 @@ def test_pictures_of_another_kind_are_undecodable() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_greedy_answers_are_the_likeliest_tokens_of_the_training_path(kind: str, folders: Path) -> None:
     made = begin(kind, folders)
-    said = answers(made, made.model, pictures(), QUESTIONS)
+    said = answers(made, pictures(), QUESTIONS)
     assert len(said) == 4
     assert made.model.training
     words = made.family.words
@@ -231,6 +232,12 @@ def test_greedy_answers_are_the_likeliest_tokens_of_the_training_path(kind: str,
         assert words.text(ids) == answer
 
 
+def answers(made: StartedVlm, shown: list[np.ndarray], questions: list[str]) -> list[str]:
+    answer = answerer(made.model, made.family, max_new_tokens=made.facts["max_answer"]).answer
+    assert answer is not None
+    return answer(shown, questions)
+
+
 def forced(made: StartedVlm, picture: np.ndarray, question: str, ids: list[int]) -> dict[str, torch.Tensor]:
     """The row of an answer given as tokens, whose end token's place predicts the next one."""
     object.__setattr__(made.family.words, "answer", lambda *_: [*ids, made.family.words.end_id])
@@ -243,18 +250,20 @@ def forced(made: StartedVlm, picture: np.ndarray, question: str, ids: list[int])
 @pytest.mark.parametrize("kind", ["blip", "llava", "coca"])
 def test_candidates_are_scored_by_their_likelihood_per_token(kind: str, folders: Path) -> None:
     made = begin(kind, folders)
-    found = score_answers(made, made.model, pictures()[:2], QUESTIONS[:2], ["red", "two blue", ""])
+    score = answerer(made.model, made.family).score_answers
+    assert score is not None
+    found = torch.from_numpy(score(pictures()[:2], QUESTIONS[:2], ["red", "two blue", ""]))
     assert found.shape == (2, 3)
     row = made.family.encode(pictures()[1], QUESTIONS[1], "two blue")
     want = -losses(made, as_batch(made, [row]))[0]
-    torch.testing.assert_close(found[1, 1], want.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(found[1, 1], want.detach().double(), rtol=1e-6, atol=0)
 
 
 def test_an_answer_may_be_empty(folders: Path) -> None:
     made = begin("blip", folders)
     with torch.no_grad():
         made.model.text_decoder.cls.predictions.bias[made.family.words.end_id] = 1e3
-    assert answers(made, made.model, pictures()[:2], QUESTIONS[:2]) == ["", ""]
+    assert answers(made, pictures()[:2], QUESTIONS[:2]) == ["", ""]
 
 
 # ---------------------------------------------------------------- export

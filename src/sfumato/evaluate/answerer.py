@@ -82,8 +82,9 @@ def _fed(feed: Callable[..., Row], given: Any) -> tuple[list[Row], list[int]]:
 
 
 def _stacked(rows: Sequence[Row], model: nn.Module) -> dict[str, Tensor]:
-    device = next(model.parameters()).device
-    return {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0]}
+    weight = next(model.parameters())
+    batch = {name: torch.stack([row[name] for row in rows]).to(weight.device) for name in rows[0]}
+    return {name: value.to(weight.dtype) if value.is_floating_point() else value for name, value in batch.items()}
 
 
 def _per_token(logits: Tensor, labels: Tensor) -> np.ndarray:

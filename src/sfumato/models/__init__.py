@@ -38,7 +38,6 @@ from sfumato.models.tower_pair import HeadTowers, TowerPair, frozen_features, is
 from sfumato.models.towers import Towers, text_positions
 from sfumato.models.two_views import TwoViewTowers
 from sfumato.models.vlm import StartedVlm, load_vlm, start_vlm
-from sfumato.models.vlm_score import answers, score_answers
 
 __all__ = [
     "ADAPTERS",
@@ -67,7 +66,6 @@ __all__ = [
     "TwoViewTowers",
     "absent",
     "adapt",
-    "answers",
     "assemble",
     "build",
     "captioner_config",
@@ -91,7 +89,6 @@ __all__ = [
     "load_vlm",
     "read_checkpoint",
     "save_adapter",
-    "score_answers",
     "start",
     "start_blip",
     "start_dual",
