@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from tests.models.vlms import QUESTIONS, TEXTS, as_batch, pictures
+from tests.models.vlms import QUESTIONS, TEXTS, answers, as_batch, pictures
 
 from sfumato import norms
 from sfumato.base import BadInput
 from sfumato.losses import AnswerLoss
-from sfumato.models import BLIP_SIZES, Tokenizer, answers, load_vlm, start_blip
+from sfumato.models import BLIP_SIZES, Tokenizer, load_vlm, start_blip
 
 SMALL = {"seed": 1, "texts": TEXTS, "image_size": 16, "max_question": 10, "max_answer": 4}
 SAID = ["red", "two", "yes", "no"]
@@ -49,7 +49,7 @@ def test_it_learns_its_rows_and_says_them() -> None:
         optimizer.zero_grad()
         loss(made.model, batch).mean().backward()
         optimizer.step()
-    assert answers(made, made.model, pictures(), QUESTIONS) == SAID
+    assert answers(made, pictures(), QUESTIONS) == SAID
 
 
 def test_its_norms_are_measured() -> None:
@@ -76,7 +76,7 @@ def test_transformers_loads_the_export_and_its_processor_makes_the_same_inputs(t
     assert inputs["input_ids"][0].tolist() == row["input_ids"][kept].tolist()
     torch.testing.assert_close(inputs["pixel_values"][0], row["pixel_values"])
     ids = fresh.generate(**inputs, max_new_tokens=4)[0, 1:].tolist()
-    assert made.family.words.text(ids) == answers(made, made.model, [picture], [question])[0]
+    assert made.family.words.text(ids) == answers(made, [picture], [question])[0]
     again = load_vlm(tmp_path / "out", max_question=10, max_answer=4)
     batch = rows(made)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.models.vlms import ANSWERS, FOLDERS, QUESTIONS, SIDE, as_batch, batch_of, pictures, started
+from tests.models.vlms import ANSWERS, FOLDERS, QUESTIONS, SIDE, answers, as_batch, batch_of, pictures, started
 
 from sfumato.base import UndecodableRow
 from sfumato.evaluate import answerer
@@ -230,12 +230,6 @@ def test_greedy_answers_are_the_likeliest_tokens_of_the_training_path(kind: str,
             if ids[-1] == words.end_id:
                 break
         assert words.text(ids) == answer
-
-
-def answers(made: StartedVlm, shown: list[np.ndarray], questions: list[str]) -> list[str]:
-    answer = answerer(made.model, made.family, max_new_tokens=made.facts["max_answer"]).answer
-    assert answer is not None
-    return answer(shown, questions)
 
 
 def forced(made: StartedVlm, picture: np.ndarray, question: str, ids: list[int]) -> dict[str, torch.Tensor]:

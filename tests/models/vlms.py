@@ -14,6 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 
+from sfumato.evaluate import answerer
 from sfumato.models import StartedVlm, Tokenizer, start_vlm
 
 SIDE, PATCH = 16, 8
@@ -282,3 +283,10 @@ def as_batch(made: StartedVlm, rows: list[dict[str, torch.Tensor]]) -> dict[str,
     batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     dtype = next(made.model.parameters()).dtype
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def answers(made: StartedVlm, shown: list[np.ndarray], questions: list[str]) -> list[str]:
+    """The greedy answers, as evaluation asks for them."""
+    answer = answerer(made.model, made.family, max_new_tokens=made.facts["max_answer"]).answer
+    assert answer is not None
+    return answer(shown, questions)
