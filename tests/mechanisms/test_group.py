@@ -12,6 +12,7 @@ from tests.mechanisms.contrastive import flat as flattened
 from sfumato.base import BadInput, Refused
 from sfumato.losses import Contrast
 from sfumato.mechanisms import Computation, MeasureOnce, Ranks, clip_examples, clip_groups, flat
+from sfumato.mechanisms.group import sizes_of
 from sfumato.plan import Example, Group, InfoNCE, Sigmoid, SpreadOut
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers at import
@@ -161,3 +162,21 @@ def test_coupled_rows_are_refused_under_the_example_unit() -> None:
         clip_examples(
             Computation(model=model, loss_fn=contrast), cut(batch_of(4), 4), Example(clip_norm=1.0), flat(1.0)
         )
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "want"),
+    [
+        ([0, 0, 0, 1], 12, [3, 1, 3, 3, 2]),
+        ([0, 0, 1, 1], 8, [2, 2, 2, 2]),
+        ([5], 4, [1, 1, 1, 1]),
+        ([0, 0], 2, [2]),
+    ],
+)
+def test_padding_is_cut_into_groups_no_larger_than_the_others(groups: list[int], size: int, want: list[int]) -> None:
+    """As one group it would set the size that all others are filled up to."""
+    (micro_batch,) = cut(batch_of(len(groups)), size, torch.tensor(groups))
+    sizes, used = sizes_of(micro_batch)
+    assert sizes == want
+    assert int(used.sum()) == len(set(groups))
+    assert used.tolist() == sorted(used.tolist(), reverse=True)

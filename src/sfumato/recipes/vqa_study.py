@@ -1,8 +1,8 @@
 """What privacy costs a model that answers questions (`sfumato study vqa`): easy-vqa and questions about scenes.
 
 A small BLIP from scratch, and one that was trained on public scenes before (which share no question template with
-easy-vqa): alone, fine-tuned without privacy, and at several epsilons, beside what needs no picture. Settings were found
-on held-out records of the training sets (docs/results.md); the test sets are never tuned on.
+easy-vqa): alone, fine-tuned without privacy, and at several epsilons, beside what needs no picture. Settings are
+the recipe's, and not tuned yet.
 """
 
 import logging

@@ -5,6 +5,7 @@ Right padding: [prompt, answer, padding], labels of the whole sequence. Position
 so that both give the same loss.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sfumato.models.families.family import Rows, Setup
 from sfumato.models.families.words import IGNORED, Words, padded
 
 
-class Decoder:
+class Decoder(ABC):
     """Encodes, shifts and generates for every decoder-only architecture; what differs is asked of the subclass.
 
     Attributes:
@@ -37,17 +38,17 @@ class Decoder:
 
     # ------------------------------------------------------------ what an architecture says for itself
 
+    @abstractmethod
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
         """Return the prompt's tokens, which of them the picture takes (0 or 1 each), and the picture's tensors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def see(self, model: Any, batch: Rows) -> Tensor | None:
         """Return what is computed from the pictures once, for all tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, model: Any, batch: Rows, seen: Tensor | None, keep: int) -> Tensor:
         """Return the logits at the last `keep` positions, (N, keep, V)."""
-        raise NotImplementedError
 
     def extras(self, mask: Tensor, slots: Tensor, prompt: Tensor) -> Rows:
         """Return further tensors of a row, from its mask, its picture's places and its prompt's places, all (L,)."""

@@ -1,5 +1,6 @@
 """Encoder-decoder reading: the question is encoded with the picture, a decoder writes the answer."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sfumato.models.families.words import IGNORED, Words, padded
 Memory = tuple[Tensor, Tensor]
 
 
-class EncoderDecoder:
+class EncoderDecoder(ABC):
     """Encodes and generates for every encoder-decoder architecture; what differs is asked of the subclass."""
 
     name = "encoder-decoder"
@@ -30,17 +31,17 @@ class EncoderDecoder:
 
     # ------------------------------------------------------------ what an architecture says for itself
 
+    @abstractmethod
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
         """Return the encoder's tokens, which of them the picture takes (0 or 1 each), and the picture's tensors."""
-        raise NotImplementedError
 
+    @abstractmethod
     def remember(self, model: Any, batch: Rows) -> Memory:
         """Return what the decoder attends to, (N, T, D), and its mask (N, T)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, model: Any, memory: Memory, ids: Tensor) -> Tensor:
         """Return the decoder's logits (N, L, V) behind its inputs (N, L)."""
-        raise NotImplementedError
 
     # ------------------------------------------------------------ the family
 

@@ -1,5 +1,6 @@
 """Decoders with the picture's tokens at placeholders in the prompt: LLaVA, PaliGemma, Idefics3 and SmolVLM."""
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -58,9 +59,9 @@ class Placeholders(Decoder):
     def see(self, model: Any, batch: Rows) -> Tensor:
         return self.features(model, batch["pixel_values"])
 
+    @abstractmethod
     def features(self, model: Any, pixels: Tensor) -> Tensor:
         """Return the picture's tokens (N, T, D)."""
-        raise NotImplementedError
 
     def run(self, model: Any, batch: Rows, seen: Tensor | None, keep: int) -> Tensor:
         assert seen is not None
