@@ -179,7 +179,7 @@ def compare(options: argparse.Namespace) -> None:
         *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES]),
     ]
     for name in options.cases:
-        names = [*COUPLED] if CASES[name].embed else of_rows
+        names = options.sides or ([*COUPLED] if CASES[name].embed else of_rows)
         found = child("time", name, options, "--sides", *names)
         found["peak_bytes"] = {
             side: child("peak", name, options, "--sides", side)["peak_bytes"]
@@ -211,7 +211,9 @@ def main() -> None:
     parser.add_argument("--no-opacus", action="store_true")
     parser.add_argument("--no-write", dest="write", action="store_false", help="leave the JSON as it is")
     parser.add_argument("--job", choices=("time", "peak"), help=argparse.SUPPRESS)
-    parser.add_argument("--sides", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--sides", nargs="+", choices=list(SIDES), help="only these, each with the one it is compared to"
+    )
     options = parser.parse_args()
     if options.job is None:
         compare(options)

@@ -90,6 +90,18 @@ def noun(group):
 
 
 @pytest.mark.parametrize("scenes", SCENES)
+def test_only_the_kinds_that_are_named_are_asked(scenes):
+    kinds = ("shape", "has shape", "place")
+    found = shape_questions(60, scenes=scenes, kinds=kinds)
+    assert len(found) == 120  # as many as every scene answers
+    assert {one.kind for one in asked(found)} == set(kinds if scenes == "pair" else kinds[:2])
+    assert len(shape_questions(60, scenes=scenes)) == 240
+    shown, plain = (shape_questions(9, scenes=scenes, kinds=named) for named in (kinds, ()))
+    assert all(np.array_equal(shown[2 * scene]["image"], plain[4 * scene]["image"]) for scene in range(9))
+    assert shown.manifest() != plain.manifest()
+
+
+@pytest.mark.parametrize("scenes", SCENES)
 def test_yes_and_no_are_balanced_for_every_kind(scenes):
     found = asked(shape_questions(250, scenes=scenes, per_scene=8))
     for kind in {one.kind for one in found if " " in one.kind}:
@@ -186,6 +198,9 @@ def test_load_and_pickle():
         ({"image_size": 8}, "16"),
         ({"per_scene": 9}, "1 to 8"),
         ({"per_scene": 0}, "1 to 8"),
+        ({"kinds": ("colour",)}, "not 'colour'"),
+        ({"kinds": ("place", "number")}, "place or number"),
+        ({"kinds": ("shape", "place"), "per_scene": 2}, "1 to 1"),
     ],
 )
 def test_wrong_settings_are_named(settings, word):

@@ -49,6 +49,9 @@ class DataFlags:
     scenes: Literal["single", "pair", "mixed", "lone"] | None = None
     """Of shapes: one group of objects, two with a relation, or both. Of shape-questions also lone: one object."""
 
+    kinds: tuple[str, ...] | None = None
+    """Of shape-questions: kinds of question that are asked, such as "shape" "has shape". Default: all."""
+
     templates: tuple[str, ...] | None = None
     """Captions of labelled pictures, such as "a photo of {a} {label}"."""
 

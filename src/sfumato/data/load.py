@@ -24,7 +24,7 @@ BUILT_IN = (*WITH_TEST, "emoji")
 _LABELLED = {"fashion-mnist": fashion_mnist, "mnist": mnist, "cifar10": cifar10, "cifar100": cifar100}
 _OF_FOLDERS = ("captions", "columns", "decoder", "missing")
 _OF_SHAPES = ("num", "seed", "image_size", "scenes")
-_OF_QUESTIONED = ("per_scene",)
+_OF_QUESTIONED = ("per_scene", "kinds")
 _OF_LABELLED = ("templates", "coarse")
 _DEFAULT_SHAPES = 60_000
 _DEFAULT_QUESTIONED = 15_000  # scenes, of four questions each
@@ -43,7 +43,7 @@ class Options:
         num, seed, image_size, scenes: of shapes and shape-questions.
         templates: captions of labelled pictures (Fashion-MNIST, MNIST, CIFAR) with {label} and {a}; () takes the usual.
         coarse: of cifar100: labels are the 20 groups of classes.
-        per_scene: of shape-questions: questions of each scene.
+        per_scene, kinds: of shape-questions: questions of each scene (None: as usual), and which kinds are asked.
     """
 
     captions: str | os.PathLike[str] | None = None
@@ -57,7 +57,8 @@ class Options:
     scenes: str = "mixed"
     templates: tuple[str, ...] = ()
     coarse: bool = False
-    per_scene: int = 4
+    per_scene: int | None = None
+    kinds: tuple[str, ...] = ()
 
 
 def load(spec: str, *, split: str = "train", options: Options | None = None) -> Captioned:
@@ -153,8 +154,10 @@ def _scenes(kind: str, rest: str, split: str, options: Options) -> Captioned:
     size, scenes = options.image_size, options.scenes
     if kind == "shapes":
         return shapes(num or _DEFAULT_SHAPES, options.seed, split=split, image_size=size, scenes=scenes)
-    num, per_scene = num or _DEFAULT_QUESTIONED, options.per_scene
-    return shape_questions(num, options.seed, split=split, image_size=size, scenes=scenes, per_scene=per_scene)
+    asked = {"per_scene": options.per_scene, "kinds": options.kinds}
+    return shape_questions(
+        num or _DEFAULT_QUESTIONED, options.seed, split=split, image_size=size, scenes=scenes, **asked
+    )
 
 
 def _vqa2(rest: str, split: str, options: Options) -> Captioned:

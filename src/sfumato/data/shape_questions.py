@@ -5,7 +5,7 @@ numbers of the records. The pictures are those of `shapes` (groups of objects on
 object of any size on a light ground).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from sfumato.base.errors import BadInput
 from sfumato.base.seeds import derive, words
 from sfumato.data import lone
-from sfumato.data.ask import GROUPS, LONE, NUM_DRAWS, ask, kinds_of
+from sfumato.data.ask import GROUPS, KINDS, LONE, NUM_DRAWS, ask, kinds_of
 from sfumato.data.captioned import Captioned, Question, Selection
 from sfumato.data.grammar import Scene
 from sfumato.data.shapes import SPLITS, ShapesRows
@@ -22,7 +22,9 @@ from sfumato.data.shapes import VERSION as SHAPES_VERSION
 
 VERSION = 1  # of questions: part of the key and of the fingerprint
 ASKED_SCENES = ("mixed", "lone", "single", "pair")
-MOST_PER_SCENE = 8  # kinds of question that every scene answers
+SOMETIMES = ("number", "place")  # kinds of question that only some scenes answer
+MOST_PER_SCENE = len(KINDS) - len(SOMETIMES)
+_PER_SCENE = 4
 _PUBLIC = bytes(32)
 
 
@@ -34,6 +36,7 @@ class ShapeQuestionRows:
         seed, split, image_size: as `ShapesRows`.
         scenes: "lone", "single" or "pair"; or "mixed": half lone, the others as "mixed" of `shapes`.
         per_scene: Q, questions of each scene, all of different kinds.
+        kinds: which are asked; () is all.
     """
 
     seed: int
@@ -41,6 +44,7 @@ class ShapeQuestionRows:
     image_size: int
     scenes: str
     per_scene: int
+    kinds: tuple[str, ...]
 
     @property
     def _groups(self) -> ShapesRows:
@@ -74,7 +78,7 @@ class ShapeQuestionRows:
         """Return the question of a row without painting its picture."""
         number, place = divmod(row, self.per_scene)
         scene, palette = self.scene(number), LONE if self._is_lone(number) else GROUPS
-        kinds = kinds_of(scene, palette)
+        kinds = [kind for kind in kinds_of(scene, palette) if not self.kinds or kind in self.kinds]
         draw = words(derive(self._key(number), "asked"), len(kinds) + NUM_DRAWS * MOST_PER_SCENE)
         kind = kinds[np.argsort(draw[: len(kinds)], kind="stable")[place]]
         start = len(kinds) + NUM_DRAWS * place
@@ -105,7 +109,8 @@ def shape_questions(
     split: str = "train",
     image_size: int = 64,
     scenes: str = "mixed",
-    per_scene: int = 4,
+    per_scene: int | None = None,
+    kinds: Sequence[str] = (),
 ) -> Captioned:
     """Return `per_scene` visual questions of each of `num` procedural scenes: public; the record is the scene.
 
@@ -118,7 +123,9 @@ def shape_questions(
         split: "train", "test", or "unseen": held-out combinations of colour and shape only.
         image_size: pixels per side, at least 16.
         scenes: "mixed", "lone" (one object of any size anywhere on a light ground), "single" or "pair".
-        per_scene: questions of a scene, 1 to 8, all of different kinds.
+        per_scene: questions of a scene, 1 to 8, all of different kinds; None: four, or as many as `kinds` allows.
+        kinds: of question: "color", "shape", "size", "number", "place", "has color", "has shape", "has object", "lacks
+            color", "lacks shape"; () is all. A lone object has no number, and only a pair a place.
 
     Raises:
         BadInput: a setting outside these.
@@ -130,18 +137,31 @@ def shape_questions(
             raise BadInput(f"shape-questions has the {what} {', '.join(known)}, not '{value}'.")
     if image_size < 16:
         raise BadInput(f"shape-questions needs image_size >= 16, got {image_size}.")
-    if not 1 <= per_scene <= MOST_PER_SCENE:
-        raise BadInput(f"shape-questions asks 1 to {MOST_PER_SCENE} questions of a scene, got per_scene {per_scene}.")
-    settings = {"seed": seed, "split": split, "image_size": image_size, "scenes": scenes, "per_scene": per_scene}
+    asked = _per_scene(per_scene, kinds)
+    settings = {"seed": seed, "split": split, "image_size": image_size, "scenes": scenes}
+    settings |= {"per_scene": asked, "kinds": tuple(kinds)}
     versions = {"version": VERSION, "shapes": SHAPES_VERSION, "lone": lone.VERSION}
     return Captioned(
         name=f"shape-questions ({split})",
         rows=ShapeQuestionRows(**settings),
-        selection=range(num * per_scene),
+        selection=range(num * asked),
         facts={"kind": "shape-questions", **versions, **settings},
         public=True,
         augment="none",
-        owner_codes=np.repeat(np.arange(num), per_scene),
+        owner_codes=np.repeat(np.arange(num), asked),
         # the same whatever the other settings: one number may show one scene under several of them
         owner_names=tuple(f"shapes {seed} {split} {number}" for number in range(num)),
     )
+
+
+def _per_scene(per_scene: int | None, kinds: Sequence[str]) -> int:
+    """Return how many questions a scene is asked."""
+    if unknown := [kind for kind in kinds if kind not in KINDS]:
+        raise BadInput(f"shape-questions has the kinds {', '.join(KINDS)}, not '{unknown[0]}'.")
+    most = len({*kinds} - {*SOMETIMES}) if kinds else MOST_PER_SCENE
+    if not most:
+        raise BadInput(f"not every scene answers {' or '.join(kinds)}: ask one more kind of shape-questions.")
+    asked = min(_PER_SCENE, most) if per_scene is None else per_scene
+    if not 1 <= asked <= most:
+        raise BadInput(f"shape-questions of these kinds asks 1 to {most} of a scene, got per_scene {per_scene}.")
+    return asked

@@ -23,7 +23,8 @@ class Data:
         max_pixels: public limit on the pixels of a picture; larger ones count as unreadable.
         missing: "error" or "zero": what a listed picture that is absent is.
         public: the user declares pictures and captions public.
-        num, seed, scenes: of shapes.
+        num, seed, scenes: of shapes and shape-questions.
+        kinds: of shape-questions: which kinds of question are asked; () is all.
         templates: captions of labelled pictures, with {label} and {a}; () takes the usual.
         coarse: of cifar100: labels are the 20 groups of classes.
         classes: public names of the classes that a classifier tells apart; () takes those of a public set.
@@ -44,6 +45,7 @@ class Data:
     num: int | None = None
     seed: int = 0
     scenes: str = "mixed"
+    kinds: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
     coarse: bool = False
     classes: tuple[str, ...] = ()

@@ -35,6 +35,7 @@ def sets_of(settings: Data, image_size: int) -> Sets:
         seed=settings.seed,
         image_size=image_size if kind in _SCENES else 64,
         scenes=settings.scenes,
+        kinds=settings.kinds,
         templates=settings.templates,
         coarse=settings.coarse,
     )
@@ -49,8 +50,11 @@ def sets_of(settings: Data, image_size: int) -> Sets:
         data.check_disjoint(train, test)
         return Sets(train=train, test=test)
     few = {"seed": settings.seed, "image_size": image_size, "scenes": settings.scenes}
-    make, number = (data.shapes, 4000) if kind == "shapes" else (data.shape_questions, 1000)
-    test, unseen = (make(number, split=split, **few) for split in ("test", "unseen"))
+    if kind == "shapes":
+        test, unseen = (data.shapes(4000, split=split, **few) for split in ("test", "unseen"))
+    else:
+        asked = few | {"kinds": settings.kinds}
+        test, unseen = (data.shape_questions(1000, split=split, **asked) for split in ("test", "unseen"))
     return Sets(train=train, test=test, unseen=unseen)
 
 
