@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,36 @@ def test_private_runs_and_their_twins_differ_in_privacy_alone(tmp_path: Path) ->
         assert private.privacy.epsilon == 3.0
         for part in ("data", "model", "asking", "training", "adapter"):
             assert getattr(twin, part) == getattr(private, part)
+
+
+def test_the_start_goes_on_from_stage_to_stage(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    runs = [vqa_study.start_of(number, vqa_study.FULL, words, tmp_path / "s") for number in range(4)]
+    assert [run.model.init for run in runs] == [None, *(str(tmp_path / "s" / str(number)) for number in range(3))]
+    assert all(not run.private and run.data.spec.startswith(SCENES) for run in runs)
+    assert {"place", "number"}.isdisjoint(runs[0].data.kinds)
+    assert runs[-1].data.kinds == ()
+    cell = Cell(data=EASY, method=START, epsilon=3.0)
+    begun = vqa_study.run_of(cell, vqa_study.FULL, words, vqa_study.finished(vqa_study.FULL, tmp_path / "s"), tmp_path)
+    assert begun.model.init == str(runs[-1].out)
+
+
+def test_cells_from_the_start_are_made_again_where_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Cell] = []
+
+    def figures_of(cell: Cell, *_: object) -> dict[str, object]:
+        made.append(cell)
+        return {"figures": figures(0.5), "blind": {}}
+
+    monkeypatch.setattr(vqa_study, "_figures", figures_of)
+    (tmp_path / "words.txt").write_text("red\n")
+    given = {"words": tmp_path / "words.txt", "out": tmp_path}
+    started, scratch = (Cell(data=EASY, method=method, epsilon=3.0) for method in (START, SCRATCH))
+    longer = replace(vqa_study.QUICK, stages=(*vqa_study.QUICK.stages, vqa_study.Stage(kinds=(), steps=3)))
+    for scale in (vqa_study.QUICK, vqa_study.QUICK, longer):
+        for cell in (started, scratch):
+            vqa_study.make_cell(cell, scale=scale, **given)
+    assert made == [started, scratch, started]
 
 
 def test_one_vocabulary_spells_both_data_sets() -> None:

@@ -20,7 +20,7 @@ from sfumato import data, evaluate, report
 from sfumato.recipes.answering import start_answering
 from sfumato.recipes.dp_vqa import dp_vqa
 from sfumato.recipes.execute import train_run, train_twin
-from sfumato.recipes.kept import carried_out, keep, told
+from sfumato.recipes.kept import carried_out, keep, told, unusual
 from sfumato.recipes.make import make
 from sfumato.recipes.run import Run
 from sfumato.recipes.trained import open_trained
@@ -34,24 +34,45 @@ _BLIND = {"majority": "majority answer", "majority_of_kind": "majority of the ty
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the start's training: kinds of question (() is all) and steps."""
+
+    kinds: tuple[str, ...]
+    steps: int
+
+
+# All kinds at once, a small model stays at guessing yes or no. Whether a colour is there it learns in minutes beside
+# what is easy to see; after that what "missing" turns round, and then the same of shapes.
+_SEEN = ("shape", "color", "has color")
+_COURSE = (
+    Stage(kinds=_SEEN, steps=1200),
+    Stage(kinds=(*_SEEN, "lacks color"), steps=500),
+    Stage(kinds=(*_SEEN, "lacks color", "has shape", "lacks shape"), steps=1800),
+    Stage(kinds=(), steps=1200),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much is spent.
 
     Attributes:
-        scenes, start_steps: public scenes that the start is trained on, and its steps of 128 questions.
+        scenes, stages, start_batch: public scenes that the start is trained on, in stages, and questions in a step.
         steps, batch: of each run, in records.
         limit: test questions.
     """
 
     scenes: int = 40_000
-    start_steps: int = 2_000
+    stages: tuple[Stage, ...] = _COURSE
+    start_batch: int = 64
     steps: int = 150
     batch: int = 2_000
     limit: int = 2_000
 
 
 FULL = Scale()
-QUICK = Scale(scenes=300, start_steps=3, steps=4, batch=16, limit=40)
+_TWO = (Stage(kinds=_SEEN, steps=2), Stage(kinds=(), steps=2))
+QUICK = Scale(scenes=300, stages=_TWO, start_batch=16, steps=4, batch=16, limit=40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,16 +106,28 @@ def cells(epsilons: Sequence[float] = EPSILONS, seeds: int = 1) -> list[Cell]:
     return found
 
 
-def start_of(scale: Scale, words: Path, out: Path) -> Run:
-    """Return the run that makes the start: public scenes, no privacy."""
-    run = dp_vqa(f"{SCENES}:{scale.scenes}", out)
-    batch = 128 if scale.start_steps > QUICK.start_steps else 16
+def start_of(number: int, scale: Scale, words: Path, start: Path) -> Run:
+    """Return the run of a stage of the start, in start/number: public scenes, no privacy, on from the one before."""
+    stage, last = scale.stages[number], number == len(scale.stages) - 1
+    before = str(start / str(number - 1)) if number else None
+    run = dp_vqa(f"{SCENES}:{scale.scenes}", start / str(number), before)
+    usual = dp_vqa(SCENES)
+    model = replace(run.model, size=usual.model.size, public_text=str(words)) if before is None else run.model
     return replace(
         run,
         private=False,
-        model=replace(run.model, public_text=str(words)),
-        privacy=replace(run.privacy, steps=scale.start_steps, expected_batch_size=batch, views=1),
-        training=replace(run.training, learning_rate=2e-3, warmup_steps=50, final_rate=0.05, micro_batch_size=batch),
+        data=replace(usual.data, spec=run.data.spec, kinds=stage.kinds),
+        model=replace(model, image_size=usual.model.image_size),
+        asking=usual.asking,
+        privacy=replace(usual.privacy, steps=stage.steps, expected_batch_size=scale.start_batch, views=1),
+        training=replace(
+            usual.training,
+            learning_rate=1e-3,
+            beta2=0.99,
+            warmup_steps=min(100, stage.steps),
+            final_rate=0.05 if last else 1.0,
+            micro_batch_size=scale.start_batch,
+        ),
     )
 
 
@@ -165,31 +198,43 @@ def public_words() -> list[str]:
     return [*data.asked_vocabulary(), *dict.fromkeys(word for text in texts for word in text.split())]
 
 
-def make_start(scale: Scale, words: Path, out: Path) -> None:
-    """Train the start, unless it is there with these settings."""
-    run = start_of(scale, words, out)
+def make_start(scale: Scale, words: Path, start: Path) -> None:
+    """Train the start, stage by stage, but for those that are there with these settings."""
+    for number in range(len(scale.stages)):
+        run = start_of(number, scale, words, start)
 
-    def train() -> dict[str, Any]:
-        train_twin(run)
-        return {}
+        def train(run: Run = run) -> dict[str, Any]:
+            train_twin(run)
+            return {}
 
-    beside = replace(run, model=replace(run.model, public_text=words.name))  # wherever the folder lies
-    settings = told(beside) | {"words": words.read_text(encoding="utf-8")}
-    if not (out / "export").is_dir():
-        (out / "kept.json").unlink(missing_ok=True)
-    keep(out / "kept.json", settings, train)
+        if not (run.out / "export").is_dir():
+            (run.out / "kept.json").unlink(missing_ok=True)
+        keep(run.out / "kept.json", told(run) | _told_of_start(scale, words, number + 1), train)
+
+
+def _told_of_start(scale: Scale, words: Path, stages: int) -> dict[str, Any]:
+    """Return what the start's first stages are made with, wherever their folder lies."""
+    runs = [unusual(told(start_of(number, scale, Path("words.txt"), Path("start")))) for number in range(stages)]
+    return {"stages": runs, "words": words.read_text(encoding="utf-8")}
 
 
 def make_cell(cell: Cell, *, scale: Scale, words: Path, out: Path) -> dict[str, Any]:
     """Train and measure one cell, or read it where it is kept with these settings."""
-    settings = told(run_of(cell, scale, Path("words.txt"), Path("start"), Path("x"))) | {"scale": asdict(scale)}
+    settings = told(run_of(cell, scale, Path("words.txt"), Path("start"), Path("x"))) | {"limit": scale.limit}
+    if cell.method != SCRATCH:
+        settings |= _told_of_start(scale, words, len(scale.stages))
 
     def make_it() -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="sfumato-cell-") as folder:
-            run = run_of(cell, scale, words, out / "start", Path(folder) / "run")
+            run = run_of(cell, scale, words, finished(scale, out / "start"), Path(folder) / "run")
             return {**asdict(cell), **_figures(cell, run, scale)}
 
     return keep(out / "cells" / f"{cell.name}.json", settings, make_it)
+
+
+def finished(scale: Scale, start: Path) -> Path:
+    """Return the run's folder of the start's last stage."""
+    return start / str(len(scale.stages) - 1)
 
 
 def _figures(cell: Cell, run: Run, scale: Scale) -> dict[str, Any]:
