@@ -39,8 +39,8 @@ def test_private_runs_and_their_twins_differ_in_privacy_alone(tmp_path: Path) ->
 
 def test_the_start_goes_on_from_stage_to_stage(tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
-    runs = [vqa_study.start_of(number, vqa_study.FULL, words, tmp_path / "s") for number in range(4)]
-    assert [run.model.init for run in runs] == [None, *(str(tmp_path / "s" / str(number)) for number in range(3))]
+    runs = [vqa_study.start_of(number, vqa_study.FULL, words, tmp_path / "s") for number in range(5)]
+    assert [run.model.init for run in runs] == [None, *(str(tmp_path / "s" / str(number)) for number in range(4))]
     assert all(not run.private and run.data.spec.startswith(SCENES) for run in runs)
     assert {"place", "number"}.isdisjoint(runs[0].data.kinds)
     assert runs[-1].data.kinds == ()

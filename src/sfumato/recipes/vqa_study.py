@@ -41,14 +41,15 @@ class Stage:
     steps: int
 
 
-# All kinds at once, a small model stays at guessing yes or no. Whether a colour is there it learns in minutes beside
-# what is easy to see; after that what "missing" turns round, and then the same of shapes.
-_SEEN = ("shape", "color", "has color")
+# All kinds at once, a small model stays at guessing yes or no. By itself, whether a colour is there it learns in minutes;
+# after that what "missing" turns round, and then shapes.
+_COLOURS = ("color", "has color")
 _COURSE = (
-    Stage(kinds=_SEEN, steps=1200),
-    Stage(kinds=(*_SEEN, "lacks color"), steps=500),
-    Stage(kinds=(*_SEEN, "lacks color", "has shape", "lacks shape"), steps=1800),
-    Stage(kinds=(), steps=1200),
+    Stage(kinds=_COLOURS, steps=500),
+    Stage(kinds=(*_COLOURS, "lacks color"), steps=400),
+    Stage(kinds=("shape", *_COLOURS, "lacks color"), steps=1200),
+    Stage(kinds=("shape", "has shape", "lacks shape", *_COLOURS, "lacks color"), steps=1000),
+    Stage(kinds=(), steps=800),
 )
 
 
@@ -65,13 +66,13 @@ class Scale:
     scenes: int = 40_000
     stages: tuple[Stage, ...] = _COURSE
     start_batch: int = 64
-    steps: int = 150
-    batch: int = 2_000
+    steps: int = 60
+    batch: int = 1_000
     limit: int = 2_000
 
 
 FULL = Scale()
-_TWO = (Stage(kinds=_SEEN, steps=2), Stage(kinds=(), steps=2))
+_TWO = (Stage(kinds=_COLOURS, steps=2), Stage(kinds=(), steps=2))
 QUICK = Scale(scenes=300, stages=_TWO, start_batch=16, steps=4, batch=16, limit=40)
 
 
@@ -145,16 +146,18 @@ def run_of(cell: Cell, scale: Scale, words: Path, start: Path, out: Path) -> Run
         private=cell.epsilon is not None,
         model=model,
         asking=usual.asking,
-        privacy=replace(usual.privacy, epsilon=cell.epsilon or 8.0, steps=scale.steps, expected_batch_size=scale.batch),
+        privacy=replace(
+            usual.privacy, epsilon=cell.epsilon or 8.0, steps=scale.steps, expected_batch_size=scale.batch, views=1
+        ),
         training=replace(
             usual.training,
             learning_rate=_START_RATE if of_start else usual.training.learning_rate,
-            micro_batch_size=min(usual.training.micro_batch_size, usual.privacy.views * scale.batch),
+            micro_batch_size=min(usual.training.micro_batch_size, scale.batch),
         ),
     )
 
 
-_START_RATE = 1e-3
+_START_RATE = 5e-4
 
 
 def study(
