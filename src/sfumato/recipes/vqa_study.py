@@ -41,8 +41,8 @@ class Stage:
     steps: int
 
 
-# All kinds at once, a small model stays at guessing yes or no. By itself, whether a colour is there it learns in minutes;
-# after that what "missing" turns round, and then shapes.
+# All kinds at once, a small model stays at guessing yes or no. By itself, whether a colour is there it learns in
+# minutes; after that what "missing" turns round, and then shapes.
 _COLOURS = ("color", "has color")
 _COURSE = (
     Stage(kinds=_COLOURS, steps=500),
