@@ -154,9 +154,14 @@ def _scenes(kind: str, rest: str, split: str, options: Options) -> Captioned:
     size, scenes = options.image_size, options.scenes
     if kind == "shapes":
         return shapes(num or _DEFAULT_SHAPES, options.seed, split=split, image_size=size, scenes=scenes)
-    asked = {"per_scene": options.per_scene, "kinds": options.kinds}
     return shape_questions(
-        num or _DEFAULT_QUESTIONED, options.seed, split=split, image_size=size, scenes=scenes, **asked
+        num or _DEFAULT_QUESTIONED,
+        options.seed,
+        split=split,
+        image_size=size,
+        scenes=scenes,
+        per_scene=options.per_scene,
+        kinds=options.kinds,
     )
 
 

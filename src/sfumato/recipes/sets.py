@@ -53,8 +53,8 @@ def sets_of(settings: Data, image_size: int) -> Sets:
     if kind == "shapes":
         test, unseen = (data.shapes(4000, split=split, **few) for split in ("test", "unseen"))
     else:
-        asked = few | {"kinds": settings.kinds}
-        test, unseen = (data.shape_questions(1000, split=split, **asked) for split in ("test", "unseen"))
+        kinds = settings.kinds
+        test, unseen = (data.shape_questions(1000, split=split, kinds=kinds, **few) for split in ("test", "unseen"))
     return Sets(train=train, test=test, unseen=unseen)
 
 
