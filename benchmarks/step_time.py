@@ -99,7 +99,7 @@ def measure(case: Case, names: list[str], repeats: int) -> dict[str, Any]:
     steps, failed = sides_of(case, names)
     seconds = timed(steps, repeats)
     ratios = {name: paired(seconds[name], seconds[base_of(name)]) for name in steps}
-    mine = "group" if case.embed else "private"
+    mine = next(name for name in ("group", "private", *names) if name in steps)
     pair = (base_of(mine), mine)
     counts = {name: operations(steps[name]) for name in pair}
     plain, private = (operators(steps[name]) for name in pair)
@@ -126,6 +126,11 @@ def base_of(name: str) -> str:
     if name in COUPLED:
         return BASES.get(name, name)
     return "non-private logical" if name.endswith("logical") else "non-private"
+
+
+def with_bases(names: list[str]) -> list[str]:
+    """Return the sides and those that they are compared with, each once."""
+    return list(dict.fromkeys([*map(base_of, names), *names]))
 
 
 def peak(case: Case, name: str) -> dict[str, int]:
@@ -179,7 +184,7 @@ def compare(options: argparse.Namespace) -> None:
         *([] if options.no_opacus else [f"opacus {mode}" for mode in OPACUS_MODES]),
     ]
     for name in options.cases:
-        names = options.sides or ([*COUPLED] if CASES[name].embed else of_rows)
+        names = with_bases(options.sides or ([*COUPLED] if CASES[name].embed else of_rows))
         found = child("time", name, options, "--sides", *names)
         found["peak_bytes"] = {
             side: child("peak", name, options, "--sides", side)["peak_bytes"]

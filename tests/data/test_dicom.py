@@ -2,13 +2,12 @@ import io
 import warnings
 
 import numpy as np
+import pydicom
 import pytest
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
 from sfumato.data.decode import Decoder, header
-
-pydicom = pytest.importorskip("pydicom")
 
 NAME = "Doe^Jane"
 VALUES = np.array([[0, 1000, 2000], [3000, 4000, 4095]], np.uint16)

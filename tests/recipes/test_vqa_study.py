@@ -1,6 +1,5 @@
 """The study of visual questions in small: its cells, what is kept, and what is shown."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,6 @@ import pytest
 from sfumato.cli import main
 from sfumato.recipes import vqa_study
 from sfumato.recipes.vqa_study import ALONE, EASY, SCENES, SCRATCH, START, Cell
-
-if importlib.util.find_spec("easy_vqa") is None:  # its files are read, it is never imported
-    pytest.skip("easy-vqa is not installed", allow_module_level=True)
 
 
 def test_cells_are_those_of_the_table() -> None:

@@ -50,7 +50,8 @@ class DataFlags:
     """Of shapes: one group of objects, two with a relation, or both. Of shape-questions also lone: one object."""
 
     kinds: tuple[str, ...] | None = None
-    """Of shape-questions: kinds of question that are asked, such as "shape" "has shape". Default: all."""
+    """Of shape-questions: kinds of question that are asked, such as "shape" "has shape"; more often where named again.
+    Default: all."""
 
     templates: tuple[str, ...] | None = None
     """Captions of labelled pictures, such as "a photo of {a} {label}"."""

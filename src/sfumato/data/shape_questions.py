@@ -5,6 +5,7 @@ numbers of the records. The pictures are those of `shapes` (groups of objects on
 object of any size on a light ground).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,6 @@ from sfumato.data.shapes import VERSION as SHAPES_VERSION
 VERSION = 1  # of questions: part of the key and of the fingerprint
 ASKED_SCENES = ("mixed", "lone", "single", "pair")
 SOMETIMES = ("number", "place")  # kinds of question that only some scenes answer
-MOST_PER_SCENE = len(KINDS) - len(SOMETIMES)
 _PER_SCENE = 4
 _PUBLIC = bytes(32)
 
@@ -35,8 +35,8 @@ class ShapeQuestionRows:
     Attributes:
         seed, split, image_size: as `ShapesRows`.
         scenes: "lone", "single" or "pair"; or "mixed": half lone, the others as "mixed" of `shapes`.
-        per_scene: Q, questions of each scene, all of different kinds.
-        kinds: which are asked; () is all.
+        per_scene: Q, questions of each scene.
+        kinds: which are asked, each at most as often as it is named; () is all, once.
     """
 
     seed: int
@@ -78,8 +78,9 @@ class ShapeQuestionRows:
         """Return the question of a row without painting its picture."""
         number, place = divmod(row, self.per_scene)
         scene, palette = self.scene(number), LONE if self._is_lone(number) else GROUPS
-        kinds = [kind for kind in kinds_of(scene, palette) if not self.kinds or kind in self.kinds]
-        draw = words(derive(self._key(number), "asked"), len(kinds) + NUM_DRAWS * MOST_PER_SCENE)
+        times = Counter(self.kinds or KINDS)
+        kinds = [kind for kind in kinds_of(scene, palette) for _ in range(times[kind])]
+        draw = words(derive(self._key(number), "asked"), len(kinds) + NUM_DRAWS * self.per_scene)
         kind = kinds[np.argsort(draw[: len(kinds)], kind="stable")[place]]
         start = len(kinds) + NUM_DRAWS * place
         question, answer = ask(scene, palette, kind, draw[start : start + NUM_DRAWS].tolist())
@@ -123,9 +124,10 @@ def shape_questions(
         split: "train", "test", or "unseen": held-out combinations of colour and shape only.
         image_size: pixels per side, at least 16.
         scenes: "mixed", "lone" (one object of any size anywhere on a light ground), "single" or "pair".
-        per_scene: questions of a scene, 1 to 8, all of different kinds; None: four, or as many as `kinds` allows.
+        per_scene: questions of a scene, each of another entry of `kinds`; None: four, or as many as `kinds` allows.
         kinds: of question: "color", "shape", "size", "number", "place", "has color", "has shape", "has object", "lacks
-            color", "lacks shape"; () is all. A lone object has no number, and only a pair a place.
+            color", "lacks shape"; () is all, and a kind that is named twice may be asked twice of a scene. A lone
+            object has no number, and only a pair a place.
 
     Raises:
         BadInput: a setting outside these.
@@ -158,7 +160,7 @@ def _per_scene(per_scene: int | None, kinds: Sequence[str]) -> int:
     """Return how many questions a scene is asked."""
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         raise BadInput(f"shape-questions has the kinds {', '.join(KINDS)}, not '{unknown[0]}'.")
-    most = len({*kinds} - {*SOMETIMES}) if kinds else MOST_PER_SCENE
+    most = sum(kind not in SOMETIMES for kind in kinds or KINDS)
     if not most:
         raise BadInput(f"not every scene answers {' or '.join(kinds)}: ask one more kind of shape-questions.")
     asked = min(_PER_SCENE, most) if per_scene is None else per_scene
