@@ -125,7 +125,7 @@ def _batch_and_clip(command: StudyCommand, out: Path, console: Console) -> Shown
 
 
 def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
-    from sfumato.recipes import vqa_study
+    from sfumato.recipes import vqa_start, vqa_study, vqa_table
 
     found = vqa_study.study(
         out,
@@ -133,11 +133,24 @@ def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
         seeds=command.seeds or 1,
         scale=vqa_study.QUICK if command.quick else vqa_study.FULL,
         jobs=command.jobs,
+        on_start=_start_progress(console),
         on_cell=_progress(console, "accuracy"),
     )
-    plots = [vqa_study.plot(found, spec, out / f"{spec}.svg") for spec in (vqa_study.EASY, vqa_study.SCENES)]
-    rows = vqa_study.rows(found)
+    plots = [vqa_table.plot(found, spec, out / f"{spec}.svg") for spec in (vqa_start.EASY, vqa_start.SCENES)]
+    rows = vqa_table.rows(found)
     return rows, [{name: row[name] for name in ("data", "method", "epsilon", "accuracy")} for row in rows], plots
+
+
+def _start_progress(console: Console) -> Callable[[int, int], None]:
+    begun, first = time.monotonic(), [0]
+
+    def show(done: int, total: int) -> None:
+        first[0] = first[0] or done - 1  # stages that are there are not trained again
+        if done % 200 == 0:
+            left = (time.monotonic() - begun) / (done - first[0]) * (total - done)
+            console.print(f"start: step {done}/{total}  {left / 60:.0f} min left", highlight=False)
+
+    return show
 
 
 def _progress(console: Console, figure_name: str = "zeroshot") -> Callable[[int, int, dict[str, Any]], None]:

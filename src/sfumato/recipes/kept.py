@@ -28,16 +28,19 @@ def keep(file: Path, settings: Cell, make: Callable[[], Cell]) -> Cell:
         settings: JSON values; what they say of a run is as `told` says it.
         make: makes the cell; "settings" are added to it.
     """
-    if file.is_file():
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if unusual(found["settings"]) == unusual(settings):
-            return found
+    if is_kept(file, settings):
+        return json.loads(file.read_text(encoding="utf-8"))
     found = {**make(), "settings": settings}
     file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_suffix(".new")
     beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     shutil.move(beside, file)
     return found
+
+
+def is_kept(file: Path, settings: Cell) -> bool:
+    """Return whether `file` holds a cell with these settings."""
+    return file.is_file() and unusual(json.loads(file.read_text(encoding="utf-8"))["settings"]) == unusual(settings)
 
 
 def unusual(settings: Cell) -> Cell:

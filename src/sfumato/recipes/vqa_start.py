@@ -1,0 +1,106 @@
+"""The synthetic start of `sfumato study vqa`: a small BLIP, trained without privacy on public scenes, in stages.
+
+All kinds of question at once, a small model stays at guessing yes or no. It learns colours and shapes by name first
+(shapes are harder, so they are asked more often), and what is there and what is missing after that.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sfumato import data
+from sfumato.recipes.dp_vqa import dp_vqa
+from sfumato.recipes.execute import train_twin
+from sfumato.recipes.kept import keep, told, unusual
+from sfumato.recipes.run import Run
+
+SCENES, EASY = "shape-questions", "easy-vqa"
+_SPELT = 4_000  # questions of easy-vqa whose words the vocabulary has: all of its templates and answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of the start's training: kinds of question, as often as they are named, and steps."""
+
+    kinds: tuple[str, ...]
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the start is trained: `scenes` public scenes, `batch` questions in a step, in stages."""
+
+    scenes: int
+    batch: int
+    stages: tuple[Stage, ...]
+
+
+_NAMED = Stage(kinds=("shape", "shape", "shape", "color", "has color", "has color"), steps=1500)
+_MISSING = Stage(kinds=("shape", "shape", "color", "has color", "lacks color", "lacks color"), steps=700)
+_YES_NO = ("has shape", "has shape", "lacks shape", "lacks shape", "has color", "lacks color")
+FULL = Start(scenes=40_000, batch=64, stages=(_NAMED, _MISSING, Stage(kinds=("shape", "color", *_YES_NO), steps=1800)))
+QUICK = Start(scenes=300, batch=16, stages=(replace(_NAMED, steps=2), replace(_MISSING, steps=2)))
+
+
+def vocabulary() -> list[str]:
+    """Return the words of both public data sets, so that one vocabulary spells them."""
+    easy = data.easy_vqa("train")
+    asked = [easy.asked(row) for row in range(min(_SPELT, len(easy)))]
+    texts = (text for question in asked for text in (question.question, *question.answers))
+    return [*data.asked_vocabulary(), *dict.fromkeys(word for text in texts for word in text.split())]
+
+
+def runs(start: Start, words: Path, folder: Path) -> Iterator[Run]:
+    """Yield the run of each stage, in folder/0, folder/1, ...: public scenes, no privacy, on from the one before."""
+    before, usual = None, dp_vqa(SCENES)
+    for number, stage in enumerate(start.stages):
+        run = dp_vqa(f"{SCENES}:{start.scenes}", folder / str(number), before)
+        model = replace(run.model, size=usual.model.size, public_text=str(words)) if before is None else run.model
+        yield replace(
+            run,
+            private=False,
+            data=replace(usual.data, spec=run.data.spec, kinds=stage.kinds),
+            model=replace(model, image_size=usual.model.image_size),
+            asking=usual.asking,
+            privacy=replace(usual.privacy, steps=stage.steps, expected_batch_size=start.batch, views=1),
+            training=replace(
+                usual.training,
+                learning_rate=1e-3,
+                beta2=0.99,
+                warmup_steps=min(100, stage.steps),
+                final_rate=0.05 if number == len(start.stages) - 1 else 1.0,
+                micro_batch_size=max(start.batch // 2, 1),  # sizes of batches vary: less of the last one is padding
+            ),
+        )
+        before = str(run.out)
+
+
+def trained(start: Start, words: Path, folder: Path, on_step: Callable[[int, int], None] | None = None) -> Path:
+    """Train the stages that `folder` does not hold with these settings, and return the run's folder of the last one.
+
+    Args:
+        start: how.
+        words: file of the vocabulary.
+        folder: of the stages.
+        on_step: called with (steps done, steps in all) after each step.
+    """
+    total, done, last = sum(stage.steps for stage in start.stages), 0, folder
+    for number, run in enumerate(runs(start, words, folder)):
+
+        def train(run: Run = run, before: int = done) -> dict[str, Any]:
+            train_twin(run, on_step=lambda step, _: on_step(before + step, total) if on_step else None)
+            return {}
+
+        if not (run.out / "export").is_dir():
+            (run.out / "kept.json").unlink(missing_ok=True)
+        so_far = replace(start, stages=start.stages[: number + 1])
+        keep(run.out / "kept.json", told_of(so_far, words), train)
+        done, last = done + start.stages[number].steps, run.out
+    return last
+
+
+def told_of(start: Start, words: Path) -> dict[str, Any]:
+    """Return what a start is made with, wherever its folder lies."""
+    stages = [unusual(told(run)) for run in runs(start, Path("words.txt"), Path("start"))]
+    return {"stages": stages, "words": words.read_text(encoding="utf-8")}
