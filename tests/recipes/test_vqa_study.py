@@ -104,7 +104,7 @@ def test_rows_give_methods_over_seeds_and_what_needs_no_picture() -> None:
         {"data": EASY, "method": START, "epsilon": 8.0, "figures": figures(value), "blind": blind}
         for value in (0.8, 0.9)
     ]
-    blind_row, row = vqa_table.rows(found)
+    blind_row, row = vqa_table.rows(found, EASY)
     assert (blind_row["method"], blind_row["accuracy"], blind_row["color"]) == ("majority answer", "30.0", "30.0")
     assert (row["method"], row["epsilon"], row["accuracy"]) == (START, "8", "85.0 +- 7.1")
 

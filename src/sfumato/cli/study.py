@@ -63,13 +63,14 @@ def run(command: StudyCommand) -> int:
     console = Console()
     rows, shown, plots = _STUDIES[command.study](command, out, console)
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
-    console.print(tables.table(shown, title=command.study))
+    for title, some in shown.items():
+        console.print(tables.table(some, title=title))
     console.print(f"{out / 'rows.json'}  {'  '.join(map(str, plots))}", highlight=False)
     return 0
 
 
 Rows = list[dict[str, Any]]
-Shown = tuple[Rows, Rows, list[Path]]
+Shown = tuple[Rows, dict[str, Rows], list[Path]]  # what is kept, tables by title, plots
 
 
 def _accounting_grid(command: StudyCommand, out: Path, console: Console) -> Shown:
@@ -77,7 +78,7 @@ def _accounting_grid(command: StudyCommand, out: Path, console: Console) -> Show
 
     sizes, noises = ((4096, 65536), (0.6, 1.2)) if command.quick else (_SIZES, _NOISES)
     rows = study.accounting_grid(233_804_767, sizes, noises, 5708, 1 / 233_804_767)
-    return rows, rows, [study.plot_grid(rows, out / "plot.svg")]
+    return rows, {command.study: rows}, [study.plot_grid(rows, out / "plot.svg")]
 
 
 def _batch_scaling(command: StudyCommand, out: Path, console: Console) -> Shown:
@@ -87,7 +88,8 @@ def _batch_scaling(command: StudyCommand, out: Path, console: Console) -> Shown:
     rows = study.batch_scaling(out, **(small if command.quick else {}))
     last = max(row["step"] for row in rows)
     console.print(f"largest difference of the final losses: {study.spread(rows):.4f}", highlight=False)
-    return rows, [row for row in rows if row["step"] == last], [study.plot_scaling(rows, out / "plot.svg")]
+    shown = {command.study: [row for row in rows if row["step"] == last]}
+    return rows, shown, [study.plot_scaling(rows, out / "plot.svg")]
 
 
 def _contrastive(command: StudyCommand, out: Path, console: Console) -> Shown:
@@ -108,7 +110,7 @@ def _contrastive(command: StudyCommand, out: Path, console: Console) -> Shown:
         for spec in data
         for figure in ("zeroshot", "probe", "t2i_r10")
     ]
-    return cells, compare_table.rows(cells), plots
+    return cells, {command.study: compare_table.rows(cells)}, plots
 
 
 def _batch_and_clip(command: StudyCommand, out: Path, console: Console) -> Shown:
@@ -121,7 +123,7 @@ def _batch_and_clip(command: StudyCommand, out: Path, console: Console) -> Shown
         jobs=command.jobs,
         on_cell=_progress(console),
     )
-    return cells, compare_table.grid(cells), [compare_table.plot_grid(cells, out / "plot.svg")]
+    return cells, {command.study: compare_table.grid(cells)}, [compare_table.plot_grid(cells, out / "plot.svg")]
 
 
 def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
@@ -136,9 +138,9 @@ def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
         on_start=_start_progress(console),
         on_cell=_progress(console, "accuracy"),
     )
-    plots = [vqa_table.plot(found, spec, out / f"{spec}.svg") for spec in (vqa_start.EASY, vqa_start.SCENES)]
-    rows = vqa_table.rows(found)
-    return rows, [{name: row[name] for name in ("data", "method", "epsilon", "accuracy")} for row in rows], plots
+    shown = {spec: vqa_table.rows(found, spec) for spec in (vqa_start.EASY, vqa_start.SCENES)}
+    plots = [vqa_table.plot(found, spec, out / f"{spec}.svg") for spec in shown]
+    return [{"data": spec, **row} for spec, rows in shown.items() for row in rows], shown, plots
 
 
 def _start_progress(console: Console) -> Callable[[int, int], None]:

@@ -28,7 +28,7 @@ def rows(cells: Cells) -> list[dict[str, Any]]:
             "data": data,
             "method": method,
             "epsilon": "none" if epsilon is None else f"{epsilon:g}",
-            **{title: _spread(_values(cells, (data, method, epsilon), name)) for name, title in FIGURES.items()},
+            **{title: spread(_values(cells, (data, method, epsilon), name)) for name, title in FIGURES.items()},
         }
         for data, method, epsilon in keys
     ]
@@ -39,7 +39,8 @@ def _values(cells: Cells, key: tuple[str, str, float | None], figure: str) -> li
     return [value for value in found if value is not None]
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Return mean and standard deviation of shares in percent; "n/a" where there is none."""
     if not values:
         return "n/a"
     mean = f"{100 * float(np.mean(values)):.1f}"

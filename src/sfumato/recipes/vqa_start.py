@@ -1,7 +1,8 @@
 """The synthetic start of `sfumato study vqa`: a small BLIP, trained without privacy on public scenes, in stages.
 
-All kinds of question at once, a small model stays at guessing yes or no. It learns colours and shapes by name first
-(shapes are harder, so they are asked more often), and what is there and what is missing after that.
+All kinds of question at once, a small model stays at guessing yes or no. It learns to name colours and shapes first
+(shapes are harder, so they are asked more often), and from stage to stage whether a colour or a shape is there, or is
+missing; what is new is asked most.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,11 +37,14 @@ class Start:
     stages: tuple[Stage, ...]
 
 
-_NAMED = Stage(kinds=("shape", "shape", "shape", "color", "has color", "has color"), steps=1500)
-_MISSING = Stage(kinds=("shape", "shape", "color", "has color", "lacks color", "lacks color"), steps=700)
-_YES_NO = ("has shape", "has shape", "lacks shape", "lacks shape", "has color", "lacks color")
-FULL = Start(scenes=40_000, batch=64, stages=(_NAMED, _MISSING, Stage(kinds=("shape", "color", *_YES_NO), steps=1800)))
-QUICK = Start(scenes=300, batch=16, stages=(replace(_NAMED, steps=2), replace(_MISSING, steps=2)))
+_COURSE = (
+    Stage(kinds=(*3 * ("shape",), "color", *2 * ("has color",)), steps=1200),
+    Stage(kinds=(*2 * ("shape",), "color", "has color", *4 * ("has shape",)), steps=1200),
+    Stage(kinds=("shape", "color", "has color", *2 * ("has shape",), *3 * ("lacks color",)), steps=800),
+    Stage(kinds=("shape", "color", "has color", "has shape", *2 * ("lacks color",), *3 * ("lacks shape",)), steps=1200),
+)
+FULL = Start(scenes=40_000, batch=64, stages=_COURSE)
+QUICK = Start(scenes=300, batch=16, stages=tuple(replace(stage, steps=2) for stage in _COURSE[:2]))
 
 
 def vocabulary() -> list[str]:
