@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.train.case import NUM_RECORDS, STEPS, Records, Run, bits, make_plan, whole_run
 
+import sfumato as sf
 from sfumato.base import BadInput, ledger
 
 
@@ -161,3 +162,25 @@ def test_load_without_the_optimizer_that_is_asked_for(tmp_path):
         run.private.save()
         with pytest.raises(BadInput, match="without the optimizer"):
             run.private.load(run.optimizer)
+
+
+def test_a_finished_run_taken_back_keeps_its_noise(tmp_path):
+    every = make_plan(sampler=sf.FullBatch(num_records=NUM_RECORDS), steps=3)  # draws do not depend on the keys
+    with Run(tmp_path, plan=every, micro_batch_size=NUM_RECORDS, dropout=0.0, dataset=Fixed()) as run:
+        first = run.train(until=3, save_at=[1])
+        run.dataset = Fixed(name="renamed")
+        batches = run.loader()  # joins where nothing is left to do
+        run.private.load(run.optimizer)
+        step, micro_batches = next(iter(batches))
+        run.private.backward(step, micro_batches)
+        for name, parameter in run.model.named_parameters():
+            assert torch.equal(parameter.grad, first[step][name])
+        assert len(_history(run).steps) == 3
+
+
+class Fixed(Records):
+    """Rows without augmentation."""
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return super().__getitem__(index)

@@ -109,13 +109,20 @@ def kept(micro_batch: MicroBatch, u: Tensor, v: Tensor) -> Embedded:
 def only_fit(micro_batch: MicroBatch, fit: Tensor) -> MicroBatch | None:
     """Return the micro-batch with every other row replaced by one that is fit; None if there is none.
 
-    Zero times NaN is NaN: a row without a cotangent still has to be finite.
+    Zero times NaN is NaN: a row without a cotangent still has to be finite. That takes its place, though, may have a
+    gradient that is not: so within groups only a row of the same group does, which spoils no other group's gradient. A
+    group without any keeps its rows, and is left out by its norm.
     """
     if bool(fit.all()):
         return micro_batch
     if not bool(fit.any()):
         return None
-    source = torch.where(fit, torch.arange(len(fit), device=fit.device), fit.nonzero()[0])
+    places = torch.arange(len(fit), device=fit.device)
+    source = torch.where(fit, places, fit.nonzero()[0])
+    if micro_batch.groups is not None:
+        alike = (micro_batch.groups[:, None] == micro_batch.groups[None]) & fit[None]
+        own = torch.where(alike.any(1), alike.int().argmax(1), places)
+        source = torch.where(fit | (micro_batch.groups < 0), source, own)  # padding is nobody's
     batch = pytree.tree_map(lambda x: x[source] if isinstance(x, Tensor) else x, micro_batch.batch)
     return replace(micro_batch, batch=batch, valid=micro_batch.valid & fit)
 

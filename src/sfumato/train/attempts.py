@@ -26,8 +26,8 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
 
 
-def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, accept: bool) -> int:
-    """Return the number of the attempt to go on with: the last one, or a new one if the fingerprint changed.
+def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, accept: bool) -> tuple[int, str]:
+    """Return the attempt to go on with, its number and its own fingerprint: the last one, or a new one if it changed.
 
     Raises:
         BadInput: steps were charged under another fingerprint, and a new attempt was not accepted. The message names
@@ -35,12 +35,14 @@ def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, ac
     """
     attempts, digest = ledger.history.attempts, fingerprint.digest(fields)
     if attempts and (attempts[-1].fingerprint == digest or step >= plan.steps):
-        return attempts[-1].number  # a run that is done goes on with nothing, under whatever versions
+        # A run that is done goes on with nothing, under whatever versions. Its fingerprint stays in its keys: should it
+        # be taken back to an earlier checkpoint, a step that is computed again must get the noise it had.
+        return attempts[-1].number, attempts[-1].fingerprint
     if ledger.history.steps and not accept:
         hidden = "data." if plan.sampler.num_records is None else "\0"  # N is not public under ADD_REMOVE
         named = "; ".join(fingerprint.differences(attempts[-1].fields, fields, hidden))
         raise BadInput(f"this run was begun with other settings: {named}. {_cost(ledger, plan, step)} {_HOW}")
-    return open_attempt(ledger, fields, plan, step=step)
+    return open_attempt(ledger, fields, plan, step=step), digest
 
 
 def open_attempt(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int) -> int:

@@ -55,17 +55,17 @@ class Book:
         """Settle the attempt for these fields, and return its keys. `looks` are recorded beside it."""
         own = {**fields, "seed": self.seed.name}
 
-        def decide() -> tuple[int, str]:
-            number = attempts.join(self.ledger, own, self._plan, step=step, accept=self._accept)
+        def decide() -> tuple[int, str, str]:
+            number, keyed = attempts.join(self.ledger, own, self._plan, step=step, accept=self._accept)
             for what, detail in looks.items():
                 self.ledger.look(what, **detail)
-            return number, fingerprint.digest(own)
+            return number, keyed, fingerprint.digest(own)
 
-        number, digest = self._world.decide(decide)
+        number, keyed, digest = self._world.decide(decide)
         if fingerprint.digest(own) != digest:
             raise BadInput(f"rank {self._world.rank} was started with other settings than rank 0.")
         self._fields = own
-        return Keys(seed=self.seed.value, fingerprint=digest, attempt=number)
+        return Keys(seed=self.seed.value, fingerprint=keyed, attempt=number)
 
     def settle(self, keys: Keys, *, step: int, weights: str, clipped_sum: str) -> Verdict:
         """Charge a computed step, or find it charged already. On return of CHARGE its entry is on the disk.
