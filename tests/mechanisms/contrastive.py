@@ -139,10 +139,11 @@ def clip_with(
     unit: Group | Pair,
     micro_batches: list[MicroBatch],
     loss: Any = None,
+    computing: dict[str, Any] | None = None,
     **options: Any,
 ) -> Result:
     contrast = Contrast(embed=embed, loss=loss or getattr(unit, "loss", InfoNCE(temperature=0.3)), **options)
-    computation = Computation(model=model, loss_fn=contrast)
+    computation = Computation(model=model, loss_fn=contrast, **(computing or {}))
     clipped, tally = clip_batch(
         computation,
         micro_batches,

@@ -1,11 +1,13 @@
 """The pair unit against the published recipe written out, and what it does with rows that are not finite."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import pytest
 import torch
 from tests.mechanisms.contrastive import KINDS, TwoTowers, batch_of, build, clip_with, cut, literal_pairs, of_towers
-from torch import nn
+from torch import Tensor, nn
 
 from sfumato.base import BadInput, Refused
 from sfumato.plan import InfoNCE, Pair, Sigmoid, SpreadOut
@@ -135,3 +137,52 @@ def test_embeddings_that_look_at_other_rows_are_refused() -> None:
 
     with pytest.raises(Refused, match="row"):
         clip_with(model, centred, unit_of("infonce"), cut(batch_of(4), 4))
+
+
+@pytest.mark.parametrize("kind", ["exact", "bound"])
+@pytest.mark.parametrize("length", [1e-3, 1e-7, 1e-9], ids=lambda length: f"length {length:g}")
+@pytest.mark.parametrize("soft", [False, True], ids=["normalize", "soft norm"])
+def test_what_cannot_be_measured_is_not_released(soft: bool, length: float, kind: Literal["exact", "bound"]) -> None:
+    """An embedding that hangs on a tiny vector has a huge Jacobian, and rounding gives it a part along itself."""
+    unit = Pair(clip_norm=1.0, loss=InfoNCE(temperature=0.5), norms=kind, largest_draw=8)
+
+    def embed(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        z = model(batch["x"])
+        u = z / (z.norm(dim=1, keepdim=True) + 1e-6) if soft else nn.functional.normalize(z, dim=1)
+        return u, u  # two equal views
+
+    for trial in range(4):
+        model, dim = nn.Linear(6, 2 + trial % 2, bias=False), 2 + trial % 2
+        with torch.no_grad():
+            model.weight.copy_(torch.eye(dim, 6))
+        others = torch.tensor([[0.3, 1.0, 0.2, 0, 0, 0], [-1.0, 0.2, 0.4, 0, 0, 0]])
+        record = torch.zeros(6)
+        direction = torch.randn(dim, generator=torch.Generator().manual_seed(trial)) if trial else torch.eye(dim)[0]
+        record[:dim] = length * nn.functional.normalize(direction, dim=0)
+        record[4] = 1000.0  # what the Jacobian is multiplied by
+        without = clip_with(model, embed, unit, cut({"x": others}, 4)).sums
+        joined = clip_with(model, embed, unit, cut({"x": torch.cat([others, record[None]])}, 4)).sums
+        assert (joined - without).norm() <= unit.presence
+
+
+def test_low_precision_is_refused() -> None:
+    model, embed = build("conv and words", torch.float32)
+    batches = cut(batch_of(4, torch.float32), 4)
+    half = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
+    for changes, words in (({"autocast": half}, "autocast is on"), ({"loss_scale": 2.0}, "loss_scale is 1")):
+        with pytest.raises(Refused, match=words):
+            clip_with(model, embed, unit_of("infonce"), batches, computing=changes)
+    assert isinstance(model, TwoTowers)
+    model.text.requires_grad_(False).bfloat16()
+    with pytest.raises(Refused, match=r"text\.\S+ is stored in half precision"):
+        clip_with(model, embed, unit_of("infonce"), batches)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_tower_may_be_frozen(tower: str) -> None:
+    model, embed = build("conv and words")
+    getattr(model, tower).requires_grad_(False)
+    batch = batch_of(6)
+    want = literal_pairs(model, embed, unit_of("infonce"), batch)
+    found = clip_with(model, embed, unit_of("infonce"), cut(batch, 4))
+    assert (found.sums - want).norm() <= 1e-10 * want.norm()

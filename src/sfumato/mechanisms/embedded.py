@@ -144,8 +144,10 @@ def back(computation: Computation, embeddings: tuple[Tensor, Tensor], on_u: Tens
 def gradients(computation: Computation, outs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return the gradients of <outs, cotangents> by parameter, in at least float32."""
     parameters, scale = computation.parameters, computation.loss_scale
-    given = [(cotangent * scale).to(out.dtype) for cotangent, out in zip(cotangents, outs, strict=True)]
-    grads = torch.autograd.grad(outs, list(parameters.values()), given, allow_unused=True)
+    moving = [place for place, out in enumerate(outs) if out.requires_grad]  # not a tower of which nothing trains
+    given = [(cotangents[place] * scale).to(outs[place].dtype) for place in moving]
+    wanted = list(parameters.values())
+    grads = torch.autograd.grad([outs[place] for place in moving], wanted, given, allow_unused=True)
     found = {}
     for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
         wide = torch.promote_types(parameter.dtype, torch.float32)

@@ -6,6 +6,12 @@ grad L = sum_ij D_ij grad Z_ij. With c_ij = min(1, B / ||grad Z_ij||) and W = D 
 
 is one backward pass with cotangents W V on U and W^T U on V. The first pass embeds all rows and takes the Gram matrices
 of their Jacobians, from which all n^2 norms follow; the second pass is that one backward pass, in parts.
+
+An embedding of unit norm cannot move along itself, so v_j stands for P_i v_j, P_i = 1 - u_i u_i^T, and u_i for
+P'_j u_i. The cotangents are so projected, in float64: norms are measured of J_i^T P_i v_j + J'_j^T P'_j u_i, and what
+rounding (or a norm that is a little off 1) makes of the direction of u_i, times a Jacobian that may be huge, must not
+be released unmeasured. For the same reason all is computed in float32 or float64: norms and sum come from different
+backward passes, which lower precision would round apart by more than the margin of 1e-3.
 """
 
 from collections.abc import Callable
@@ -70,9 +76,10 @@ def clip_pairs(
 
     Raises:
         BadInput: the loss is no `Contrast`, is another than the plan's, or Jacobians would not fit into memory.
-        Refused: the temperature is learned, or embeddings are not of unit norm.
+        Refused: the temperature is learned, embeddings are not of unit norm, or something is of low precision.
     """
     contrast = contrast_of(computation, "Pair")
+    _check_precision(computation)
     _check_loss(contrast, unit)
     sums = Sums(computation.parameters)
     parts: dict[int, _Part] = {}
@@ -110,6 +117,15 @@ def _check_loss(contrast: Contrast, unit: Pair) -> None:
         )
     if contrast.loss != unit.loss:
         raise BadInput(f"the plan is for {unit.loss.describe()}; loss_fn has {contrast.loss.describe()}.")
+
+
+def _check_precision(computation: Computation) -> None:
+    low = [n for n, p in computation.model.named_parameters() if p.is_floating_point() and p.dtype.itemsize < 4]
+    what = f"{low[0]} is stored in half precision" if low else "autocast is on"
+    if low or computation.autocast is not None:
+        raise Refused(f"under the Pair unit everything is computed in float32 or float64, and {what}.")
+    if computation.loss_scale != 1.0:
+        raise Refused("under the Pair unit loss_scale is 1: a scale is for half precision, which is refused here.")
 
 
 def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch: MicroBatch) -> None:
@@ -167,7 +183,7 @@ def _measured(
 def _cotangents(
     sums: Sums, parts: list[_Part], contrast: Contrast, factor: ClipFactor, ranks: Ranks
 ) -> tuple[Tensor, Tensor]:
-    """Return W V and W^T U (n, d) over the rows of all ranks, this rank's alone, in their order."""
+    """Return P_i (W V)_i and P'_j (W^T U)_j (n, d) over the rows of all ranks, this rank's alone, in their order."""
     device = sums.flat.device
     rows, begin = all_ranks([part.rows for part in parts], ranks, device)
     if not len(rows.u):
@@ -176,11 +192,19 @@ def _cotangents(
     derivative, losses = contrast.weights(similarity, rows.meets)
     lengths = _pair_norms(parts, rows, ranks)
     scale = torch.where(rows.meets, factor(lengths).to(derivative.dtype), 0.0)
-    weighted = derivative * scale
+    weighted = (derivative * scale).double()
     if ranks.first:
         sums.count(clipped=(rows.meets & (scale < 1.0)).sum(), loss_sum=losses.double().sum())
     mine = slice(begin, begin + sum(len(part.rows.u) for part in parts))
-    return (weighted @ rows.v)[mine], (weighted.mT @ rows.u)[mine]
+    u, v = rows.u.double(), rows.v.double()
+    inner = weighted * (u @ v.mT)
+    on_u, on_v = weighted @ v - _along(inner.sum(1), u), weighted.mT @ u - _along(inner.sum(0), v)
+    return on_u[mine].to(rows.u.dtype), on_v[mine].to(rows.v.dtype)
+
+
+def _along(sums: Tensor, rows: Tensor) -> Tensor:
+    """Return the part along each row (n, d) of a vector whose product with it is `sums` (n,); 0 for a row of zeros."""
+    return sums[:, None] * rows / rows.square().sum(1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
 
 
 def _pair_norms(parts: list[_Part], rows: Embedded, ranks: Ranks) -> Tensor:

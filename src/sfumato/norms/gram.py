@@ -3,7 +3,8 @@
 Legend: N rows, d entries of an embedding, k = d - 1, J_i = du_i / dtheta (d, all parameters).
 
 For a similarity Z_ij = <u_i, v_j>, grad Z_ij = J_i^T v_j + J'_j^T u_i. An embedding of unit norm cannot move along
-itself, J_i^T u_i = 0; with Q_i (d, k) an orthonormal basis of what is orthogonal to u_i, a_ij = Q_i^T v_j, and
+itself, J_i^T u_i = 0: that direction is not measured here, and not released by the unit Pair either, whatever rounding
+makes of it. With Q_i (d, k) an orthonormal basis of what is orthogonal to u_i, a_ij = Q_i^T v_j, and
 K_i = (Q_i^T J_i) (Q_i^T J_i)^T (k, k),
 
     ||J_i^T v_j||^2 = a_ij^T K_i a_ij,
@@ -163,6 +164,8 @@ class _Directions(Tape):
 def _passes(tape: _Directions, parameters: dict[str, nn.Parameter], out: Tensor, *, last: bool) -> dict[str, Stack]:
     """Return by parameter the gradients of <out, Q_k> of every row, for all k."""
     found: dict[str, list[list[Factor]]] = {}
+    if not out.requires_grad:  # a tower of which nothing trains
+        return {}
     directions = orthogonal(out.detach())
     width = directions.shape[2]
     for k in range(width):
@@ -218,6 +221,11 @@ def orthogonal(rows: Tensor) -> Tensor:
 # ---------------------------------------------------------------- norms of all pairs
 
 
+def _moving(own: Tensor, other: Tensor) -> Tensor:
+    """Return a_ij = Q_i^T other_j, (n, m, k); in float64, because nearly all of it may cancel."""
+    return (other.double() @ orthogonal(own.double())).to(own.dtype)
+
+
 def _squares(moving: Tensor, side: Side) -> tuple[Tensor, Tensor]:
     """Return ||sum_k a_ijk G_ik||^2 and what it is rounded in proportion to, (n, m) each, from a (n, m, k)."""
     return ((moving @ side.gram) * moving).sum(2), (moving.abs() @ side.sizes[..., None]).squeeze(2)
@@ -234,7 +242,7 @@ def side_norms(own: Tensor, other: Tensor, side: Side) -> Tensor:
     step = max(1, _BLOCK_ELEMENTS // max(other.numel(), 1))
     for start in range(0, len(own), step):
         rows = slice(start, start + step)
-        found[rows] = _roots(*_squares(other @ orthogonal(own[rows]), side.take(rows)))
+        found[rows] = _roots(*_squares(_moving(own[rows], other), side.take(rows)))
     return found
 
 
@@ -261,7 +269,7 @@ def _blocks(sides: Sequence[Side]) -> list[tuple[slice, Side]]:
 
 
 def _block(u: Tensor, v: Tensor, one: Side, other: Side) -> Tensor:
-    a, b = v @ orthogonal(u), u @ orthogonal(v)  # (I, J, k) and (J, I, k)
+    a, b = _moving(u, v), _moving(v, u)  # (I, J, k) and (J, I, k)
     (of_u, reach_u), (of_v, reach_v) = _squares(a, one), _squares(b, other)
     total = of_u + of_v.mT
     for name, stack in one.stacks.items():
