@@ -2,7 +2,8 @@
 
 Everything here runs on synthetic inputs (DESIGN section 6, decision 5).
 
-1. Two forward passes with different batch sizes: the dimension of a result that grows with the batch carries it.
+1. Two forward passes with different batch sizes: the dimension of a result that grows with the batch carries it; what
+   is drawn at random must grow with it too (`draws`).
 2. One forward pass on the tape, and a backward pass for each row alone: its gradient must be zero at all entries of
    other rows, at every use of every parameter and at the inputs.
 3. One row is exchanged: no other row's loss may move (this sees what gradients do not: detached or discrete coupling).

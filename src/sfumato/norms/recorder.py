@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from sfumato.base import Refused
 from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
 from sfumato.norms.contract import Autocast, LossFn, per_example
+from sfumato.norms.draws import Draws, check_draws
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.tape import flat_tensors, has_rule, results
 
@@ -54,16 +55,18 @@ def find_layouts(
     """Return for every call that touches a parameter which dimension of its result grows with the batch.
 
     Raises:
-        Refused: examples are paired, packed or not to be told apart in the result of a call.
+        Refused: examples are paired, packed or not to be told apart in the result of a call, or share random numbers.
     """
-    recordings = []
+    recordings, drawn = [], []
     for count in (_SMALL, _LARGE):
-        recorder = _Recorder(parameters)
         batch = make(count)
-        with context(), recorder:
+        recorder, draws = _Recorder(parameters), Draws()
+        with context(), draws, recorder:
             losses = loss_fn(model, batch)
         per_example(losses, count)
         recordings.append(recorder.calls)
+        drawn.append(draws)
+    check_draws(*drawn, lambda draws: _losses(model, loss_fn, make(_LARGE), context, draws))
     small, large = recordings
     if [call[:2] for call in small] != [call[:2] for call in large]:
         raise Refused("the model takes another path for another batch size, so examples cannot be told apart in it.")
@@ -83,6 +86,12 @@ def find_layouts(
         if axis is None and differentiable:
             roots[index] = names
     return Layouts(tuple(calls))
+
+
+def _losses(model: Any, loss_fn: LossFn, batch: Any, context: Autocast, draws: Draws) -> Tensor:
+    torch.manual_seed(0)
+    with torch.no_grad(), context(), draws:
+        return loss_fn(model, batch)
 
 
 def _batch_axis(small: list[torch.Size], large: list[torch.Size], label: str) -> Axis | None:
