@@ -1,5 +1,6 @@
 """The loader: one draw by key, constant shapes, rows that do not depend on workers, records that cannot be read."""
 
+import json
 import random
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tests.train.case import NUM_RECORDS, STEPS, Records, Run, make_plan
+from torch.utils.data import default_collate
 
 import sfumato as sf
 from sfumato.base import BadInput
@@ -166,7 +168,10 @@ def test_unreadable_rows_stay_in_the_draw_without_a_contribution():
 
 
 def test_a_micro_batch_without_a_readable_row():
-    (micro_batch, *_) = next(iter(loader(Numbers(broken=range(99)), Source(), micro_batch_size=2)))[1]
+    numbers = Numbers()
+    batches = loader(numbers, Source(), micro_batch_size=2)
+    numbers.broken = range(99)
+    (micro_batch, *_) = next(iter(batches))[1]
     assert micro_batch.batch is None
     assert not micro_batch.valid.any()
     assert len(micro_batch.failures) == 2
@@ -232,11 +237,55 @@ def test_collate_errors_do_not_quote_rows():
     def collate(rows: list[Any]) -> Any:
         raise ValueError(f"cannot stack {rows}")
 
-    _, batches = next(iter(loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)))
-    with pytest.raises(BadInput, match=r"collate_fn failed \(ValueError\): every row") as error:
-        list(batches)
+    with pytest.raises(BadInput, match=r"collate_fn failed \(ValueError\): it gets one row") as error:
+        loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)
     assert "index" not in str(error.value)
     assert error.value.__cause__ is None
+
+
+def test_collate_fn_cannot_couple_rows():
+    """Mixup, a mean over the batch: each row is collated by itself, with its own random state."""
+    given = []
+
+    def collate(rows: list[Any]) -> Any:
+        given.append(len(rows))
+        batch = default_collate(rows)
+        return {**batch, "mixed": batch["noise"] - batch["noise"].mean(0) + random.random()}
+
+    _, batches = next(iter(loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)))
+    found = {}
+    for micro_batch in batches:
+        places = micro_batch.batch["index"].tolist()
+        found |= dict(zip(places, micro_batch.batch["mixed"].tolist()))
+    assert set(given) == {1}
+    assert len(set(found.values())) == len(found) > 1
+    _, again = next(iter(loader(Numbers(), Source(), micro_batch_size=7, collate_fn=collate)))
+    for micro_batch in again:
+        for place, value in zip(micro_batch.batch["index"].tolist(), micro_batch.batch["mixed"].tolist()):
+            assert value == found[place], "a function of the row and its key alone"
+
+
+@pytest.mark.parametrize(
+    ("collate", "words"),
+    [
+        (lambda rows: torch.zeros(3, 2), "lead with the rows"),
+        (lambda rows: {"text": [object()], "x": torch.zeros(1)}, "lead with the rows"),
+        (lambda rows: "no tensor", "lead with the rows"),
+        (lambda rows: torch.zeros(1, 1 + int(rows[0]["index"]) % 3), "one public length"),
+        (lambda rows: {"name": str(rows[0]["index"]), "x": torch.zeros(1)}, "leave out texts and names"),
+    ],
+)
+def test_rows_without_one_public_form_are_refused_before_the_first_step(collate, words):
+    with pytest.raises(BadInput, match=words):
+        loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)
+
+
+def test_a_constant_that_is_no_tensor_goes_with_the_batch():
+    def collate(rows: list[Any]) -> Any:
+        return {**default_collate(rows), "return_loss": True}
+
+    micro_batch = next(iter(next(iter(loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)))[1]))
+    assert micro_batch.batch["return_loss"] is True
 
 
 def test_the_users_random_state_is_not_touched():
@@ -271,7 +320,7 @@ def test_interrupts_are_not_failures():
 def test_assemble_fills_with_a_row_that_could_be_read():
     request = RowRequest(0, bytes(32))
     made = Assemble(micro_batch_size=4)(
-        [(request, Failed("E")), (request, torch.tensor(7)), (request, torch.tensor(8))]
+        [(request, Failed("E")), (request, torch.tensor([7])), (request, torch.tensor([8]))]
     )
     assert made.batch.tolist() == [7, 8, 7, 7]
     assert made.micro_batch(4).valid.tolist() == [True, True, False, False]
@@ -280,7 +329,7 @@ def test_assemble_fills_with_a_row_that_could_be_read():
 
 def test_memory_does_not_grow_with_the_logical_batch():
     """A draw of 4,000 rows holds one micro-batch of tensors at a time."""
-    made = []
+    made: list[int] = []
     plan = make_plan(sampler=sf.FullBatch(num_records=4_000), steps=1)
 
     def collate(rows: list[Any]) -> Any:
@@ -288,39 +337,44 @@ def test_memory_does_not_grow_with_the_logical_batch():
         return torch.zeros(len(rows))
 
     _, batches = next(iter(loader(Numbers(size=4_000), Source(plan=plan), micro_batch_size=50, collate_fn=collate)))
+    made.clear()
     for count, _ in enumerate(batches):
-        assert len(made) == count + 1
-    assert len(made) == 80
+        assert len(made) == 50 * (count + 1)
+    assert len(made) == 4_000
 
 
-def test_a_first_draw_that_fails_whole_is_an_error(tmp_path):
+def test_a_data_set_that_cannot_be_read_is_refused(tmp_path):
     with Run(tmp_path, dataset=Records(broken=range(NUM_RECORDS))) as run:
-        with pytest.raises(
-            BadInput, match="no record of the first draw could be read: the data set raises OSError"
-        ) as e:
+        with pytest.raises(BadInput, match="none of 16 rows that were tried can be read: the data set raises OSE") as e:
             run.train(until=1)
         assert "quotes" not in str(e.value)
 
 
-def test_later_draws_may_fail_whole(tmp_path):
+def test_draws_may_fail_whole(tmp_path):
     dataset = Records()
     with Run(tmp_path, dataset=dataset) as run:
-        run.train(until=1)
+        batches = run.loader()
         dataset.broken = range(NUM_RECORDS)
-        run.train(until=2)
-        assert run.private.step == 2
+        for step, micro_batches in batches:
+            run.private.backward(step, micro_batches)
+        assert run.private.step == STEPS
 
 
-def test_another_shape_is_refused_without_naming_it(tmp_path):
+def test_a_row_of_another_shape_is_its_own_failure(tmp_path):
+    """Whether a run ends must not hang on one record."""
+
     class Ragged(Records):
-        width = 6
+        odd = ()
 
         def __getitem__(self, index: int) -> Any:
-            return torch.zeros(self.width), index % 3
+            return torch.zeros(7 if index in self.odd else 6), index % 3
 
-    with Run(tmp_path, dataset=Ragged()) as run:
-        run.train(until=1)
-        run.dataset.width = 7
-        with pytest.raises(BadInput, match="public length") as error:
-            run.train(until=2)
-        assert "7" not in str(error.value)
+    dataset = Ragged()
+    with Run(tmp_path, dataset=dataset) as run:
+        batches = run.loader()
+        dataset.odd = range(0, NUM_RECORDS, 2)
+        for step, micro_batches in batches:
+            run.private.backward(step, micro_batches)
+        assert run.private.step == STEPS
+    failures = [json.loads(line)["failures"] for line in (tmp_path / "private/log.jsonl").read_text().splitlines()]
+    assert {kind for one in failures for kind in one} == {"another form"}

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -99,6 +100,10 @@ def test_declared_batches_train_but_print_no_epsilon(tmp_path):
         run.private.backward(0, [rows])
         with pytest.raises(Refused, match="NOT PROVED"):
             _ = run.private.epsilon
+        wider = torch.zeros(len(rows.valid), 7), rows.batch[1]
+        with pytest.raises(BadInput, match="public length") as error:
+            run.private.backward(1, [replace(rows, batch=wider)])
+        assert "7" not in str(error.value)
 
 
 def test_nothing_is_done_after_the_last_step(tmp_path):

@@ -45,7 +45,7 @@ def test_every_rank_has_the_same_weights_and_epsilon(both):
 
 def test_the_draw_is_shared_out(both):
     _, (one, two) = both
-    assert one["whole"]["rows_seen"] > 20
+    assert one["whole"]["rows_seen"] > 36
     assert abs(one["whole"]["rows_seen"] - two["whole"]["rows_seen"]) <= STEPS
 
 
@@ -54,7 +54,8 @@ def test_one_ledger_and_the_counts_of_all_ranks(both):
     assert ledger.read(folder / "whole/private/ledger.jsonl").charged()[0][1] == STEPS
     lines = [json.loads(line) for line in (folder / "whole/private/log.jsonl").read_text().splitlines()]
     assert len(lines) == STEPS
-    assert sum(line["num_rows"] for line in lines) == sum(r["whole"]["rows_seen"] for r in both[1])
+    tried = 16  # for the form of a row, by each rank
+    assert sum(line["num_rows"] for line in lines) == sum(r["whole"]["rows_seen"] - tried for r in both[1])
 
 
 def test_two_processes_compute_what_one_does(both, tmp_path, monkeypatch):
@@ -132,7 +133,7 @@ def test_losses_that_couple_rows_over_ranks_compute_what_one_process_does(both, 
     alone = ranks.coupled(tmp_path)[kind]
     one, two = (result["coupled"][kind] for result in both[1])
     assert one["bits"] == two["bits"]
-    assert min(one["rows_seen"], two["rows_seen"]) > 0, "both ranks take part"
+    assert min(one["rows_seen"], two["rows_seen"]) > 16, "both ranks take part"
     for name, value in one["state"].items():
         torch.testing.assert_close(torch.tensor(value), torch.tensor(alone["state"][name]), rtol=1e-4, atol=1e-6)
 

@@ -66,7 +66,7 @@ def find_layouts(
         per_example(losses, count)
         recordings.append(recorder.calls)
         drawn.append(draws)
-    check_draws(*drawn, lambda draws: _losses(model, loss_fn, make(_LARGE), context, draws))
+    check_draws(drawn[0], drawn[1], lambda draws: _losses(model, loss_fn, make(_LARGE), context, draws))
     small, large = recordings
     if [call[:2] for call in small] != [call[:2] for call in large]:
         raise Refused("the model takes another path for another batch size, so examples cannot be told apart in it.")

@@ -55,12 +55,15 @@ def loader(
             owner, and a drawn owner gives one row by its own key, or as many as the unit's `views`.
         private: the `PrivateGradients` (or the baseline) to draw for.
         micro_batch_size: rows processed together. Logical batches of any size run in its memory.
-        collate_fn: as in torch; every row must have one public shape, so pad to a public length, never to the longest.
+        collate_fn: as in torch, but called with one row at a time, `[row]`, so that it cannot couple rows; what it
+            makes must lead with that row, (1, ...), in one public shape: pad to a public length. Default: torch's.
         num_workers: processes that make rows ahead; results do not depend on it.
         prefetch_factor: micro-batches made ahead by each worker.
 
     Raises:
-        BadInput: the data set has not the number of records that the plan declares, or an owner has no row.
+        BadInput: the data set has not the number of records that the plan declares, or an owner has no row; or rows at
+            fixed places (16 at most are tried) cannot be read, or differ in keys, types or shapes. A row that is found
+            to be so later is a private matter: it contributes nothing.
     """
     if micro_batch_size < 1:
         raise BadInput(f"micro_batch_size must be >= 1, got {micro_batch_size}.")
@@ -77,15 +80,17 @@ def loader(
             f"the plan declares num_records = {declared}, the data set has {num_records} "
             f"{'rows' if owners is None else 'owners'}: plan again with the right number."
         )
+    rows = Rows(dataset, collate_fn)
+    rows.settle()
     fields = {**data_fields(dataset, declared), "micro_batch_size": micro_batch_size}
     private.bind(fields)
     return Loader(
         run=private,
         fields=fields,
-        rows=Rows(dataset),
+        rows=rows,
         owners=owners,
         num_records=num_records,
-        assemble=Assemble(micro_batch_size=micro_batch_size, collate_fn=collate_fn),
+        assemble=Assemble(micro_batch_size=micro_batch_size),
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
     )
@@ -113,10 +118,6 @@ class DrawnBatch:
     def __iter__(self) -> Iterator[MicroBatch]:
         size = self.loader.assemble.micro_batch_size
         for made in self.loader.assembled(self.step):
-            if made.problem:
-                raise BadInput(
-                    f"collate_fn failed ({made.problem}): every row must have the same keys, types and public shape."
-                )
             yield made.micro_batch(size)
 
 

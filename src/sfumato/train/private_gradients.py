@@ -108,7 +108,6 @@ class PrivateGradients:
         self._shape = ConstantShape(device)
         self._measure = mechanisms.MeasureOnce(self._computation)
         self._tally: Tally | None = None
-        self._rows_seen = False
         self._book = Book(RunFolder(Path(out)), self.world, plan=plan, seed=seed, accept=accept_new_attempt)
         self._commitment_key = seeds.derive(self._book.seed.value, "commitment")
         self._watch = Watch(model, optimizer, self.world, joined=world is None)
@@ -256,15 +255,7 @@ class PrivateGradients:
                 ranks=Ranks(gather=self.world.gather, add_up=self.world.add_up, first=self.world.first),
                 batch_size=self.plan.batch_size,
             )
-        self._check_readable(tally, failures)
         return clipped, tally, failures
-
-    def _check_readable(self, tally: Tally, failures: Counter[str]) -> None:
-        """One bad record is a private matter; if the whole first draw fails, the data set is wrong."""
-        if not self._rows_seen and tally.num_rows and tally.num_failed == tally.num_rows:
-            kind = failures.most_common(1)[0][0] if failures else "an error on another rank"
-            raise BadInput(f"no record of the first draw could be read: the data set raises {kind}.")
-        self._rows_seen |= tally.num_rows > 0
 
     def _hash(self, tensors: Mapping[str, Tensor]) -> str:
         return keyed_hash(tensors, self._commitment_key)

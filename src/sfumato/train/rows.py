@@ -12,12 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils.data import Dataset, default_collate
 
-from sfumato.base import seeds
+from sfumato.base import BadInput, seeds
 from sfumato.mechanisms import MicroBatch
 
 CollateFn = Callable[[list[Any]], Any]
+_TRIED = 16  # rows that the form of all is seen from
 
 
 class RowRequest(NamedTuple):
@@ -35,6 +38,7 @@ class Failed:
     """A row that could not be made. Of the exception only its type is kept: its text may quote the record."""
 
     error: str
+    by_collate: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,6 @@ class Assembled:
     batch: Any = None
     made: tuple[RowRequest, ...] = ()
     failures: tuple[str, ...] = ()
-    problem: str = ""
     end: bool = False
 
     def micro_batch(self, size: int) -> MicroBatch:
@@ -62,14 +65,58 @@ class Assembled:
         )
 
 
-class Rows(Dataset):
-    """The user's data set, addressed by `RowRequest`. A failing row comes back as `Failed`."""
+@dataclass(frozen=True)
+class Form:
+    """What is public of a row: structure, types and shapes of the batch of it alone."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    structure: Any
+    leaves: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, batch: Any) -> "Form":
+        """Return the form of a batch; a leaf that is no tensor stands for itself where it is a plain constant."""
+        leaves, structure = pytree.tree_flatten(batch)
+        return cls(structure, tuple((x.dtype, x.shape) if isinstance(x, Tensor) else _constant(x) for x in leaves))
+
+    @property
+    def leads_with_one(self) -> bool:
+        """Whether it has tensors, and nothing but tensors of one row and constants."""
+        shapes = [leaf[1] for leaf in self.leaves if isinstance(leaf, tuple)]
+        return bool(shapes) and object not in self.leaves and all(shape[:1] == (1,) for shape in shapes)
+
+
+def _constant(leaf: Any) -> Any:
+    return leaf if leaf is None or isinstance(leaf, bool | int | float | str) else object
+
+
+class Rows(Dataset):
+    """The user's data set, addressed by `RowRequest`: every row as a batch of its own, a failing one as `Failed`.
+
+    `collate_fn` gets one row at a time. It cannot couple rows so (mixup, a mean over the batch), and what it cannot
+    take is the one row's failure, not the run's.
+
+    Attributes:
+        form: that of every row, once it is known; a row of another is `Failed`.
+    """
+
+    def __init__(self, dataset: Any, collate_fn: CollateFn | None = None) -> None:
+        self._dataset, self._collate_fn = dataset, collate_fn
+        self.form: Form | None = None
 
     def __getitem__(self, request: RowRequest) -> tuple[RowRequest, Any]:
-        return request, self._make(request)
+        made = self._make(request)
+        if isinstance(made, Failed):
+            return request, made
+        try:
+            if self._collate_fn is None:
+                made = default_collate([made])
+            else:
+                with seeded(seeds.derive(request.key, "collate")):
+                    made = self._collate_fn([made])
+        except Exception as error:
+            return request, Failed(type(error).__name__, by_collate=True)
+        other = self.form is not None and Form.of(made) != self.form
+        return request, Failed("another form") if other else made
 
     def _make(self, request: RowRequest) -> Any:
         try:
@@ -80,16 +127,39 @@ class Rows(Dataset):
         except Exception as error:
             return Failed(type(error).__name__)
 
+    def settle(self) -> None:
+        """Settle `form` by some rows at fixed places, which must agree: no row that is drawn later can change it.
+
+        Raises:
+            BadInput: none of them can be read or collated, they differ, or they are no tensors that lead with the row.
+        """
+        places = np.unique(np.linspace(0, len(self._dataset) - 1, _TRIED).astype(int)).tolist()
+        made = [self[RowRequest(place, seeds.derive(bytes(32), "form", place))][1] for place in places]
+        failed = [one for one in made if isinstance(one, Failed)]
+        forms = [Form.of(one) for one in made if not isinstance(one, Failed)]
+        if not forms and failed[0].by_collate:
+            raise BadInput(f"collate_fn failed ({failed[0].error}): it gets one row at a time, as a list of one.")
+        if not forms:
+            kind = failed[0].error
+            raise BadInput(f"none of {len(places)} rows that were tried can be read: the data set raises {kind}.")
+        if any(form != forms[0] for form in forms):
+            raise BadInput(
+                "rows have different keys, types or shapes: pad every row to one public length (not to the longest of "
+                "a batch), and leave out texts and names."
+            )
+        if not forms[0].leads_with_one:
+            raise BadInput("collate_fn must make a nesting of tensors that lead with the rows: (1, ...) of [row].")
+        self.form = forms[0]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Assemble:
-    """Collates the rows that could be made, and fills up to `micro_batch_size` with copies of the first of them.
+    """Joins the rows that could be made, and fills up to `micro_batch_size` with copies of the first of them.
 
     Filling keeps the shape of a micro-batch constant: what is added moves nobody's gradient and is masked out.
     """
 
     micro_batch_size: int
-    collate_fn: CollateFn | None = None
 
     def __call__(self, outcomes: Sequence[tuple[RowRequest, Any]]) -> Assembled:
         if not outcomes:
@@ -100,11 +170,11 @@ class Assemble:
         if not rows:
             return Assembled(failures=failures)
         filled = rows + [rows[0]] * (self.micro_batch_size - len(rows))
-        try:
-            batch = (self.collate_fn or default_collate)(filled)
-        except Exception as error:
-            return Assembled(problem=type(error).__name__)
-        return Assembled(batch=batch, made=made, failures=failures)
+        return Assembled(batch=pytree.tree_map(_joined, *filled), made=made, failures=failures)
+
+
+def _joined(*leaves: Any) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
 
 
 @contextmanager
