@@ -106,6 +106,26 @@ def test_declared_batches_train_but_print_no_epsilon(tmp_path):
         assert "7" not in str(error.value)
 
 
+def test_gradients_are_clipped_in_full_float32_whatever_the_user_set(tmp_path):
+    """In TF32 norms would be off by more than the margin; cuDNN's convolutions take it unless they are told."""
+    seen = set()
+
+    def loss(model, batch):
+        seen.add((torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision))
+        return loss_fn(model, batch)
+
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with Run(tmp_path, loss=loss) as run:
+            run.train(until=1)
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "none"
+    assert seen == {("ieee", "ieee")}
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
 def test_nothing_is_done_after_the_last_step(tmp_path):
     with Run(tmp_path) as run:
         run.train()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
+from sfumato.losses.precision import full_float32
 from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, PairLoss, Sigmoid, SpreadOut
 
 Embedder = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
@@ -122,10 +123,5 @@ def cosines(u: Tensor, v: Tensor) -> Tensor:
 
     TF32 would round a cosine by up to 1e-3, past what the bounds allow.
     """
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        with torch.autocast(u.device.type, enabled=False):
-            return (u @ v.mT).clamp(-1.0, 1.0)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
+    with full_float32(), torch.autocast(u.device.type, enabled=False):
+        return (u @ v.mT).clamp(-1.0, 1.0)

@@ -118,7 +118,6 @@ def surrounding_fields(device: torch.device, world_size: int) -> Fields:
         "device": device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
         "world_size": world_size,
         "threads": torch.get_num_threads(),
-        "matmul_precision": torch.get_float32_matmul_precision(),
     }
 
 

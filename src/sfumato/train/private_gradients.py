@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sfumato import mechanisms
 from sfumato.base import BadInput, Refused, seeds
-from sfumato.losses import Contrast
+from sfumato.losses import Contrast, full_float32
 from sfumato.mechanisms import ClipFactor, Clipped, Computation, Engine, LossFn, MicroBatch, Ranks, Tally
 from sfumato.plan import Plan
 from sfumato.train import fingerprint, log
@@ -243,7 +243,7 @@ class PrivateGradients:
         def reseed(chunk: int) -> None:
             reseed_model(self.keys.key("model", step, self.world.rank, chunk), device)
 
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with full_float32(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             clipped, tally = mechanisms.clip_batch(
                 self._computation,
                 Prepared(micro_batches, self._shape, failures),
