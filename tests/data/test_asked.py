@@ -14,6 +14,7 @@ from sfumato.data import (
     Decoder,
     Options,
     check_disjoint,
+    eight_bit_rgb,
     holdout,
     image_folder,
     load,
@@ -161,6 +162,17 @@ def test_equal_names_in_two_folders_are_two_pictures(root):
         check_disjoint(one, three)
 
 
+def test_an_owner_is_one_person_by_name(root):
+    def rows(*owners):
+        names = ["a.png", "sub/b.png"]
+        told = [{"file": f, "question": "red?", "answer": "no", "who": o} for f, o in zip(names, owners)]
+        return table(root, "\n".join(map(json.dumps, told)), "t.jsonl")
+
+    assert image_folder(root, rows(17, 17.0), columns=Columns(owner="who")).num_records == 1
+    who = Columns(owner="who")
+    refused(r"the owner is neither text nor a whole number in 2 rows", root, rows(["Ann"], True), columns=who)
+
+
 def test_captions_are_no_questions(root):
     found = image_folder(root, table(root, "file,text\na.png,a circle\n"))
     assert not found.has_questions
@@ -203,6 +215,11 @@ def test_rows_are_what_encode_makes_of_them(tmp_path):
 def test_grey_pictures_have_three_channels(root):
     Image.new("L", (6, 4), 70).save(root / "a.png")
     assert AskedRows(image_folder(root, table(root, CSV)), encode)[0]["mean"].item() == 70
+
+
+def test_what_is_no_picture_cannot_be_fed():
+    with pytest.raises(UndecodableRow):
+        eight_bit_rgb(np.zeros((4, 6), np.uint8))
 
 
 def test_shapes_that_follow_a_row_are_refused():

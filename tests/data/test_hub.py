@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, dicom, hub, hugging_face
+from sfumato.data import Columns, Decoder, check_disjoint, dicom, holdout, hub, hugging_face
 
 COLOURS = [(200, 30, 10), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
 
@@ -61,8 +61,78 @@ def test_questions_need_a_column_that_names_the_picture(tmp_path):
         hugging_face(tmp_path / "saved", columns=Columns(owner="image"))
     found = hugging_face(tmp_path / "saved", columns=Columns(owner="image_id", kind="type"))
     assert [rows.tolist() for rows in found.owners] == [[0, 1], [2], [3]]
-    assert found.asked(1) == ("red?", ("y", "y", "x"), "b")
+    assert found.asked(1) == ("red?", ("y", "y", "x"), "b", None)
     assert found[2]["image"][0, 0].tolist() == list(COLOURS[2])
+
+
+def picture_in(size, colour=COLOURS[0]):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": "same name.png"}  # of an archive: tells nothing
+
+
+def refused(words, path, **columns):
+    with pytest.raises(BadInput, match=words) as caught:
+        hugging_face(path, columns=Columns(**columns))
+    for private in ("Ann", "same name", "disc", "a.png"):
+        assert private not in str(caught.value)
+
+
+def test_a_picture_in_several_rows_needs_one_owner(tmp_path):
+    images = [picture_in((6, 4)), picture_in((6, 5)), picture_in((6, 4)), picture_in((6, 7))]
+    table(image=images, who=["Ann", "Bob", "Ann", "Cid"], other=["Ann", "Bob", "Cid", "Cid"]).save_to_disk(
+        tmp_path / "s"
+    )
+    refused(r"1 row \(3\) name a picture again.*--owner-column", tmp_path / "s")
+    refused(r"1 row \(3\) name a picture that an earlier row gives to another", tmp_path / "s", owner="other")
+    for column in ("who", "image"):
+        found = hugging_face(tmp_path / "s", columns=Columns(owner=column))
+        assert [rows.tolist() for rows in found.owners] == [[0, 2], [1], [3]]
+        train, test = holdout(found, 0.34)
+        assert sorted([len(train), len(test)]) in ([1, 3], [2, 2])
+        assert not {found.rows.file(int(row)) for row in train.selection} & {
+            found.rows.file(int(row)) for row in test.selection
+        }
+    table(image=images, text=["one", "two", "one", "four"]).save_to_disk(tmp_path / "twice")
+    refused(r"1 row \(3\) repeat an earlier row", tmp_path / "twice")
+
+
+def test_questions_are_held_to_the_same(tmp_path):
+    cells = {
+        "image": [picture(COLOURS[place]) for place in (0, 0, 1, 1)],
+        "question": ["what?", "red?", "what?", "what?"],
+    }
+    whole = datasets.Dataset.from_dict({**cells, "answer": list("xyxx"), "image_id": [0.0, 0.0, 1.0, 1.0]})
+    whole.save_to_disk(tmp_path / "twice")
+    refused(r"1 row \(4\) repeat an earlier row", tmp_path / "twice", owner="image_id")
+    whole = whole.select([0, 1, 2])
+    whole.save_to_disk(tmp_path / "once")
+    assert hugging_face(tmp_path / "once", columns=Columns(owner="image_id")).num_records == 2
+    whole.remove_columns("image_id").add_column("image_id", [["p"], ["p"], ["q"]]).save_to_disk(tmp_path / "lists")
+    refused(r"the owner is neither text nor a whole number in 3 rows", tmp_path / "lists", owner="image_id")
+    whole.remove_columns("image_id").add_column("image_id", ["p", "q", "r"]).save_to_disk(tmp_path / "strangers")
+    refused(r"1 row \(2\) name a picture that an earlier row gives", tmp_path / "strangers", owner="image_id")
+
+
+def test_splits_that_share_a_picture_are_refused(tmp_path):
+    one, other = table(), table(image=[picture_in((9, n)) for n in (1, 2, 3)] + [{"bytes": picture(COLOURS[2])}])
+    empty = table(image=[picture_in((8, 1)), picture_in((8, 2)), None, picture_in((8, 3))])
+    datasets.DatasetDict({"train": one, "test": other, "empty": empty, "void": empty}).save_to_disk(tmp_path / "s")
+    train, test, empty, void = (hugging_face(tmp_path / "s", split) for split in ("train", "test", "empty", "void"))
+    with pytest.raises(BadInput, match="share 1 picture files"):
+        check_disjoint(train, test)
+    check_disjoint(train, empty)
+    with pytest.raises(BadInput, match="share 3 picture files"):
+        check_disjoint(empty, void)  # a row without a picture is nobody else's
+
+
+def test_files_beside_the_rows_are_known_by_their_paths(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(COLOURS[0]))
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    cells = {"image": [str(tmp_path / "a.png"), str(tmp_path / "b.png")], "text": ["a disc", "a ring"]}
+    rows = datasets.Dataset.from_dict(cells).cast_column("image", datasets.Image())
+    rows.to_parquet(tmp_path / "x.parquet")
+    refused(r"1 row \(2\) name a picture again", tmp_path / "x.parquet")
 
 
 def test_saved_on_disk(tmp_path):
@@ -131,14 +201,16 @@ def test_checks_come_before_training(tmp_path):
     table().save_to_disk(tmp_path / "saved")
     with pytest.raises(BadInput, match=r"no column 'txt' .*did you mean 'text'"):
         hugging_face(tmp_path / "saved", columns=Columns(caption="txt"))
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((4, 6), np.uint16)).save(buffer, "PNG")
-    deep = [{"bytes": buffer.getvalue(), "path": None}] * 4
+    deep = []
+    for width in range(1, 5):
+        buffer = io.BytesIO()
+        Image.fromarray(np.zeros((4, width), np.uint16)).save(buffer, "PNG")
+        deep.append({"bytes": buffer.getvalue(), "path": None})
     table(image=deep).save_to_disk(tmp_path / "deep")
     with pytest.raises(BadInput, match=r"row 1: .*window"):
         hugging_face(tmp_path / "deep")
     assert hugging_face(tmp_path / "deep", decoder=Decoder(window=(0, 9)))[0]["image"].dtype == np.float32
-    table(image=[{"bytes": b"x", "path": None}] * 4).save_to_disk(tmp_path / "nothing")
+    table(image=[{"bytes": b"x" * n, "path": None} for n in range(1, 5)]).save_to_disk(tmp_path / "nothing")
     with pytest.raises(BadInput, match="holds no picture"):
         hugging_face(tmp_path / "nothing")
 

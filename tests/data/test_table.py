@@ -29,6 +29,7 @@ def written(tmp_path, text, name="t.csv", encoding="utf-8"):
             "t.jsonl",
             '{"file": "a.png", "text": "one, two"}\n\n{"text": "said \\"no\\"\\nand left", "file": "b.png"}\n',
         ),
+        ("t.jsonl", '{"file": "a.png", "text": "one, two"}\n{"text": "said \\"no\\"\\nand left", "file": "b.png"}'),
         ("t.csv", '\ufefffile,text\na.png,"one, two"\n\nb.png,"said ""no""\nand left"\n'),
     ],
 )
@@ -49,6 +50,9 @@ def test_tables_of_every_kind(tmp_path, name, text):
         ("t.csv", "", "no rows"),
         ("t.jsonl", '{"file": "a"}\n{"file": secret}\n', "line 2 is not one JSON object"),
         ("t.jsonl", '["secret"]\n', "line 1"),
+        ("t.jsonl", '{"file": "a"}\n' + "[" * 100_000 + "\n", "line 2 is not one JSON object that can be read"),
+        ("t.jsonl", '{"secret": ' + "1" * 5000 + "}\n", "line 1 is not one JSON object that can be read"),
+        ("t.jsonl", '{"secret": "\\ud800.png"}\n', "line 1 is not one JSON object that can be read"),
         ("t.xlsx", "x", r"must end in \.csv"),
     ],
 )
@@ -57,6 +61,11 @@ def test_what_is_no_table_is_named(tmp_path, name, text, words):
         read_table(written(tmp_path, text, name))
     assert name in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_whole_characters_may_be_escaped(tmp_path):
+    path = written(tmp_path, '{"file": "\\ud83d\\ude00.png", "text": "\\\\ud800"}\n', "t.jsonl")
+    assert read_table(path) == {"file": ["\U0001f600.png"], "text": ["\\ud800"]}
 
 
 def test_a_missing_or_badly_encoded_table(tmp_path):
@@ -137,6 +146,22 @@ def test_empty_captions_are_counted_not_shown():
     assert names_of([1, "b "], "t", "owner") == ["1", "b"]
 
 
+def test_one_owner_has_one_name_and_what_is_no_name_is_refused():
+    assert set(names_of([17, 17.0, "17", " 17 "], "t", "owner")) == {"17"}
+    strange = ["secret", ["secret", "x"], {"secret": 1}, True, float("nan"), 17.5, float("inf")]
+    with pytest.raises(
+        BadInput, match=r"neither text nor a whole number in 6 rows \(2, 3, 4, 5, 6, \.\.\.\)"
+    ) as caught:
+        names_of(strange, "t", "owner")
+    assert "secret" not in str(caught.value)
+
+
 def test_near_matches_ignore_case():
     assert near("IMG_001.PNG", ["img_001.png", "x"]) == "; did you mean 'img_001.png'?"
     assert near("q", ["img_001.png"]) == ""
+
+
+def test_labels_may_be_true_or_false():
+    assert names_of([True, False], "t.jsonl", "label") == ["True", "False"]
+    with pytest.raises(BadInput, match="owner is neither text nor a whole number in 2 rows"):
+        names_of([True, False], "t.jsonl", "owner")

@@ -39,7 +39,8 @@ def test_rows_are_questions_and_records_pictures(files):
         shown = row["image"].mean((0, 1)).argmax()
         right = ("red", "green", "blue")[shown]
         assert row["caption"] == (right if index % 2 == 0 else "yes" if right == "red" else "no")
-        assert found.asked(index) == (row["question"], row["answers"], row["kind"])
+        assert found.asked(index) == (row["question"], row["answers"], row["kind"], row["answer_type"])
+        assert row["answer_type"] == row["kind"]
 
 
 def test_one_of_the_answers_is_drawn(files):
@@ -52,7 +53,9 @@ def test_one_of_the_answers_is_drawn(files):
 
 
 def test_kind_may_be_the_question_type(files):
-    assert {read(files, kind="question_type").asked(i).kind for i in range(12)} == {"what color", "is it"}
+    by_question = read(files, kind="question_type")
+    assert {by_question.asked(i).kind for i in range(12)} == {"what color", "is it"}
+    assert {by_question.asked(i).answer_type for i in range(12)} == {"other", "yes/no"}
     with pytest.raises(BadInput, match="answer_type, question_type"):
         read(files, kind="type")
 
@@ -125,6 +128,13 @@ def test_absent_pictures(files):
         ("annotations", lambda told: told[0].update(answers=[]), r"answers missing for 1 row \(12\)"),
         ("annotations", lambda told: told[0].pop("answers"), r"answers missing for 1 row \(12\)"),
         ("annotations", lambda told: told[0].update(answers=[{"answer": " "}]), r"answers missing for 1 row \(12\)"),
+        (
+            "annotations",
+            lambda told: told[0]["answers"][3].update(answer=2),
+            r"an answer is no text for 1 row \(12\) of 12",
+        ),
+        ("annotations", lambda told: told[0]["answers"][3].pop("answer"), r"an answer is no text for 1 row \(12\)"),
+        ("annotations", lambda told: told[0]["answers"].append("red"), r"an answer is no text for 1 row \(12\)"),
         ("annotations", lambda told: told[0].pop("question_id"), r"question_id is missing .* 1 row \(1\)"),
         ("annotations", lambda told: told.append(dict(told[0])), r"question_id repeats .* 1 row \(13\)"),
         ("annotations", lambda told: told[0].update(image_id=1), r"different pictures \(image_id\) for 1 row \(12\)"),
@@ -142,6 +152,45 @@ def test_what_does_not_fit_is_counted_not_shown(files, which, edit, words):
         read(files)
     for private in ("What", "red", "maybe", "COCO_"):
         assert private not in str(caught.value)
+
+
+def test_a_file_under_two_numbers_is_refused(files):
+    path = files.images / "COCO_train2014_000000000002.jpg"
+    path.unlink()
+    path.symlink_to("COCO_train2014_000000000001.jpg")
+    with pytest.raises(
+        BadInput, match=r"2 rows \(3, 4\) name a picture that an earlier row gives to another"
+    ) as caught:
+        read(files)
+    assert "COCO_" not in str(caught.value)
+
+
+def test_a_question_may_be_asked_twice(files):
+    """VQA2.0 tells questions apart by their number."""
+    change(files.questions, lambda asked: asked[1].update(question=asked[0]["question"]))
+    change(files.annotations, lambda told: told[-2].update(answers=told[-1]["answers"]))
+    found = read(files)
+    assert found.asked(0)[:2] == found.asked(1)[:2]
+    assert found.num_records == 6
+
+
+def test_types_of_answers_may_be_missing(files):
+    change(files.annotations, lambda told: told[-1].pop("answer_type"))
+    assert [read(files).asked(index).answer_type for index in range(2)] == [None, "yes/no"]
+    assert read(files).asked(0).kind == "unknown"
+
+
+def test_a_byte_order_mark_is_read_over(files):
+    for path in (files.questions, files.annotations):
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert len(read(files)) == 12
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"questions": ' + "1" * 5000 + "}", '{"questions": "\\ud800"}'])
+def test_json_that_nobody_can_use(files, text):
+    files.questions.write_text(text)
+    with pytest.raises(BadInput, match="is not JSON in UTF-8 that can be read"):
+        read(files)
 
 
 def test_an_empty_answer_of_one_person_is_kept_and_never_fixed(files):

@@ -90,9 +90,14 @@ def _form(fed: Fed) -> dict[str, tuple[tuple[int, ...], str]]:
 def eight_bit_rgb(image: np.ndarray) -> np.ndarray:
     """Return a decoded picture, (H, W, 1 or 3) uint8 or float32 in [0, 255], as (H, W, 3) uint8.
 
+    Raises:
+        UndecodableRow: another number of axes.
+
     >>> eight_bit_rgb(np.full((1, 1, 1), 7.6, np.float32)).tolist()
     [[[8, 8, 8]]]
     """
+    if image.ndim != 3:
+        raise UndecodableRow("a picture is no (height, width, channels) array.")
     if image.dtype != np.uint8:
         image = np.clip(np.rint(image), 0, 255).astype(np.uint8)
     return np.ascontiguousarray(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)

@@ -40,20 +40,24 @@ class Rows(Protocol):
         ...
 
     def file(self, row: int) -> str | None:
-        """Return the real path of a row's picture, or None where rows are not files."""
+        """Return the real path of a row's picture, or another name of that picture alone; None where it has none."""
         ...
 
 
 class Question(NamedTuple):
-    """A visual question: its text, all human answers (the commonest first), and its type, for tables."""
+    """A visual question: its text, all human answers (the commonest first), its type, and its answer's, for tables.
+
+    The answer's type is what the source says it is ("yes/no", "number", "other" of VQA2.0), or None.
+    """
 
     question: str
     answers: tuple[str, ...]
     kind: str | None
+    answer_type: str | None = None
 
 
 class AskingRows(Rows, Protocol):
-    """Rows that are visual questions: `read` also returns question, answers and kind; the captions are the answers."""
+    """Rows that are visual questions: `read` also returns what `asked` says; the captions are the answers."""
 
     def asked(self, row: int) -> Question:
         """Return the question of a row without reading its picture."""
@@ -107,7 +111,7 @@ class Captioned:
         Returns:
             image: (H, W, 1) or (H, W, 3), uint8, or float32 in [0, 255] where the file is deeper than 8 bits;
             caption: str; label: int or None; attributes: dict or None. Of visual questions also question: str;
-            answers: tuple of str, all human answers, of which `caption` is one; kind: str or None.
+            answers: tuple of str, all human answers, of which `caption` is one; kind and answer_type: str or None.
 
         Raises:
             UndecodableRow: the picture cannot be read. The message holds nothing of the row.
@@ -124,7 +128,7 @@ class Captioned:
         return hasattr(self.rows, "asked")
 
     def asked(self, index: int) -> Question:
-        """Return question, answers and kind of row `index` without reading its picture: as private as the row.
+        """Return question, answers and types of row `index` without reading its picture: as private as the row.
 
         Raises BadInput where the rows are no questions.
         """
@@ -193,8 +197,8 @@ class Captioned:
 
     def _with_questions(self) -> Iterator[str]:
         for index in range(len(self)):
-            question, answers, _ = self.asked(index)
-            yield from (question, *dict.fromkeys(answers))
+            asked = self.asked(index)
+            yield from (asked.question, *dict.fromkeys(asked.answers))
 
     def _with_classes(self, captions: Iterator[str]) -> Iterator[str]:
         of_classes = dict.fromkeys(self.class_captions or ())

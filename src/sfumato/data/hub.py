@@ -5,6 +5,7 @@ as the data.
 """
 
 import contextlib
+import hashlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data.captioned import Captioned
 from sfumato.data.decode import Decoder
-from sfumato.data.files import probe_headers
+from sfumato.data.files import check_rows, probe_headers
 from sfumato.data.rows import tabled
 from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, near, resolve
 
@@ -26,23 +27,28 @@ _PROBED = 256  # headers read before training, evenly spaced: reading all would 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArrowColumn:
-    """Pictures of a `datasets.Dataset`: its image column, undecoded; pictures are decoded by our decoder."""
+    """Pictures of a `datasets.Dataset`: its image column, undecoded; pictures are decoded by our decoder.
+
+    Attributes:
+        table: the rows.
+        column: where the pictures are.
+        keys: of each row what tells its picture from others (see `_keys`).
+    """
 
     table: Any = field(repr=False)
     column: str
+    keys: list[str] = field(repr=False)
 
     def source(self, row: int) -> bytes | str:
         """Return bytes or path of the row's picture. Raises UndecodableRow where there is none."""
-        cell = self.table[row][self.column]
-        if isinstance(cell, dict):
-            cell = cell.get("bytes") or cell.get("path")
-        if not isinstance(cell, bytes | str) or not cell:
+        found = _source(self.table[row][self.column])
+        if found is None:
             raise UndecodableRow("a row has no picture.")
-        return cell
+        return found
 
-    def file(self, row: int) -> str | None:
-        """The rows lie in Arrow files."""
-        return None
+    def file(self, row: int) -> str:
+        """Return the key of the row's picture, by which two sets are compared."""
+        return self.keys[row]
 
 
 def hugging_face(
@@ -55,6 +61,9 @@ def hugging_face(
 ) -> Captioned:
     """Return a Hugging Face data set with captions, or with questions (see `Columns`).
 
+    Pictures are told apart by their path, or by a digest of their bytes where those lie in the rows: then all bytes are
+    read once before the first step, a few rows at a time.
+
     Args:
         name: folder of `save_to_disk`, folder or file of parquet, folder of pictures with metadata, or hub name.
         split: which split, where there are several.
@@ -62,8 +71,9 @@ def hugging_face(
 
     Raises:
         BadInput: `datasets` is not installed, nothing of that name can be loaded, or columns, captions or pictures
-            are wrong; questions without an owner column, because pictures in the rows have no names by which several
-            rows of one picture could be known.
+            are wrong; a row that repeats another, a picture of two owners, or of several rows without an owner column;
+            questions without an owner column, because copies of a picture in several rows are known only where their
+            bytes are equal.
     """
     decoder = decoder or Decoder()
     table = _loaded(str(name), split)
@@ -77,8 +87,14 @@ def hugging_face(
         texts = check_captions(list(table[str(chosen.caption)]), where)
     else:
         texts, questions, kinds = _asked(table, chosen, where)
-    owners = names_of(list(table[chosen.owner]), where, "owner") if chosen.owner else None
-    pictures = ArrowColumn(table=table.select_columns([image]), column=image)
+    images = table.select_columns([image])
+    pictures = ArrowColumn(table=images, column=image, keys=_keys(images, image, f"{where} ({split})"))
+    picture_owned = chosen.owner == image
+    owners = pictures.keys if picture_owned else None
+    if chosen.owner and not picture_owned:
+        owners = names_of(list(table[chosen.owner]), where, "owner")
+    said = texts if questions is None else [(question, *given) for question, given in zip(questions, texts)]
+    check_rows(pictures.keys, said, owners, where, "same picture, same text")
     _probe_some(pictures, len(texts), decoder, where)
     return tabled(
         name=f"{Path(name).name} ({split})",
@@ -92,6 +108,7 @@ def hugging_face(
         public=public,
         questions=questions,
         kinds=kinds,
+        picture_owned=picture_owned,
     )
 
 
@@ -105,6 +122,27 @@ def _asked(table: Any, chosen: Columns, where: str) -> tuple[list[tuple[str, ...
     questions = check_questions(list(table[str(chosen.question)]), where)
     kinds = names_of(list(table[chosen.kind]), where, "kind") if chosen.kind else None
     return check_answers(list(table[str(chosen.answer)]), where), questions, kinds
+
+
+def _keys(table: Any, column: str, where: str) -> list[str]:
+    """Return of each row what tells its picture from others: a digest of its bytes, else its real path. Never shown.
+
+    Rows are streamed: all bytes of the column are read once, of which a few rows are in memory. A row without a picture
+    is known by its number.
+    """
+    return [_key(_source(row[column]), f"{where} row {number}") for number, row in enumerate(table, 1)]
+
+
+def _key(source: bytes | str | None, otherwise: str) -> str:
+    if isinstance(source, bytes):
+        return hashlib.blake2b(source, digest_size=16).hexdigest()
+    return otherwise if source is None else os.path.realpath(source)
+
+
+def _source(cell: Any) -> bytes | str | None:
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    return cell if isinstance(cell, bytes | str) and cell else None
 
 
 def _library() -> Any:

@@ -18,7 +18,7 @@ class Pictures(Protocol):
         ...
 
     def file(self, row: int) -> str | None:
-        """Return the path of a row's picture, or None where rows are not files."""
+        """Return the path of a row's picture, or another name of that picture alone; None where it has none."""
         ...
 
 
@@ -71,11 +71,13 @@ class QuestionRows:
         table: pictures and answers, the commonest answer first.
         questions: question of each row.
         kinds: type of each question, or None.
+        answer_types: type of each answer as the source says it (None where it does not), or None.
     """
 
     table: TableRows
     questions: list[str] = field(repr=False)
     kinds: list[str] | None = field(repr=False)
+    answer_types: list[str | None] | None = field(default=None, repr=False)
 
     def read(self, row: int, rng: np.random.Generator | None) -> dict[str, Any]:
         """Return the table's row, its caption one of the answers (by `rng`, else the commonest), and what is asked."""
@@ -84,7 +86,8 @@ class QuestionRows:
     def asked(self, row: int) -> Question:
         """Return the question of a row without reading its picture."""
         kind = None if self.kinds is None else self.kinds[row]
-        return Question(self.questions[row], self.table.captions_of(row), kind)
+        answer_type = None if self.answer_types is None else self.answer_types[row]
+        return Question(self.questions[row], self.table.captions_of(row), kind, answer_type)
 
     def captions_of(self, row: int) -> tuple[str, ...]:
         """Return all human answers of the row, the commonest first; one given by several stands several times."""
@@ -116,20 +119,24 @@ def tabled(
     public: bool,
     questions: list[str] | None = None,
     kinds: list[str] | None = None,
+    answer_types: list[str | None] | None = None,
     picture_owned: bool = False,
     augment: str = "crop",
 ) -> Captioned:
     """Return the Captioned of a checked table: owners and labels become numbers, everything becomes a digest.
 
-    With `questions` (and their `kinds`) the texts are answers, and the rows are visual questions.
+    With `questions` (and their `kinds` and `answer_types`) the texts are answers, and the rows are visual questions.
     """
     owner_codes, owner_names = _numbered(owners)
     label_codes, class_names = _numbered(labels)
     table = TableRows(pictures=pictures, texts_of=texts, numbers=label_codes, decoder=decoder)
-    asked = {} if questions is None else {"questions": digest_of(questions), "kinds": kinds and digest_of(kinds)}
+    asked, rows = {}, table
+    if questions is not None:
+        asked = {"questions": digest_of(questions), "kinds": kinds and digest_of(kinds)}
+        rows = QuestionRows(table=table, questions=questions, kinds=kinds, answer_types=answer_types)
     return Captioned(
         name=name,
-        rows=table if questions is None else QuestionRows(table=table, questions=questions, kinds=kinds),
+        rows=rows,
         selection=range(len(texts)),
         facts={
             "kind": kind,

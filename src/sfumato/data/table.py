@@ -7,6 +7,7 @@ import csv
 import difflib
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ _GUESSES = {
 }
 _OF_CAPTIONS = ("image", "caption", "owner", "label")
 _OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character outside the first 65,536, as JSON escapes it
 _FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
 
 
@@ -103,14 +105,30 @@ def _json_lines(path: Path, file: Any) -> dict[str, list[Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parsed(line)
+        except ValueError:
             row = None
         if not isinstance(row, dict):
-            raise BadInput(f"{path} line {number} is not one JSON object.")
+            raise BadInput(f"{path} line {number} is not one JSON object that can be read.")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def parsed(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is none; or nobody could use it: nested too deep, a number of thousands of digits, half a
+            character (a lone surrogate), which neither a file name nor a tokenizer takes.
+    """
+    try:
+        value = json.loads(text)
+        if _HALF.search(text):
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves that stand alone raise UnicodeEncodeError
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value
 
 
 def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
@@ -217,12 +235,30 @@ def joined(text: str) -> str:
 
 
 def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
-    """Return owners or labels as strings. Raises BadInput with count and first row numbers of empty cells."""
-    texts = ["" if value is None else str(value).strip() for value in values]
+    """Return names (of owners, labels, kinds, files) as strings: a text as it stands, a whole number by its digits.
+
+    17 and 17.0, which a missing value turns a column of numbers into, are one owner; ["Ann", "Bob"] is none. Labels may
+    also be true or false.
+
+    Raises:
+        BadInput: with count and first row numbers of cells that are empty, or neither text nor a whole number.
+    """
+    texts = [str(value) if role == "label" and isinstance(value, bool) else _name(value) for value in values]
+    wrong = [number for number, text in enumerate(texts, 1) if text is None]
+    if wrong:
+        raise BadInput(f"{where}: the {role} is neither text nor a whole number in {counted(wrong)}.")
     empty = [number for number, text in enumerate(texts, 1) if not text]
     if empty:
         raise BadInput(f"{where}: the {role} is empty in {counted(empty)}.")
-    return texts
+    return [text for text in texts if text]
+
+
+def _name(value: Any) -> str | None:
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
 def counted(numbers: Sequence[int]) -> str:

@@ -9,7 +9,6 @@ COCO number: however many questions a picture has, they are one record.
     pictures     COCO_train2014_000000000042.jpg or 000000000042.jpg, in the folder or in its folder train2014
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +16,10 @@ from typing import Any, NamedTuple
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
-from sfumato.data.files import inside, probe, stamps
+from sfumato.data.files import check_rows, inside, probe, stamps
 from sfumato.data.folder import MISSING, Files
 from sfumato.data.rows import tabled
-from sfumato.data.table import check_questions, commonest_first, counted, joined, near, siblings
+from sfumato.data.table import check_questions, commonest_first, counted, joined, near, parsed, siblings
 
 KINDS = ("answer_type", "question_type")
 SPLITS = ("train", "val")
@@ -31,6 +30,8 @@ class _Asked(NamedTuple):
     questions: list[str]
     answers: list[tuple[str, ...]]
     kinds: list[str]
+    answer_types: list[str | None]
+    numbers: list[int]
     images: list[int]
     subtype: str
 
@@ -60,7 +61,7 @@ def vqa2(
 
     Raises:
         BadInput: a file or the folder does not exist or is in another format; a question without answers, without
-            picture or empty; pictures that are not there.
+            picture or empty; answers that are no text; pictures that are not there; one file under two numbers.
     """
     if kind not in KINDS:
         raise BadInput(f"kind must be one of {', '.join(KINDS)}, got '{kind}'.")
@@ -71,6 +72,8 @@ def vqa2(
         raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder))}.")
     found = _read(Path(questions), Path(annotations), kind)
     files = _files(folder, found.images, found.subtype)
+    owners = [str(image) for image in found.images]
+    check_rows(files, [(str(number),) for number in found.numbers], owners, str(questions))  # rows go by question_id
     root = os.path.realpath(folder)
     stamped = stamps(root, files, folder, missing, f"looked for {_sought(found.subtype)}")
     probe(root, [file for file, stamp in zip(files, stamped) if stamp], decoder, folder, named=False)
@@ -79,7 +82,7 @@ def vqa2(
         kind="vqa2",
         pictures=Files(root=root, files=files),
         texts=found.answers,
-        owners=[str(image) for image in found.images],
+        owners=owners,
         labels=None,
         decoder=decoder,
         facts={
@@ -90,6 +93,7 @@ def vqa2(
         public=public,
         questions=found.questions,
         kinds=found.kinds,
+        answer_types=found.answer_types,
     )
 
 
@@ -103,7 +107,11 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
     _check_once(asked, questions)
     _check_once(told, annotations)
     found = [given.get(entry["question_id"], {}) for entry in asked]
-    answers = [_answers(entry) for entry in found]
+    parts = [_parts(entry) for entry in found]
+    wrong = [number for number, given in enumerate(parts, 1) if not all(isinstance(part, str) for part in given)]
+    if wrong:
+        raise BadInput(f"{annotations}: an answer is no text for {counted(wrong)} of {len(asked)} in {questions}.")
+    answers = [_answers(given) for given in parts]
     bare = [number for number, texts in enumerate(answers, 1) if not any(texts)]
     if bare:
         raise BadInput(f"{annotations}: answers missing for {counted(bare)} of {len(asked)} in {questions}.")
@@ -116,9 +124,17 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
         raise BadInput(f"{annotations} and {questions} name different pictures (image_id) for {counted(strange)}.")
     texts = check_questions([entry.get("question") for entry in asked], str(questions))
     kinds = [str(entry.get(kind) or "unknown") for entry in found]
+    types = [entry.get("answer_type") for entry in found]
     subtype = whole.get("data_subtype")
-    ids = [entry["image_id"] for entry in asked]
-    return _Asked(texts, answers, kinds, ids, subtype if isinstance(subtype, str) else "")
+    return _Asked(
+        questions=texts,
+        answers=answers,
+        kinds=kinds,
+        answer_types=[told if isinstance(told, str) and told else None for told in types],
+        numbers=[entry["question_id"] for entry in asked],
+        images=[entry["image_id"] for entry in asked],
+        subtype=subtype if isinstance(subtype, str) else "",
+    )
 
 
 def _entries(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -126,9 +142,9 @@ def _entries(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any
     if not path.is_file():
         raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path))}.")
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
+        whole = parsed(path.read_text(encoding="utf-8-sig"))
     except ValueError:  # no JSON, or no UTF-8
-        raise BadInput(f"{path} is not JSON in UTF-8.") from None
+        raise BadInput(f"{path} is not JSON in UTF-8 that can be read.") from None
     entries = whole.get(name) if isinstance(whole, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BadInput(f"{path} is no {name} file of VQA2.0: it must be an object with the list '{name}'.")
@@ -158,11 +174,15 @@ def _check_once(entries: list[dict[str, Any]], path: Path) -> None:
         raise BadInput(f"{path}: question_id repeats an earlier one in {counted(again)}.")
 
 
-def _answers(entry: dict[str, Any]) -> tuple[str, ...]:
-    """Return the human answers, the commonest first, empty ones last: an annotator may have left the field empty."""
+def _parts(entry: dict[str, Any]) -> list[Any]:
+    """Return the human answers as they stand in the file."""
     given = entry.get("answers")
-    parts = [part.get("answer") for part in given if isinstance(part, dict)] if isinstance(given, list) else []
-    texts = commonest_first([joined(part) for part in parts if isinstance(part, str)])
+    return [part.get("answer") if isinstance(part, dict) else None for part in given] if isinstance(given, list) else []
+
+
+def _answers(given: list[str]) -> tuple[str, ...]:
+    """Return the human answers, the commonest first, empty ones last: an annotator may have left the field empty."""
+    texts = commonest_first([joined(text) for text in given])
     return (*filter(None, texts), *(text for text in texts if not text))
 
 
