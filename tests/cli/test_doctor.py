@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.models.vlms import FOLDERS
 
 from sfumato import cli
@@ -38,6 +39,7 @@ def test_untrainable_model_gives_1_and_one_line_without_traceback(capsys: pytest
     shown = capsys.readouterr()
     assert "Can be trained: no" in shown.out
     assert "Instead: frozen statistics" in shown.out
+    assert "held in evaluation mode (tried)" in " ".join(shown.out.split())
     assert "Traceback" not in shown.err + shown.out
     (line,) = [line for line in shown.err.splitlines() if line.startswith("sfumato: ")]
     assert "BatchNorm" in line
@@ -61,6 +63,45 @@ def test_private_pictures_are_wrong_use(
     monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=1.5))
     assert cli.main(["doctor", "pico", *FEW, "--records", "5000", "--data", str(tmp_path)]) == 2
     assert "reads no private rows" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--data", "shapes"],
+        ["--public"],
+        ["--captions", "a.csv"],
+        ["--epsilon", "3"],
+        ["--delta", "1e-5"],
+        ["--steps", "5"],
+        ["--clip-norm", "2"],
+        ["--expected-batch-size", "64"],
+        ["--micro-batch-size", "4"],
+        ["--check"],
+        ["--records", "0"],
+        ["--memory", "inf"],
+        ["--image-size", "0"],
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused_by_name(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["doctor", "pico", "--no-measure", *flags]) == 2
+    assert flags[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_table_of_public_pictures_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=1.5))
+    for number in range(40):
+        Image.new("L", (16, 16), number).save(tmp_path / f"{number}.png")
+    table = tmp_path / "table.csv"
+    table.write_text("picture,said\n" + "".join(f"{number}.png,a shade\n" for number in range(40)))
+    columns = ["--captions", str(table), "--image-column", "picture", "--caption-column", "said"]
+    few = ["--records", "5000", "--expected-batch-size", "64", "--steps", "5", "--data", str(tmp_path), "--public"]
+    assert cli.main(["doctor", "pico", *FEW, *few, *columns]) == 0
+    assert "words made up" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.fixture

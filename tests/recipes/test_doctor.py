@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,23 +13,19 @@ from torch import Tensor, nn
 from sfumato import losses, norms
 from sfumato.base import BadInput, Refused
 from sfumato.norms.inspect import inspect
-from sfumato.plan import Example, Plan
 from sfumato.recipes import doctor, doctor_cost, doctor_measure
 from sfumato.recipes.doctor import Wish, diagnose, facts, rules
-from sfumato.recipes.doctor_advice import advice
 from sfumato.recipes.doctor_case import Asked, Case
 from sfumato.recipes.doctor_cost import Cost, Line, sizes_below
 from sfumato.recipes.doctor_findings import findings, group_norm_twin, works_with
 from sfumato.recipes.doctor_measure import _private, micro_batch, one
 from sfumato.recipes.doctor_models import open_case
-from sfumato.recipes.doctor_signal import Gradient, Signal, first_gradient, made_up, signal_of
-from sfumato.recipes.run import Data, Privacy
-from sfumato.sampling import Poisson
+from sfumato.recipes.run import Data
 
 LOOK = Wish(measure=False)
-TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 IDS = {"bos_token_id": 2, "pad_token_id": 0, "eos_token_id": 3}
-IMAGE = {**TEXT, "image_size": 16, "patch_size": 8}
+IMAGE: dict[str, Any] = {**TEXT, "image_size": 16, "patch_size": 8}
 
 
 def folder(config, name: str, into: Path) -> str:
@@ -147,6 +144,7 @@ def test_batch_norm_of_timm_is_refused_with_what_works() -> None:
     found = diagnose(asked, LOOK)
     assert "BatchNorm in training mode" in str(found.refusal)
     (reason,) = found.findings
+    assert reason.tried == "held in evaluation mode"
     assert "bn1" in reason.named
     assert "--batch-norm group" in reason.instead
     assert found.repaired is True
@@ -208,6 +206,8 @@ class Odd(nn.Module):
 
 
 class Queue(nn.Module):
+    queue: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("queue", torch.zeros(8))
@@ -286,6 +286,7 @@ def test_sizes_are_below_and_hold_two_groups() -> None:
     assert sizes_below(4, "example", 16) == (1, 2)
     assert sizes_below(64, "group", 8) == (16, 32)
     assert sizes_below(32, "group", 16) == (32, 48)
+    assert sizes_below(16, "group", 16) == sizes_below(1, "group", 16) == (32, 48)  # never less than two groups
     for rows in (1, 2, 3, 8, 100):
         assert len(sizes_below(rows, "example", 16)) == 2
 
@@ -349,82 +350,86 @@ def test_measurement_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert found.trainable
 
 
-# ---------------------------------------------------------------- signal
-
-
-def plan(noise: float, steps: int = 100) -> Plan:
-    return Plan(
-        unit=Example(clip_norm=1.0),
-        sampler=Poisson(num_records=10_000, expected_batch_size=100),
-        steps=steps,
-        noise_multiplier=noise,
-    )
-
-
-def test_mean_clipped_gradient_is_that_of_all_pairs_of_rows() -> None:
-    """(|S|^2 - sum |v|^2) / (n (n - 1)) is the mean of <v_i, v_j> over i != j, here row by row."""
-    case = case_of(nn.Identity())
-    batches = made_up(case, 12, 4, 4)
-    found = first_gradient(case, batches, 0.5, "made-up")
-    rows = []
-    for batch in batches:
-        for index in range(4):
-            row = {"pixel_values": batch.batch["pixel_values"][index : index + 1]}
-            grads = torch.autograd.grad(case.loss_fn(case.model, row).sum(), list(case.model.parameters()))  # pyright: ignore[reportCallIssue]
-            flat = torch.cat([grad.flatten() for grad in grads]).double()
-            rows.append(flat * min(1.0, 0.5 * (1 - 1e-3) / float(flat.norm())))
-    gram = torch.stack(rows) @ torch.stack(rows).T
-    expected = (gram.sum() - gram.trace()) / (12 * 11)
-    assert found.mean_norm == pytest.approx(math.sqrt(max(float(expected), 0.0)), rel=1e-4)
-    assert found.num_units == 12
-
-
-def test_signal_sets_the_gradient_beside_the_noise_of_the_plan() -> None:
-    gradient = Gradient(num_units=8, mean_norm=0.5, clipped=1.0, clip_norm=1.0, inputs="shapes")
-    found = signal_of(gradient, plan(2.0), 400)
-    assert found.noise_norm == pytest.approx(2.0 * 1.0 / 100 * 20)
-    assert found.ratio == pytest.approx(1.25)
-    assert found.over_all == pytest.approx(12.5)
-    assert found.largest == pytest.approx(2.5)
-    assert (found.verdict, advice(found, 400, ())) == ("fine", [])
+# ---------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize(
-    ("inputs", "mean", "largest", "verdict"),
-    [
-        ("shapes", 0.05, 1.0, "hopeless"),
-        ("shapes", 0.2, 1.0, "doubtful"),
-        ("made-up", 0.05, 1.0, "unclear"),
-        ("made-up", 0.05, 0.05, "hopeless"),
-        ("made-up", 0.05, 0.2, "doubtful"),
-        ("made-up", 0.5, 1.0, "fine"),
-    ],
+    "wrong",
+    [{"image_size": 0}, {"max_tokens": -2}, {"channels": 0}, {"group_size": 0}, {"max_answer": 0}],
 )
-def test_made_up_rows_alone_prove_nothing_hopeless(inputs: str, mean: float, largest: float, verdict: str) -> None:
-    gradient = Gradient(num_units=8, mean_norm=mean, clipped=1.0, clip_norm=1.0, inputs=inputs)
-    found = Signal(gradient=gradient, noise_norm=1.0, steps=100, largest=largest)
-    assert found.verdict == verdict
+def test_numbers_below_one_are_refused_by_name(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be >= 1"):
+        Asked(model="pico", **wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_public_pictures_are_read_and_private_ones_are_not_opened(tmp_path: Path) -> None:
-    asked = Asked(model="pico", image_size=16, channels=1)
-    privacy = Privacy(epsilon=None, noise_multiplier=1.0, expected_batch_size=64, steps=10)
-    known = Wish(measure=False, records=1000, privacy=privacy, data=Data(spec="shapes:40"))
-    found = diagnose(asked, known)
-    assert found.signal is not None
-    assert found.signal.gradient.inputs != "made-up"
-    secret = Wish(measure=False, records=1000, privacy=privacy, data=Data(spec=str(tmp_path / "private")))
-    with pytest.raises(BadInput, match="reads no private rows"):
-        diagnose(asked, secret)
+@pytest.mark.parametrize(
+    "wrong", [{"memory_gb": math.inf}, {"records": 0}, {"data": Data(spec="shapes")}, {"check": True, "measure": False}]
+)
+def test_wishes_that_mean_nothing_are_refused(wrong: dict) -> None:
+    with pytest.raises(BadInput):
+        Wish(**wrong)
 
 
-def test_group_signal_counts_groups(clip: str) -> None:
-    privacy = Privacy(epsilon=None, noise_multiplier=1.0, expected_batch_size=64, steps=10)
-    found = diagnose(Asked(model=clip, group_size=4), Wish(measure=False, records=1000, privacy=privacy))
-    assert found.signal is not None
-    assert found.plan is not None
-    assert found.signal.gradient.num_units == 8
-    assert (found.plan.presence, found.plan.divisor) == (2.0, 16.0)
+def test_settings_that_do_not_fit_are_refused(clip: str) -> None:
+    for asked, says in (
+        (Asked(model="timm:test_vit", kind="towers"), "none of timm's"),
+        (Asked(model="timm:test_vit", batch_norm="group"), "no BatchNorm"),
+        (Asked(model="timm:test_vit", kind="encoder", batch_norm="group"), "no BatchNorm"),
+        (Asked(model="timm:resnet10t", kind="encoder", image_size=32, batch_norm="keep"), "group (usual) or frozen"),
+        (Asked(model="small-conv", image_size=16, batch_norm="group"), "leave it out"),
+        (Asked(model="pico", image_size=16, group_size=3), "--unit group"),
+        (Asked(model=clip, max_tokens=20), "at most 8 tokens"),
+    ):
+        assert says in str(diagnose(asked, LOOK).refusal), asked
+
+
+def test_siglip_takes_its_own_length_only(tmp_path: Path) -> None:
+    config = transformers.SiglipConfig(
+        text_config={**TEXT, "vocab_size": 50, "max_position_embeddings": 12}, vision_config=IMAGE
+    )
+    where = folder(config, "SiglipModel", tmp_path / "siglip")
+    assert open_case(Asked(model=where, max_tokens=12)).batch(1)["input_ids"].shape == (1, 12)
+    assert "leave out --max-tokens" in str(diagnose(Asked(model=where, max_tokens=500), LOOK).refusal)
+
+
+def test_open_clip_is_not_told_to_use_a_setting_of_timm() -> None:
+    found = diagnose(Asked(model="open_clip:RN50", image_size=64, train="heads"), LOOK)
+    (reason,) = found.findings
+    assert "--batch-norm" not in reason.instead
+    assert "open_clip:RN50:FILE" in reason.instead
+
+
+def broken(where: str, **changed) -> None:
+    file = Path(where) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+@pytest.mark.parametrize("kind", ["heads", "no encoder", "bin", "safetensors", "size", "pixels"])
+def test_folders_that_cannot_be_opened_are_one_sentence(kind: str, clip: str) -> None:
+    size = None
+    if kind == "heads":
+        broken(clip, text_config={**TEXT, "hidden_size": 15})
+    elif kind == "no encoder":
+        Path(clip, "config.json").write_text('{"model_type": "vision-encoder-decoder"}')
+    elif kind == "bin":
+        Path(clip, "pytorch_model.bin").write_bytes(b"garbage")
+    elif kind == "safetensors":
+        Path(clip, "model.safetensors").write_bytes(b"")
+    elif kind == "size":
+        broken(clip, vision_config={**IMAGE, "image_size": 0})
+    else:
+        size = 20
+    found = diagnose(Asked(model=clip, image_size=size), LOOK)
+    assert found.refusal
+
+
+def test_error_without_a_message_is_named_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr(doctor, "open_case", fails)
+    assert diagnose(Asked(model="x"), LOOK).refusal == "it cannot be opened: AssertionError"
 
 
 def test_quantised_and_packed_raise_by_type(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,17 +20,17 @@ from sfumato.norms.leak import first_leak
 from sfumato.recipes.answering import QUESTION
 from sfumato.recipes.doctor import Diagnosis, Wish, diagnose, rules
 from sfumato.recipes.doctor_case import Asked, Case
-from sfumato.recipes.doctor_data import public_case
+from sfumato.recipes.doctor_data import MADE_UP, Rows, public_rows
 from sfumato.recipes.doctor_findings import findings, rows_loss
 from sfumato.recipes.doctor_measure import micro_batch, one, plain_loss
 from sfumato.recipes.doctor_models import open_case
-from sfumato.recipes.doctor_signal import first_gradient, made_up
+from sfumato.recipes.doctor_signal import chunks, first_gradient
 from sfumato.recipes.run import Adapter, Data, Privacy
 from sfumato.recipes.sets import sets_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOOK = Wish(measure=False)
-SHORT = {"max_question": 6, "max_answer": 4}
+SHORT: dict[str, Any] = {"max_question": 6, "max_answer": 4}
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +87,11 @@ def test_public_lengths_are_those_asked_for(kept: Path) -> None:
     + [("coca", "lora")],
 )
 def test_every_choice_of_training_is_listed_by_rule(kind: str, train: str, kept: Path) -> None:
-    adapter = Adapter(rank=2) if train.endswith("ora") else Adapter()
+    targets = ("all-linear",) if kind == "coca" else ()  # torch's attention carries none
+    adapter = Adapter(rank=2, targets=targets) if train.endswith("ora") else Adapter()
     found = diagnose(asked(kept / kind, train=train, adapter=adapter), LOOK)
-    started = models.start_vlm(
-        kept / kind, train=train, adapter=models.Adapter(rank=2) if adapter.rank == 2 else None, **SHORT
-    )
+    theirs = models.Adapter(rank=2, targets=targets) if adapter.rank == 2 else None
+    started = models.start_vlm(kept / kind, train=train, adapter=theirs, **SHORT)
     assert found.refusal is None
     assert found.seen is not None
     assert uses(found) == set(started.training.trainable)
@@ -124,16 +126,20 @@ def test_additive_loss_is_clipped_by_example_and_by_groups(kept: Path) -> None:
     assert (found.refusal, found.unit, found.trouble) == (None, "group", ())
     assert found.plan is not None
     assert found.signal is not None
-    assert (found.plan.presence, found.signal.gradient.num_units) == (2.0, 8)
+    assert (found.plan.presence, found.signal.gradient.num_units) == (2.0, 16)
 
 
 def test_groups_gradient_is_that_of_the_mean_loss_of_its_rows(kept: Path) -> None:
     case = open_case(asked(kept / "blip", train="heads", unit="group"))
-    found = first_gradient(case, made_up(case, 8, 8, 4), 1e9, "made-up")
-    means = [case.loss_fn(case.model, take(case.batch(8), slice(n, n + 4))).mean() for n in (0, 4)]  # pyright: ignore[reportCallIssue]
+    rows = Rows(case=case, number=16, inputs=MADE_UP, real=False)
+    found = first_gradient(rows, chunks(rows, 4), 1e9)
+    parts = [take(case.batch(16), slice(n, n + 4)) for n in range(0, 16, 4)]
+    means = [case.loss_fn(case.model, part).mean() for part in parts]  # pyright: ignore[reportCallIssue]
     flat = [torch.cat([g.flatten() for g in torch.autograd.grad(mean, trained(case))]).double() for mean in means]
-    assert found.num_units == 2
-    assert found.mean_norm**2 == pytest.approx(float(flat[0] @ flat[1]), rel=1e-3)
+    gram = torch.stack(flat) @ torch.stack(flat).T
+    assert found.num_units == 4
+    assert found.mean_norm**2 == pytest.approx(float(gram.sum() - gram.trace()) / 12, rel=1e-3)
+    assert found.median_norm == pytest.approx(float(gram.diag().sqrt().median()), rel=1e-3)
 
 
 def take(batch: dict[str, Tensor], rows: slice) -> dict[str, Tensor]:
@@ -147,7 +153,8 @@ def trained(case: Case) -> list[nn.Parameter]:
 @pytest.mark.parametrize("unit", ["example", "group"])
 def test_a_step_of_both_sides_is_measured(unit: str, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sfumato.recipes.doctor_measure.TIMED", 1)
-    what = asked(kept / "llava", train="lora", adapter=Adapter(rank=2), unit=unit, group_size=2)
+    what = asked(kept / "llava", train="lora", adapter=Adapter(rank=2), unit=unit)
+    what = replace(what, group_size=2) if unit == "group" else what
     what = Asked.of(json.loads(json.dumps(what.to_dict())))  # as a fresh process is asked
     assert what.adapter == Adapter(rank=2)
     for private in (True, False):
@@ -177,18 +184,19 @@ def test_module_that_mixes_rows_is_named(kept: Path) -> None:
 
 @pytest.mark.parametrize("spec", ["shape-questions:40", "shapes:40"])
 def test_public_questions_and_captions_are_asked(spec: str, kept: Path) -> None:
-    public, name = public_case(open_case(asked(kept / "blip")), Data(spec=spec), 6)
+    rows = public_rows(open_case(asked(kept / "blip")), Data(spec=spec), 8)
     family = models.start_vlm(kept / "blip", **SHORT).family
     captioned = sets_of(Data(spec=spec), 16).train
     asks = data.AskedRows(
         captioned=captioned, encode=family.encode, question=None if captioned.has_questions else QUESTION
     )
-    batch = public.batch(3)
-    for place, index in enumerate(np.linspace(0, len(captioned) - 1, 6).astype(int)[:3]):
+    batch = rows.case.batch(3)
+    for place, index in enumerate(np.random.default_rng(0).choice(len(captioned), 8, replace=False)[:3]):
         row = asks[int(index)]
         assert set(batch) == set(row)
         assert all(torch.equal(batch[key][place], tensor) for key, tensor in row.items())
-    assert name.startswith(spec.partition(":")[0])
+    assert rows.real
+    assert rows.inputs.startswith(spec.partition(":")[0])
 
 
 def test_signal_is_measured_on_public_questions(kept: Path) -> None:

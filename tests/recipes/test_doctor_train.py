@@ -1,5 +1,7 @@
 """What trains in the doctor's eyes, and what it says may train instead."""
 
+from dataclasses import replace
+
 import pytest
 from tests.models.vlms import FOLDERS
 
@@ -45,7 +47,7 @@ def test_of_timm_adapters_train_alone(train: str) -> None:
 def test_frozen_batch_norm_stays_frozen_and_keeps_its_statistics() -> None:
     asked = Asked(model=RESNET, image_size=32, batch_norm="frozen")
     for train in ("all", "heads", "last-1"):
-        assert not {name for name in names(Asked(**vars(asked) | {"train": train})) if ".bn" in name}
+        assert not {name for name in names(replace(asked, train=train)) if ".bn" in name}
     kept = open_case(Asked(model=RESNET, image_size=32))
     fewer(kept)
     assert all(int(b) == 0 for name, b in kept.model.named_buffers() if name.endswith("num_batches_tracked"))
@@ -83,7 +85,7 @@ def test_what_is_offered_opens_and_trains_so_many(asked: Asked) -> None:
 def numbers(asked: Asked, choice: Choice) -> int:
     _, train, *rest = choice.flags.split()
     adapter = Adapter(rank=int(rest[1])) if rest else Adapter()
-    case = open_case(Asked(**vars(asked) | {"train": train, "adapter": adapter}))
+    case = open_case(replace(asked, train=train, adapter=adapter))
     return sum(p.numel() for p in case.model.parameters() if p.requires_grad)
 
 
@@ -96,7 +98,7 @@ def test_offers_of_an_answering_model_open_and_train_so_many(tmp_path) -> None:
     }  # fmt: skip
     for choice in offered.values():
         assert numbers(asked, choice) == choice.parameters, choice
-    wider = Asked(**vars(asked) | {"train": "lora", "adapter": Adapter(rank=4)})
+    wider = replace(asked, train="lora", adapter=Adapter(rank=4))
     again = {choice.flags: choice.parameters for choice in fewer(open_case(wider))}
     assert again["--train lora --rank 1"] == offered["--train lora --rank 1"].parameters
     assert "--train lora --rank 8" not in again
@@ -106,9 +108,12 @@ def test_captioners_are_not_told_of_lora() -> None:
     assert not [choice for choice in fewer(open_case(Asked(model="pico", image_size=16))) if "lora" in choice.flags]
 
 
-def signal(largest: float, mean: float = 0.1, inputs: str = "shapes") -> Signal:
-    gradient = Gradient(num_units=8, mean_norm=mean, clipped=1.0, clip_norm=1.0, inputs=inputs)
-    return Signal(gradient=gradient, noise_norm=1.0, steps=100, largest=largest)
+def signal(largest: float, mean: float = 0.1, inputs: str = "shapes", **more) -> Signal:
+    gradient = Gradient(
+        num_units=8, mean_norm=mean, by_chance=0.0, clipped=1.0, clip_norm=1.0, median_norm=2.0, inputs=inputs,
+        real=inputs == "shapes",
+    )  # fmt: skip
+    return Signal(gradient=replace(gradient, **more), noise_norm=1.0, steps=100, largest=largest)
 
 
 def test_advice_brings_the_signal_where_it_should_be() -> None:
@@ -128,6 +133,27 @@ def test_advice_where_nothing_is_few_enough_names_the_batch_that_it_takes_with_t
     assert "a smaller model" in advice(signal(1.0), 9000, ())[1]
     assert not advice(signal(1.0), 1, ())[0].startswith("train at most")
     assert "at least 3.0 times" in advice(signal(0.1, inputs="made-up"), 9000, ())[0]
+
+
+def test_advice_suffices_where_it_is_followed() -> None:
+    """1.01 times the batch is not "1.0 times the batch"."""
+    choices = (Choice(flags="--train heads", parameters=2250),)
+    assert "take 1.1 times the batch" in advice(signal(1.0, mean=3 / 1.01 / 10), 9000, choices)[0]
+    assert "also take 1.3 times" in advice(signal(1.0, mean=3 / 2.42 / 10), 9000, choices)[2]
+
+
+def test_few_that_are_clipped_ask_for_a_lower_clip_norm_first() -> None:
+    first, *_ = advice(signal(1.0, clipped=0.1, median_norm=0.123), 9000, ())
+    assert first.startswith("lower --clip-norm to about 0.12,")
+    assert "10% are clipped" in first
+    assert not any("clip-norm" in line for line in advice(signal(1.0), 9000, ()))
+
+
+@pytest.mark.parametrize("inputs", ["shapes", "pictures of shapes (train), words made up", "made-up"])
+def test_advice_names_public_pictures_only_where_none_were_read(inputs: str) -> None:
+    found = signal(1.0, inputs=inputs, by_chance=0.2)
+    assert found.verdict == "unclear"
+    assert any("--data" in line for line in advice(found, 9000, ())) == (inputs == "made-up")
 
 
 def test_hopeless_model_is_told_what_its_own_training_takes() -> None:

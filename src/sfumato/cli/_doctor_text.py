@@ -9,6 +9,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from sfumato.norms.inspect import Inspection
     from sfumato.recipes.doctor import Diagnosis
+    from sfumato.recipes.doctor_signal import Gradient
 
 _GB = 1e9
 
@@ -16,10 +17,12 @@ _GB = 1e9
 def one_sentence(found: "Diagnosis") -> str:
     """Return why the model cannot be trained, in one line, with the way out where one was found to work."""
     said = " ".join(str(found.refusal).split())
-    if found.repaired and found.findings:
-        where = "; ".join(finding.named for finding in found.findings if finding.where)
-        return f"{said} It trains once this is changed: {where}."
-    return said
+    return f"{said} {_tried(found)}" if found.repaired else said
+
+
+def _tried(found: "Diagnosis") -> str:
+    changes = (f"{finding.named} {finding.tried}" for finding in found.findings if finding.tried)
+    return f"It trains with {'; '.join(changes)} (tried)."
 
 
 def show(console: Console, found: "Diagnosis", micro_batch_size: int, batch_size: float) -> None:
@@ -81,7 +84,7 @@ def _refused(console: Console, found: "Diagnosis") -> None:
         if finding.instead:
             _say(console, f"    Instead: {finding.instead}.")
     if found.repaired:
-        _say(console, "  With these changes it trains (tried).", "green")
+        _say(console, f"  {_tried(found)}", "green")
     elif found.repaired is False:
         _say(console, "  No setting alone helps.")
 
@@ -132,11 +135,14 @@ def _signal(console: Console, found: "Diagnosis") -> None:
     if signal is None or plan is None or found.seen is None:
         return
     gradient = signal.gradient
-    _say(console, f"\nSignal of the first step ({gradient.num_units} {found.unit}s of {gradient.inputs} rows)")
+    made_up = gradient.inputs == "made-up"
+    inputs = "made-up rows" if made_up else gradient.inputs
+    _say(console, f"\nSignal of the first step ({gradient.num_units} {found.unit}s: {inputs})")
     _say(
         console,
-        f"  mean clipped gradient {gradient.mean_norm:.3g} (C = {gradient.clip_norm:g}, {gradient.clipped:.0%} are "
-        f"clipped); noise {signal.noise_norm:.3g}, noise multiplier {plan.noise_multiplier:.4g}",
+        f"  mean clipped gradient {gradient.mean_norm:.3g}, by chance alone {gradient.by_chance:.2g} (C = "
+        f"{gradient.clip_norm:g}, {gradient.clipped:.0%} are clipped); "
+        f"noise {signal.noise_norm:.3g}, noise multiplier {plan.noise_multiplier:.4g}",
     )
     bound = f"at most {signal.largest:.3g} and {signal.largest_over_all:.3g} where all gradients agree"
     _say(
@@ -147,14 +153,20 @@ def _signal(console: Console, found: "Diagnosis") -> None:
     meaning = {
         "hopeless": "Hopeless: over all steps the noise outweighs the signal, even if the gradient never turned.",
         "doubtful": "Doubtful: at this signal more than a tenth of the squared way that the weights go is noise.",
-        "unclear": "Unclear: there is little signal on made-up rows, and enough where gradients agree.",
+        "unclear": f"Unclear: {_unclear(gradient)}, and there is enough where gradients agree.",
         "fine": "No sign that learning is hopeless.",
     }
     _say(console, f"  {meaning[signal.verdict]}", style)
     for sentence in found.advice:
         _say(console, f"  - {sentence}")
-    if gradient.inputs == "made-up":
+    if made_up:
         _say(
             console,
             "  Made-up words and labels have nothing to do with their pictures: --data, of public ones, tells more.",
         )
+
+
+def _unclear(gradient: "Gradient") -> str:
+    if gradient.real:
+        return "what these rows show is not beyond chance"
+    return "there is little signal where words or labels are made up"

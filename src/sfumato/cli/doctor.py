@@ -2,8 +2,9 @@
 
 import json
 import sys
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -20,12 +21,14 @@ sfumato doctor clip-folder/ --records 200000 --epsilon 3
 sfumato doctor open_clip:ViT-B-32 --train heads --micro-batch-size 16 --check
 sfumato doctor timm:resnet50                               # BatchNorm: refused, with what works
 sfumato doctor timm:resnet50 --batch-norm group
-sfumato doctor micro --image-size 28 --records 60000 --epsilon 8 --expected-batch-size 8192 --data fashion-mnist
+sfumato doctor small-conv --image-size 28 --channels 1 --records 60000 --epsilon 8 --data fashion-mnist
 sfumato doctor llava/ --train lora --rank 4 --frozen-dtype bfloat16 --max-answer 16 --records 20000 --epsilon 3
 sfumato doctor runs/dp-vqa-easy-vqa --data easy-vqa --records 4000
 sfumato doctor blip-folder/ --memory 16 --json
 """
 _NOT_TRAINABLE = 1
+_OF_PLAN = ("epsilon", "delta", "expected_batch_size", "steps", "clip_norm")
+_OF_DATA = ("public", "captions", "image_column", "caption_column", "question_column", "answer_column")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +64,12 @@ class DoctorCommand(AdapterFlags, LengthFlags):
     max_tokens: int | None = None
     """Text length. Default: the model's own, at most 77. Of questions: --max-question, --max-answer."""
 
-    batch_norm: Literal["keep", "frozen", "group"] = "keep"
-    """Of timm: leave BatchNorm, hold its statistics, or put GroupNorm in its place."""
+    batch_norm: Literal["keep", "frozen", "group"] | None = None
+    """Of timm: leave BatchNorm (usual), hold its statistics, or put GroupNorm in its place (usual with --kind encoder).
+    """
 
-    micro_batch_size: int = 32
-    """Rows in memory at once, for which time and memory are estimated from smaller ones."""
+    micro_batch_size: int | None = None
+    """Rows in memory at once, for which time and memory are estimated from smaller ones. Default: 32."""
 
     memory: float | None = None
     """GB that may be used. Default: what this machine has left."""
@@ -79,27 +83,42 @@ class DoctorCommand(AdapterFlags, LengthFlags):
     records: int | None = None
     """Number of records N: with it the first step's signal is set beside its noise."""
 
-    epsilon: float = 8.0
-    """The epsilon to meet."""
+    epsilon: float | None = None
+    """The epsilon to meet. Default: 8."""
 
     delta: float | None = None
     """The delta of the claim. Default: 1 / (10 N)."""
 
-    expected_batch_size: int = 2048
-    """Records of a step, in expectation."""
+    expected_batch_size: int | None = None
+    """Records of a step, in expectation. Default: 2048."""
 
-    steps: int = 400
-    """Number of steps."""
+    steps: int | None = None
+    """Number of steps. Default: 400."""
 
-    clip_norm: float = 1.0
-    """Largest norm of what is clipped."""
+    clip_norm: float | None = None
+    """Largest norm of what is clipped. Default: 1."""
 
     data: str | None = None
     """Pictures on which the signal is measured instead of made-up ones: shapes, fashion-mnist, easy-vqa, a folder, ...;
     they must be public."""
 
     public: bool = False
-    """The pictures of --data are declared public."""
+    """The pictures of --data are declared public. What the program draws or a package brings is public by itself."""
+
+    captions: str | None = None
+    """Of --data: CSV, TSV or JSONL table of a picture folder. Default: a .txt file beside each picture."""
+
+    image_column: str | None = None
+    """Of --data: column with the picture's file name."""
+
+    caption_column: str | None = None
+    """Of --data: column with the caption."""
+
+    question_column: str | None = None
+    """Of --data: column with the question."""
+
+    answer_column: str | None = None
+    """Of --data: column with the answer."""
 
     json: bool = False
     """Print one JSON object."""
@@ -109,13 +128,13 @@ def run(command: DoctorCommand) -> int:
     """Diagnose, show what was found, and return whether the model can be trained as it is."""
     from sfumato.recipes.doctor import diagnose, facts
 
-    console = Console(file=sys.stderr)
+    wish, console = _wish(command), Console(file=sys.stderr)
     with console.status("looking at the model"):
-        found = diagnose(_asked(command), _wish(command))
+        found = diagnose(_asked(command), wish)
     if command.json:
         sys.stdout.write(json.dumps(facts(found), indent=1, allow_nan=False) + "\n")
     else:
-        _doctor_text.show(Console(), found, command.micro_batch_size, command.expected_batch_size)
+        _doctor_text.show(Console(), found, wish.micro_batch_size, wish.privacy.expected_batch_size)
     if found.trainable:
         return 0
     sys.stderr.write(f"sfumato: {_doctor_text.one_sentence(found)}\n")
@@ -136,20 +155,35 @@ def _asked(command: DoctorCommand) -> "Asked":
 
 def _wish(command: DoctorCommand) -> "Wish":
     from sfumato.recipes.doctor import Wish
+    from sfumato.recipes.override import given
     from sfumato.recipes.run import Data, Privacy
 
+    flags = given(replace(command, public=command.public or None))
+    _refuse_unread(flags, measure=not command.no_measure)
+    of_data = {name: flags[name] for name in _OF_DATA if name in flags}
     return Wish(
-        micro_batch_size=command.micro_batch_size,
+        **{name: flags[name] for name in ("micro_batch_size", "check", "records") if name in flags},
         memory_gb=command.memory,
         measure=not command.no_measure,
-        check=command.check,
-        privacy=Privacy(
-            epsilon=command.epsilon,
-            delta=command.delta,
-            expected_batch_size=command.expected_batch_size,
-            steps=command.steps,
-            clip_norm=command.clip_norm,
-        ),
-        records=command.records,
-        data=None if command.data is None else Data(spec=command.data, public=command.public),
+        privacy=Privacy(**{name: flags[name] for name in _OF_PLAN if name in flags}),
+        data=None if command.data is None else Data(spec=command.data, **of_data),
     )
+
+
+def _refuse_unread(flags: Mapping[str, Any], *, measure: bool) -> None:
+    """Raise BadInput for a flag that nothing would read; `Wish` refuses others."""
+    from sfumato.base import BadInput
+    from sfumato.recipes.doctor_case import flag
+
+    unread: dict[str, str] = {}
+    if "records" not in flags:
+        unread |= dict.fromkeys(("data", *_OF_PLAN), "with --records")
+    if "data" not in flags:
+        unread |= dict.fromkeys(_OF_DATA, "with --data")
+    if measure:
+        unread.pop("expected_batch_size", None)  # a step of that size is timed
+    else:
+        unread["micro_batch_size"] = "without --no-measure"
+    for name, how in unread.items():
+        if name in flags:
+            raise BadInput(f"{flag(name)} is read only {how}.")

@@ -16,14 +16,12 @@ from sfumato.plan import Plan
 from sfumato.recipes.doctor_advice import advice, fewer
 from sfumato.recipes.doctor_case import Asked, Case
 from sfumato.recipes.doctor_cost import Checked, Cost, estimate, machine_bytes
-from sfumato.recipes.doctor_data import public_case
+from sfumato.recipes.doctor_data import Rows, rows_of
 from sfumato.recipes.doctor_findings import Finding, findings, rows_loss, works_with
 from sfumato.recipes.doctor_models import open_case
-from sfumato.recipes.doctor_signal import MADE_UP, Gradient, Signal, first_gradient, made_up, signal_of
+from sfumato.recipes.doctor_signal import Signal, chunks, first_gradient, signal_of
 from sfumato.recipes.run import Data, Privacy
 
-_ROWS = 32  # on which the first gradient is measured
-_AT_ONCE = 8
 _CHECK_ROWS = 4
 _GB = 1e9
 
@@ -53,8 +51,14 @@ class Wish:
     def __post_init__(self) -> None:
         if self.micro_batch_size < 1:
             raise BadInput(f"micro_batch_size must be >= 1, got {self.micro_batch_size}.")
-        if self.memory_gb is not None and not self.memory_gb > 0:
-            raise BadInput(f"memory must be > 0 GB, got {self.memory_gb}.")
+        if self.memory_gb is not None and not 0 < self.memory_gb < math.inf:
+            raise BadInput(f"memory must be > 0 GB and finite, got {self.memory_gb}.")
+        if self.records is not None and self.records < 1:
+            raise BadInput(f"records must be >= 1, got {self.records}.")
+        if self.data is not None and self.records is None:
+            raise BadInput("--data is read for the signal, which needs --records.")
+        if self.check and not self.measure:
+            raise BadInput("--check measures a step: leave out --no-measure.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +118,19 @@ def diagnose(asked: Asked, wish: Wish) -> Diagnosis:
         case = open_case(asked, room_bytes=memory)
     except SfumatoError as error:
         return replace(found, refusal=str(error))
-    if wish.records:
+    except Exception as error:  # libraries raise anything on a broken folder; nothing in it is a private row
+        return replace(found, refusal=_failed("it cannot be opened", error))
+    rows = None
+    if wish.records is not None:
+        rows = rows_of(case, wish.data, asked.group_size)
         plan = replace(wish.privacy, unit=case.unit, group_size=asked.group_size).plan(wish.records)
         found = replace(found, plan=plan)
     found = replace(found, source=case.source, unit=case.unit, notes=case.notes, frozen_types=_frozen_types(case.model))
     found = _looked_at(found, case)
     if found.refusal is not None:
         return found
-    return _hoped(_costed(found, wish), case, wish)
+    found = _costed(found, wish)
+    return found if rows is None else _hoped(found, rows, wish.privacy.clip_norm)
 
 
 def _frozen_types(model: nn.Module) -> tuple[str, ...]:
@@ -158,27 +167,25 @@ def _costed(found: Diagnosis, wish: Wish) -> Diagnosis:
     return replace(found, cost=cost, checked=checked, largest=cost["private"].largest(found.memory_bytes))
 
 
-def _hoped(found: Diagnosis, case: Case, wish: Wish) -> Diagnosis:
+def _hoped(found: Diagnosis, rows: Rows, clip_norm: float) -> Diagnosis:
     """Add signal and noise of the first step."""
-    if found.plan is None:
-        return found
     assert found.seen is not None
-    inputs = MADE_UP
-    if wish.data is not None:
-        case, inputs = public_case(case, wish.data, _ROWS)
-    batches = made_up(case, _ROWS, _AT_ONCE, found.asked.group_size)
+    assert found.plan is not None
     try:
-        gradient: Gradient = first_gradient(case, batches, wish.privacy.clip_norm, inputs)
+        gradient = first_gradient(rows, chunks(rows, found.asked.group_size), clip_norm)
     except SfumatoError as error:
         return replace(found, trouble=(*found.trouble, f"the signal could not be measured: {error}"))
+    except Exception as error:  # of a foreign model; its rows are made up or public
+        return replace(found, trouble=(*found.trouble, _failed("the signal could not be measured", error)))
     signal = signal_of(gradient, found.plan, found.seen.num_trainable)
-    choices = () if signal.verdict == "fine" else fewer(case)
+    choices = () if signal.verdict == "fine" else fewer(rows.case)
     say = tuple(advice(signal, found.seen.num_trainable, choices))
     return replace(found, signal=signal, advice=say)
 
 
 def _failed(what: str, error: Exception) -> str:
-    return f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:240]}"
+    why = " ".join(str(error).split())[:240]
+    return f"{what}: {type(error).__name__}{f': {why}' if why else ''}"
 
 
 # ---------------------------------------------------------------- in rows and sentences

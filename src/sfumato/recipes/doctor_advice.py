@@ -9,9 +9,11 @@ from torch import nn
 from sfumato.base import BadInput
 from sfumato.norms.inspect import untouched
 from sfumato.recipes.doctor_case import Case
-from sfumato.recipes.doctor_signal import DOUBTFUL, MADE_UP, Signal
+from sfumato.recipes.doctor_data import MADE_UP
+from sfumato.recipes.doctor_signal import DOUBTFUL, Gradient, Signal
 
 _RANKS = (8, 1)
+_FEW = 0.5  # clipped units below which the clip norm, and with it the noise, is larger than the gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ def advice(signal: Signal, num_parameters: int, choices: Sequence[Choice]) -> li
     """Return what to change for R to reach `DOUBTFUL`; empty where it does.
 
     R grows with sqrt(T) B / (sigma sqrt(P)) times the gradient's norm. The numbers rest on the measured R of public
-    rows; on made-up ones on the largest possible R, so they are the least that helps.
+    rows; where that tells nothing on the largest possible R, so they are the least that helps.
 
     Args:
         signal: of the first step.
@@ -40,22 +42,37 @@ def advice(signal: Signal, num_parameters: int, choices: Sequence[Choice]) -> li
     """
     if signal.verdict == "fine":
         return []
-    real = signal.gradient.inputs != MADE_UP
-    reached = signal.over_all if real and signal.over_all > 0 else signal.largest_over_all
-    factor, least = DOUBTFUL / reached, "" if real else "at least "
+    gradient, found = signal.gradient, _clip_norm(signal.gradient)
+    factor, least = DOUBTFUL / signal.decides, "" if gradient.tells else "at least "
     if factor <= 1:
-        first = "measure it on public pictures (--data); fewer trainable parameters, larger batches, more records help"
-        return [first, _named(choices, num_parameters, 0), _PRETRAINED]
+        look = "measure it on public pictures (--data); " if gradient.inputs == MADE_UP else ""
+        found.append(f"{look}fewer trainable parameters, larger batches, more records help")
+        return [*found, _named(choices, num_parameters, 0), _PRETRAINED]
     most = int(num_parameters / factor**2)
     few = f"train at most {most:,} parameters, or " if most else ""
-    found = [f"{few}take {least}{factor:.1f} times the batch from as many times the records"]
+    found.append(f"{few}take {least}{_up(factor)} times the batch from as many times the records")
     found.append(_named(choices, num_parameters, most))
     if choices and choices[-1].parameters > most:
         left = factor * math.sqrt(choices[-1].parameters / num_parameters)
         found.append(
-            f"none of these is few enough: with {choices[-1].flags} also take {least}{left:.1f} times the batch"
+            f"none of these is few enough: with {choices[-1].flags} also take {least}{_up(left)} times the batch"
         )
     return [*found, _PRETRAINED]
+
+
+def _clip_norm(gradient: Gradient) -> list[str]:
+    """Return the advice to clip at the median norm, where few gradients are as long as the noise is made for."""
+    if gradient.clipped >= _FEW or not gradient.median_norm:
+        return []
+    return [
+        f"lower --clip-norm to about {gradient.median_norm:.2g}, the median norm, and look again: at "
+        f"{gradient.clip_norm:g}, for which the noise is made, {gradient.clipped:.0%} are clipped"
+    ]
+
+
+def _up(factor: float) -> str:
+    """Return a factor with one decimal, rounded up so that it suffices."""
+    return f"{math.ceil(round(10 * factor, 6)) / 10:.1f}"
 
 
 _PRETRAINED = "start from public pre-training, so that less has to be learned"

@@ -7,7 +7,7 @@ from sfumato import losses, models
 from sfumato.base import BadInput
 from sfumato.models.bare import Bare
 from sfumato.models.freeze import choose
-from sfumato.recipes.doctor_case import Asked, Case, Choices, no_adapter, only, row_unit
+from sfumato.recipes.doctor_case import Asked, Case, Choices, no_adapter, only, row_unit, text_length
 
 _TEXT = 16  # tokens of a caption where nothing says how many
 _LONGEST = 64
@@ -22,7 +22,8 @@ def captioner_case(asked: Asked, bare: Bare, tokenizer: models.Tokenizer | None)
     no_adapter(asked)
     model, size = bare.model, asked.image_size or bare.image_size
     text = model.config.decoder
-    length = asked.max_tokens or min(int(getattr(text, "max_position_embeddings", _TEXT)), _LONGEST)
+    most = getattr(text, "max_position_embeddings", None)
+    length = text_length(asked, most, min(_TEXT if most is None else int(most), _LONGEST))
 
     def train(what: str) -> models.Training:
         return choose(model, what, image_size=size, decoder_is_new=False, words_are_new=False)

@@ -14,8 +14,11 @@ from sfumato.plan import InfoNCE
 from sfumato.recipes.adapters import adapter_for
 from sfumato.recipes.run import Adapter
 
+TEMPERATURE = 0.2
+COUPLED = f"InfoNCE at temperature {TEMPERATURE:g} (dp-clip and dp-gcl take 0.07 on folders of pictures)"
 UNITS = ("example", "group")
 OF_QUESTIONS = ("max_question", "max_answer", "prompt")
+_COUNTS = ("group_size", "image_size", "channels", "max_tokens", "max_question", "max_answer")
 SETTINGS = ("kind", "image_size", "channels", "max_tokens", *OF_QUESTIONS, "batch_norm")
 
 
@@ -32,7 +35,10 @@ class Asked:
         group_size: rows of a group.
         image_size, channels, max_tokens: public shapes; None: those of the model.
         max_question, max_answer, prompt: of a model that answers questions; None: those of training.
-        batch_norm: of timm: `keep`, `frozen` or `group`.
+        batch_norm: of timm: `keep`, `frozen` or `group`; None: `keep` of a classifier, `group` of two views.
+
+    Raises:
+        BadInput: a number below 1.
     """
 
     model: str
@@ -47,7 +53,13 @@ class Asked:
     max_question: int | None = None
     max_answer: int | None = None
     prompt: str | None = None
-    batch_norm: str = "keep"
+    batch_norm: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"{flag(name)} must be >= 1, got {value}.")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -129,7 +141,13 @@ def adapter_of(asked: Asked) -> models.Adapter | None:
 
 
 def row_unit(asked: Asked) -> str:
-    """Return the unit of a loss of one value per row: the example, which needs half the noise of a group."""
+    """Return the unit of a loss of one value per row: the example, which needs half the noise of a group.
+
+    Raises:
+        BadInput: a size of groups where there are none.
+    """
+    if asked.unit != "group" and asked.group_size != Asked.group_size:
+        raise BadInput("--group-size is of the unit group: leave it out, or give --unit group.")
     return asked.unit or "example"
 
 
@@ -141,10 +159,33 @@ def contrast_unit(asked: Asked) -> str:
     """
     if asked.unit == "example":
         nothing: Any = None
-        loss = Contrast(embed=nothing, loss=InfoNCE(temperature=0.2))
-        computation = mechanisms.Computation(model=nn.Linear(1, 1), loss_fn=loss)
+        computation = mechanisms.Computation(model=nn.Linear(1, 1), loss_fn=contrast(nothing))
         mechanisms.clip_examples(computation, [], nothing, mechanisms.flat(1.0))  # pyright: ignore[reportArgumentType]
     return "group"
+
+
+def contrast(embed: Any) -> Contrast:
+    """Return the loss in which rows meet, at one temperature for all models."""
+    return Contrast(embed=embed, loss=InfoNCE(temperature=TEMPERATURE))
+
+
+def text_length(asked: Asked, most: int | None, usual: int) -> int:
+    """Return how many tokens a text has: those asked for, else `usual`.
+
+    Args:
+        most: places that the model has for them; None where nothing says so.
+
+    Raises:
+        BadInput: more tokens than places.
+    """
+    if asked.max_tokens is not None and most is not None and asked.max_tokens > most:
+        raise BadInput(f"--max-tokens {asked.max_tokens}: this model reads at most {most} tokens.")
+    return asked.max_tokens or usual
+
+
+def flag(name: str) -> str:
+    """Return a setting as one types it."""
+    return f"--{name.replace('_', '-')}"
 
 
 def name_and_file(rest: str) -> tuple[str, str | None]:
@@ -163,7 +204,7 @@ def only(asked: Asked, what: str, *takes: str) -> None:
     usual = {one.name: one.default for one in fields(Asked)}
     for name in SETTINGS:
         if name not in takes and getattr(asked, name) != usual[name]:
-            raise BadInput(f"--{name.replace('_', '-')} is no setting of {what}: leave it out.")
+            raise BadInput(f"{flag(name)} is no setting of {what}: leave it out.")
 
 
 def no_adapter(asked: Asked) -> None:

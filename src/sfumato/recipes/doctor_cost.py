@@ -86,10 +86,10 @@ class Checked:
 def sizes_below(rows: int, unit: str, group_size: int) -> tuple[int, ...]:
     """Return the micro-batch sizes that are measured for an estimate at `rows`: a quarter and a half.
 
-    Of groups there are at least two in a micro-batch, as a single one takes another way through the engine; where the
-    asked micro-batch has few groups, it is measured itself.
+    Groups are whole, and at least two in a micro-batch, as a single one takes another way through the engine: two and
+    three where the asked micro-batch has fewer than these.
     """
-    if unit == "group" and rows >= 2 * group_size:
+    if unit == "group":
         found = {max(2, part // group_size) * group_size for part in (rows // 4, rows // 2)}
         return tuple(sorted(found)) if len(found) > 1 else (2 * group_size, 3 * group_size)
     found = {max(1, rows // 4), max(2, rows // 2)}

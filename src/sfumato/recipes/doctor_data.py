@@ -1,7 +1,7 @@
-"""Rows of declared-public pictures for the doctor: the only rows that it ever reads."""
+"""Rows on which the doctor measures the signal: made up, or of declared-public pictures, the only ones it reads."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,59 @@ from sfumato.recipes.doctor_case import Case
 from sfumato.recipes.run import Data
 from sfumato.recipes.sets import sets_of
 
+MADE_UP = "made-up"
 _HALF = 0.5
+_ROWS, _GROUPS = 32, 16  # that are read
+_FEWEST = 8  # of a small public set
+_LARGEST = 64  # rows of a group: two groups are in memory at once
+_MADE = ("shapes", "shape-questions")  # drawn by the program: what follows the colon is a number, no folder
 
 
-def public_case(case: Case, settings: Data, num_rows: int) -> tuple[Case, str]:
-    """Return the case with rows of public pictures in the place of made-up ones, and the set's name.
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows on which the signal is measured.
 
-    Captions are read where the model has a tokenizer, else the words stay made up. Two views are two random crops. A
-    model that answers is asked the set's questions, or one public question of captions.
+    Attributes:
+        case: its `batch` gives them.
+        number: how many; whole groups, an even number of them, where the unit is the group.
+        inputs: "made-up", or the public set in words.
+        real: whether words, labels and answers belong to the pictures, or there are none.
+    """
+
+    case: Case
+    number: int
+    inputs: str
+    real: bool
+
+
+def rows_of(case: Case, settings: Data | None, group_size: int) -> Rows:
+    """Return public rows, or made-up ones where `settings` is None.
+
+    Raises:
+        BadInput: groups that are too large, or as `public_rows`.
+        UndecodableRow: one of the rows cannot be fed.
+    """
+    size = group_size if case.unit == "group" else 1
+    if size > _LARGEST:
+        raise BadInput(
+            f"--group-size {size}: the signal is measured on groups of at most {_LARGEST} rows. Leave --records out, "
+            "or give a smaller one."
+        )
+    number = size * (_GROUPS if case.unit == "group" else _ROWS)
+    if settings is None:
+        return Rows(case=case, number=number, inputs=MADE_UP, real=False)
+    return public_rows(case, settings, number, size)
+
+
+def public_rows(case: Case, settings: Data, number: int, size: int = 1) -> Rows:
+    """Return rows of public pictures, drawn at random: `number`, or as many as the set has.
+
+    Captions are read where the model has a tokenizer, else the words stay made up, as do the labels of a classifier.
+    Two views are two random crops. A model that answers is asked the set's questions, or one public question of
+    captions.
+
+    Args:
+        size: rows of a unit; there are whole ones, and an even number of them.
 
     Raises:
         BadInput: the set is not declared public, has too few rows, or questions for a model that is asked none.
@@ -33,12 +78,22 @@ def public_case(case: Case, settings: Data, num_rows: int) -> tuple[Case, str]:
     captioned = _public_set(settings, case.image_size)
     if captioned.has_questions and case.answer is None:
         raise BadInput(f"{captioned.name} holds questions: the doctor asks them of whole vision-language checkpoints.")
-    if len(captioned) < num_rows:
-        raise BadInput(f"{captioned.name} has {len(captioned)} rows; the doctor reads {num_rows}.")
+    number = min(number, len(captioned)) // (2 * size) * 2 * size
+    if number < _FEWEST * size:
+        raise BadInput(f"{captioned.name} has {len(captioned)} rows; the doctor reads at least {_FEWEST * size}.")
+    drawn = [int(index) for index in np.random.default_rng(0).choice(len(captioned), number, replace=False)]
     if case.answer is not None:
-        return replace(case, batch=_answers(case, captioned, num_rows)), captioned.name
+        return Rows(
+            case=replace(case, batch=_answers(case, captioned, drawn)), number=number, inputs=captioned.name, real=True
+        )
+    batch, made = _pictures(case, [captioned[index] for index in drawn])
+    inputs = f"pictures of {captioned.name}, {made} made up" if made else captioned.name
+    return Rows(case=replace(case, batch=batch), number=number, inputs=inputs, real=not made)
+
+
+def _pictures(case: Case, rows: list[Any]) -> tuple[Callable[[int], Any], str]:
+    """Return n -> the first n rows as the model reads them, and what of them stays made up."""
     preprocess = data.Preprocess(image_size=case.image_size, mean=(_HALF,), std=(_HALF,), channels=case.channels)
-    rows = [captioned[index] for index in _spread(captioned, num_rows)]
     pixels = torch.stack([preprocess.evaluate(row["image"]) for row in rows])
 
     def batch(count: int) -> dict[str, Tensor]:
@@ -52,30 +107,30 @@ def public_case(case: Case, settings: Data, num_rows: int) -> tuple[Case, str]:
             )
         return found
 
-    return replace(case, batch=batch), captioned.name
+    if case.encode is not None or "other_view" in case.batch(1):
+        return batch, ""
+    return batch, "words" if "input_ids" in case.batch(1) or case.text_name else "labels"
 
 
-def _spread(captioned: data.Captioned, num_rows: int) -> list[int]:
-    return [int(index) for index in np.linspace(0, len(captioned) - 1, num_rows)]
-
-
-def _answers(case: Case, captioned: data.Captioned, num_rows: int) -> Callable[[int], Any]:
+def _answers(case: Case, captioned: data.Captioned, drawn: list[int]) -> Callable[[int], Any]:
     """Return n -> the first n rows as the model's own family encodes them; captions answer a public question."""
     assert case.answer is not None
     question = None if captioned.has_questions else QUESTION
     asked = data.AskedRows(captioned=captioned, encode=case.answer, question=question)
-    rows = [asked[index] for index in _spread(captioned, num_rows)]
+    rows = [asked[index] for index in drawn]
     return lambda count: default_collate(rows[:count])
 
 
 def _public_set(settings: Data, image_size: int) -> data.Captioned:
-    kind = settings.spec.partition(":")[0]
-    if kind in BUILT_IN or settings.public:  # else nothing is opened
+    kind, _, rest = settings.spec.partition(":")
+    public_by_nature = kind in BUILT_IN and (not rest or kind in _MADE)  # what a named folder holds nobody knows
+    if public_by_nature or settings.public:  # else nothing is opened
         found = sets_of(settings, image_size).train
         if found.public:
             return found
     raise BadInput(
-        f"{kind}: the doctor reads no private rows. Declare the pictures public with --public, or leave --data out."
+        f"{settings.spec}: the doctor reads no private rows. Declare the pictures public with --public, or leave "
+        "--data out."
     )
 
 

@@ -16,6 +16,7 @@ from sfumato.recipes.doctor_case import Case
 _EXPERTS = re.compile(r"(MoE|Moe|Experts|SparseM[lL]P|TopKRouter|Top2Router|Switch)")
 _ROUNDS = 3
 _LISTED = 3
+_HELD, _FROZEN = "held in evaluation mode", "frozen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +27,13 @@ class Finding:
         where: names of modules, parameters or buffers.
         why: in words.
         instead: the nearest thing that works.
+        tried: the change with which `works_with` tries the model; empty where no setting helps.
     """
 
     where: tuple[str, ...]
     why: str
     instead: str
+    tried: str = ""
 
     @property
     def named(self) -> str:
@@ -91,15 +94,22 @@ def _batch_norms(case: Case, seen: Inspection) -> list[Finding]:
         Finding(
             where=seen.batch_norms,
             why="BatchNorm in training mode normalises each row with the others of its batch",
-            instead="frozen statistics (eval(), --batch-norm frozen with a weights file), or GroupNorm in its place "
-            f"(--batch-norm group, from scratch){_relative(case)}",
+            instead=_instead_of_batch_norm(case.source),
+            tried=_HELD,
         )
     ]
 
 
-def _relative(case: Case) -> str:
-    twin = group_norm_twin(case.source)
-    return f"; timm:{twin} is the same model with GroupNorm" if twin else ""
+def _instead_of_batch_norm(source: str) -> str:
+    if found := re.match(r"open_clip (\S+)", source):
+        return f"a weights file, whose statistics are then held (open_clip:{found.group(1)}:FILE)"
+    if not source.startswith("timm "):
+        return "frozen statistics (eval()), or GroupNorm in its place"
+    twin = group_norm_twin(source)
+    return (
+        "frozen statistics (--batch-norm frozen, with a weights file), or GroupNorm in its place (--batch-norm group, "
+        f"from scratch){f'; timm:{twin} is the same model with GroupNorm' if twin else ''}"
+    )
 
 
 def group_norm_twin(source: str) -> str | None:
@@ -119,7 +129,8 @@ def _learning(case: Case, seen: Inspection) -> list[Finding]:
     if not buffers:
         return []
     why = "the buffer changes in the forward pass: it would carry un-noised statistics of records out"
-    return [Finding(where=buffers, why=why, instead="its module in eval(), or a model without a queue or average")]
+    instead = "its module in eval(), or a model without a queue or average"
+    return [Finding(where=buffers, why=why, instead=instead, tried=_HELD)]
 
 
 def _without_rule(case: Case, seen: Inspection) -> list[Finding]:
@@ -133,6 +144,7 @@ def _without_rule(case: Case, seen: Inspection) -> list[Finding]:
             why=f"no rule measures a parameter in {function} row by row",
             instead=f"freeze it{_otherwise(case)}, write its use with linear, matmul or elementwise "
             "functions, or register a rule with sfumato.norms.register_rule",
+            tried=_FROZEN,
         )
         for function, names in by_function.items()
     ]
@@ -145,7 +157,8 @@ def _otherwise(case: Case) -> str:
 def _unreached(seen: Inspection) -> list[Finding]:
     if not seen.unreached:
         return []
-    return [Finding(where=seen.unreached, why="no gradient reaches it", instead="freeze it with requires_grad_(False)")]
+    instead = "freeze it with requires_grad_(False)"
+    return [Finding(where=seen.unreached, why="no gradient reaches it", instead=instead, tried=_FROZEN)]
 
 
 def _leaks(case: Case, seen: Inspection) -> list[Finding]:

@@ -1,7 +1,7 @@
 """Models of pictures alone for the doctor: timm's classifiers, and encoders on two views of a picture."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from sfumato import models
 from sfumato.base import BadInput
-from sfumato.losses import Contrast
-from sfumato.models.bare import bare_timm
+from sfumato.models.bare import Bare, bare_timm
 from sfumato.models.encoder_train import choose_encoder, last_blocks, timm_blocks
-from sfumato.plan import InfoNCE
+from sfumato.models.modeling_sfumato_timm import batch_norms
 from sfumato.recipes.doctor_case import (
+    COUPLED,
     Asked,
     Case,
     Choices,
     adapter_of,
+    contrast,
     contrast_unit,
     name_and_file,
     no_adapter,
@@ -26,18 +27,28 @@ from sfumato.recipes.doctor_case import (
 )
 from sfumato.recipes.doctor_train import PARTS, Reach, adapted, choices_of, chosen, held_names
 
+_NO_NORMS = "this model has no BatchNorm: leave out --batch-norm."
 ENCODERS = ("small-conv", "resnet18", "resnet18-group", "micro")
 
 
 def views_case(asked: Asked, kind: str) -> Case:
-    """Return an encoder of a built-in size or of timm, for a loss of two views."""
-    only(asked, "an encoder", "kind", "image_size", "channels", "batch_norm")
-    norm = "frozen" if asked.batch_norm == "frozen" else "group"
+    """Return an encoder of a built-in size or of timm, for a loss of two views.
+
+    Raises:
+        BadInput: a setting that is not the encoder's.
+    """
+    theirs = ("batch_norm",) if kind.startswith("timm:") else ()
+    only(asked, "an encoder", "kind", "image_size", "channels", *theirs)
+    if asked.batch_norm == "keep":
+        raise BadInput("under two views --batch-norm is group (usual) or frozen: BatchNorm in training couples rows.")
     size, channels = asked.image_size or 32, asked.channels or 3
     no_adapter(asked)
     started = models.start_encoder(
-        kind=kind, image_size=size, channels=channels, seed=0, train=asked.train, batch_norm=norm
+        kind=kind, image_size=size, channels=channels, seed=0, train=asked.train, batch_norm=asked.batch_norm or "group"
     )
+    model: Any = started.model
+    if asked.batch_norm and model.settings.batch_norm == "none":
+        raise BadInput(_NO_NORMS)
     return two_views_case(asked, started, size, channels)
 
 
@@ -61,12 +72,12 @@ def two_views_case(asked: Asked, found: Any, size: int, channels: int) -> Case:
     return Case(
         source=f"{asked.model}, two views of each picture",
         model=found.model,
-        loss_fn=Contrast(embed=found.embed, loss=InfoNCE(temperature=0.2)),
+        loss_fn=contrast(found.embed),
         batch=batch,
         training=train(asked.train),
         unit=contrast_unit(asked),
         choices=Choices(names=("heads", "last-1"), choose=train),
-        notes=(*getattr(found, "notes", ()), "two views meet in the loss: clipped by groups"),
+        notes=(*getattr(found, "notes", ()), f"two views meet in {COUPLED}: clipped by groups"),
         image_size=size,
         channels=channels,
     )
@@ -91,10 +102,11 @@ def timm_case(asked: Asked, rest: str) -> Case:
     """
     only(asked, "timm's models", "kind", "image_size", "channels", "batch_norm")
     if asked.kind == "encoder":
-        norm = "frozen" if asked.batch_norm == "frozen" else "group"
-        return views_case(replace(asked, batch_norm=norm), asked.model)
+        return views_case(asked, asked.model)
+    if asked.kind is not None:
+        raise BadInput(f"--kind {asked.kind} is none of timm's: leave it out for the classifier, or --kind encoder.")
     name, file = name_and_file(rest)
-    bare = bare_timm(name, file, channels=asked.channels or 3, image_size=asked.image_size, batch_norm=asked.batch_norm)
+    bare = _classifier(asked, name, file)
     size, model = bare.image_size, bare.model
     classes, loss = int(model.num_classes), ClassLoss()
 
@@ -116,6 +128,13 @@ def timm_case(asked: Asked, rest: str) -> Case:
         image_size=size,
         channels=bare.channels,
     )
+
+
+def _classifier(asked: Asked, name: str, file: str | None) -> Bare:
+    shape = {"channels": asked.channels or 3, "image_size": asked.image_size}
+    if asked.batch_norm in ("frozen", "group") and not batch_norms(bare_timm(name, None, **shape).model):
+        raise BadInput(_NO_NORMS)
+    return bare_timm(name, file, **shape, batch_norm=asked.batch_norm or "keep")
 
 
 def _of_classifier(asked: Asked, model: Any, name: str, reach: Reach) -> tuple[models.Adapted, Choices]:

@@ -39,10 +39,10 @@ def run_case(asked: Asked, folder: Path) -> Case:
     bare = Bare(
         kind=run.model.kind, model=loaded.model, source=source, is_random=False, image_size=size, channels=channels
     )
-    length = asked.max_tokens or run.model.max_tokens
     if run.model.kind == "captioner":
-        return captioner_case(replace(asked, max_tokens=length), bare, loaded.tokenizer)
-    length = length or models.text_positions(loaded.model) or TEXT
+        asked = replace(asked, max_tokens=asked.max_tokens or run.model.max_tokens)
+        return captioner_case(asked, bare, loaded.tokenizer)
+    length = run.model.max_tokens or models.text_positions(loaded.model) or TEXT
     return dual_case(asked, bare, loaded.embed, length, loaded.tokenizer.vocab_size, loaded.tokenizer)
 
 

@@ -9,23 +9,24 @@ from torch import Tensor
 
 from sfumato import models
 from sfumato.base import BadInput
-from sfumato.losses import Contrast
 from sfumato.models.bare import Bare
 from sfumato.models.dual_freeze import choose_dual
 from sfumato.models.dual_sizes import build_dual
 from sfumato.models.open_clip_door import build_open_clip, open_clip_module
 from sfumato.models.pair_start import adapt_text, choose_pair
 from sfumato.models.still_norms import hold_batch_norms
-from sfumato.plan import InfoNCE
 from sfumato.recipes.doctor_case import (
+    COUPLED,
     Asked,
     Case,
     Choices,
     adapter_of,
+    contrast,
     contrast_unit,
     name_and_file,
     no_adapter,
     only,
+    text_length,
 )
 from sfumato.recipes.doctor_train import per_rank
 
@@ -33,15 +34,15 @@ PAIR = "lit"
 TEXT = 16  # tokens of a text where nothing says how many
 _PARTS = ("heads", "last-1")
 _WORDS = 200  # vocabulary of a dual encoder that starts at random
-_COUPLED = "InfoNCE couples rows: clipped by groups; clipping per example is refused"
+_COUPLED = f"{COUPLED} couples rows: clipped by groups; clipping per example is refused"
 
 
 def towers_case(asked: Asked, bare: Bare, tokenizer: models.Tokenizer | None) -> Case:
     """Return the two towers of a transformers folder."""
     text = bare.model.config.text_config
     embed = models.Towers("transformers", int(text.pad_token_id or 0))
-    length = int(getattr(text, "max_position_embeddings", TEXT))
-    length = length if text.model_type == "siglip_text_model" else asked.max_tokens or min(length, 77)
+    most = int(getattr(text, "max_position_embeddings", TEXT))
+    length = _fixed(asked, most) if text.model_type == "siglip_text_model" else min(most, 77)
     held = hold_batch_norms(bare.model) if not bare.is_random else []
     notes = (*bare.said, *((f"{len(held)} BatchNorm layers keep the checkpoint's statistics",) if held else ()))
     bare = replace(bare, notes=notes, is_random=False)
@@ -56,12 +57,13 @@ def dual_case(
     vocab_size: int,
     tokenizer: models.Tokenizer | None,
 ) -> Case:
-    """Return two towers with made-up texts of `length` tokens.
+    """Return two towers with made-up texts of `length` tokens, unless another length is asked for.
 
     Raises:
-        BadInput: `train` is none that these towers know, or a setting is not theirs.
+        BadInput: `train` is none that these towers know, a setting is not theirs, or texts longer than they read.
         Refused: the unit is the example.
     """
+    length = text_length(asked, models.text_positions(bare.model), length)
     size = asked.image_size or bare.image_size
 
     def batch(num_rows: int) -> dict[str, Tensor]:
@@ -80,7 +82,7 @@ def dual_case(
     return Case(
         source=bare.source,
         model=bare.model,
-        loss_fn=Contrast(embed=embed, loss=InfoNCE(temperature=0.2)),
+        loss_fn=contrast(embed),
         batch=batch,
         training=choices.choose(asked.train),
         unit=contrast_unit(asked),
@@ -91,6 +93,13 @@ def dual_case(
         image_size=size,
         channels=bare.channels,
     )
+
+
+def _fixed(asked: Asked, positions: int) -> int:
+    """Return the length of a model that reads nothing shorter or longer; BadInput where another is asked for."""
+    if asked.max_tokens not in (None, positions):
+        raise BadInput(f"this model's texts have {positions} tokens, no more and no less: leave out --max-tokens.")
+    return positions
 
 
 def _of_dual(model: Any, embed: models.Towers, row: dict[str, Tensor]) -> Choices:
@@ -143,12 +152,12 @@ def packages_case(asked: Asked) -> Case:
         BadInput: a package is not installed.
     """
     started = models.lit_pair(train="heads", seed=0)
-    return pair_case(asked, started, "pretrained towers of packages (lit)", started.notes)
+    return pair_case(replace(asked, kind=None), started, "pretrained towers of packages (lit)", started.notes)
 
 
 def pair_case(asked: Asked, towers: Any, source: str, notes: tuple[str, ...] = ()) -> Case:
     """Return a started or loaded pair of packages' towers; BadInput for a setting that is not theirs."""
-    only(asked, "the towers of packages", "kind", "max_tokens")
+    only(asked, "the towers of packages", "max_tokens")
     size, channels = int(towers.preprocess["image_size"]), int(towers.preprocess["channels"])
     bare = Bare(
         kind="towers",
@@ -159,7 +168,7 @@ def pair_case(asked: Asked, towers: Any, source: str, notes: tuple[str, ...] = (
         channels=channels,
         notes=notes,
     )
-    case = dual_case(asked, bare, towers.embed, asked.max_tokens or TEXT, towers.tokenizer.vocab_size, towers.tokenizer)
+    case = dual_case(asked, bare, towers.embed, TEXT, towers.tokenizer.vocab_size, towers.tokenizer)
     towers.model.train()  # a tower of which nothing trains stays in evaluation mode
     return case
 
@@ -176,7 +185,8 @@ def open_clip_case(asked: Asked, rest: str) -> Case:
     if config is None:
         raise BadInput(f"open_clip has no architecture {name!r} (open_clip.list_models() lists them).")
     size = asked.image_size or config["vision_cfg"].get("image_size", 224)
-    length = config["text_cfg"].get("context_length", 77) if file else asked.max_tokens or 77
+    own = config["text_cfg"].get("context_length", 77)
+    length = _fixed(asked, own) if file else asked.max_tokens or 77
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         found = build_open_clip(asked.model, image_size=int(size), max_tokens=length, channels=3)
