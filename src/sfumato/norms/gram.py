@@ -211,11 +211,16 @@ def orthogonal(rows: Tensor) -> Tensor:
 
     The columns but the first of the reflection that takes the row to the first axis (Householder).
     """
-    mirror = rows.clone()
-    mirror[:, 0] += torch.where(rows[:, 0] < 0, -1.0, 1.0)
-    scaled = 2.0 * mirror / mirror.square().sum(1, keepdim=True)
+    mirror, scaled = _mirrors(rows)
     identity = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
     return (identity - scaled[:, :, None] * mirror[:, None])[..., 1:]
+
+
+def _mirrors(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return m and 2 m / |m|^2 of each row's reflection 1 - 2 m m^T / |m|^2, (N, d) each."""
+    mirror = rows.clone()
+    mirror[:, 0] += torch.where(rows[:, 0] < 0, -1.0, 1.0)
+    return mirror, 2.0 * mirror / mirror.square().sum(1, keepdim=True)
 
 
 # ---------------------------------------------------------------- norms of all pairs
@@ -223,7 +228,8 @@ def orthogonal(rows: Tensor) -> Tensor:
 
 def _moving(own: Tensor, other: Tensor) -> Tensor:
     """Return a_ij = Q_i^T other_j, (n, m, k); in float64, because nearly all of it may cancel."""
-    return (other.double() @ orthogonal(own.double())).to(own.dtype)
+    (mirror, scaled), other = _mirrors(own.double()), other.double()
+    return (other[None, :, 1:] - (scaled @ other.mT)[..., None] * mirror[:, None, 1:]).to(own.dtype)
 
 
 def _squares(moving: Tensor, side: Side) -> tuple[Tensor, Tensor]:
