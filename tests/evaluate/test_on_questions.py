@@ -57,6 +57,34 @@ def asked(num, *, seed=0, **more):
     return Asked(images=(level[:, None, None, None] + noise).astype(np.uint8), **more)
 
 
+class Typed(Asked):
+    """The same, where each row says the type of its answer."""
+
+    def __getitem__(self, index):
+        told = {} if "answer_type" in self.without else {"answer_type": "yes/no" if index % 2 else "number"}
+        return super().__getitem__(index) | told
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Captions:
+    """Captioned pictures without questions; where they are `unread`, no picture may be asked for."""
+
+    images: np.ndarray
+    captions: tuple[str, ...]
+    unread: bool = False
+    public: bool = True
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        assert not self.unread
+        return {"image": self.images[index], "caption": self.captions[index], "label": None, "attributes": None}
+
+    def captions_of(self, index):
+        return (self.captions[index],)
+
+
 def true_answer(picture, question):
     shade = SHADES[int(picture[0, 0, 0]) // 100]
     return shade if "what" in question else ("yes" if shade == "white" else "no")
@@ -126,12 +154,63 @@ def test_a_blind_model_is_not_above_the_question():
     assert found["suites"]["vqa"]["ranked"]["skipped"] == "the model scores no given answers"
     assert found["suites"]["vqa"]["free"]["accuracy"] < 1
     above = found["suites"]["vqa_baselines"]["above_question_only"]
-    assert (above["difference"], above["low"], above["high"]) == (0, 0, 0)
+    assert above["difference"] == 0
+    assert above["low"] == -above["high"]
+    assert 0.2 < above["high"] < 0.35  # 12 pictures, of which none differs
 
 
 def test_empty_answers_are_wrong_and_counted():
     found = run(Subject(answer=lambda pictures, questions: ["" for _ in questions]))["suites"]["vqa"]["free"]
     assert (found["accuracy"], found["num_empty"], found["n"]) == (0.0, 24, 24)
+
+
+def test_rows_that_cannot_be_fed_are_wrong_and_counted():
+    def answer(pictures, questions):
+        right = seer().answer(pictures, questions)
+        return [None if "what" in question else said for question, said in zip(questions, right)]
+
+    found = run(Subject(answer=answer))
+    one = found["suites"]["vqa"]
+    assert (one["num_unfed"], one["free"]["num_empty"], one["free"]["accuracy"]) == (12, 12, 0.5)
+    assert ("visual questions", "rows that the model cannot be fed, wrong below", "12", "", "", "") in table(found)
+
+    def score(pictures, questions, candidates):
+        scores = seer().score_answers(pictures, questions, candidates)
+        return np.where([["what" in question] for question in questions], -np.inf, scores)
+
+    only_ranks = run(Subject(score_answers=score))["suites"]["vqa"]
+    assert (only_ranks["num_unfed"], only_ranks["ranked"]["accuracy"]) == (12, 0.5)
+    fed = run()
+    assert fed["suites"]["vqa"]["num_unfed"] == 0
+    assert not any("cannot be fed" in row[1] for row in table(fed))
+
+
+def test_captions_answer_the_public_question_of_the_model():
+    captions = tuple(f"a {'light' if i % 2 else 'dark'} one" for i in range(8))
+    test = Captions(images=asked(8, seed=1).images, captions=captions)
+    train = Captions(images=asked(30).images, captions=captions[:2] * 15, unread=True)
+    heard = []
+
+    def answer(pictures, questions):
+        heard.extend(questions)
+        return ["a dark one"] * len(questions)
+
+    found = run(Subject(answer=answer, question="what is it?"), train=train, test=test)["suites"]
+    assert set(heard) == {"what is it?"}
+    assert (found["vqa"]["free"]["n"], found["vqa"]["free"]["accuracy"]) == (8, 0.5)
+    assert found["vqa_baselines"]["majority"]["accuracy"] == 0.5
+    assert found["vqa_baselines"]["above_question_only"]["difference"] == 0
+    without = run(Subject(answer=answer), train=train, test=test)["suites"]["vqa"]
+    assert without["skipped"] == "the test set has no questions"
+    own = run(Subject(answer=lambda pictures, questions: ["no"] * len(questions), question="what is it?"))
+    assert set(own["suites"]["vqa"]["free"]["by_kind"]) == {"is", "what"}  # a set's own questions stay
+
+
+@pytest.mark.parametrize("without", [(), ("answer_type",)])
+def test_the_types_that_the_set_says_are_taken(without):
+    """VQA2.0 calls "2 feet" a number; without its word the text decides."""
+    found = run(test=Typed(images=asked(12, seed=1).images, without=without))["suites"]["vqa"]["free"]
+    assert set(found["by_answer_type"]) == ({"yes/no", "other"} if without else {"yes/no", "number"})
 
 
 def test_candidates_are_declared_or_of_a_public_training_set():
@@ -287,6 +366,14 @@ def test_the_table_has_every_way_and_kind(found):
     assert cells["visual questions, answers yes/no", "commonest answer"][0] == "81.8 %"
     assert not any("exact match" in title for title, _ in cells)  # nowhere another figure
     assert cells["visual questions", "model less question-only, points"][0] == "26.1"
+
+
+def test_kinds_that_are_the_types_of_answers_stand_once(found):
+    one = json.loads(json.dumps(found))
+    for way in ("free", "ranked"):
+        one["suites"]["vqa"][way]["by_kind"] = one["suites"]["vqa"][way]["by_answer_type"]
+    titles = [row[0] for row in table(one) if row[1] == "model, own words"]
+    assert titles == ["visual questions", *(f"visual questions, answers {name}" for name in ("other", "yes/no"))]
 
 
 def test_the_table_has_the_exact_match_where_it_differs():

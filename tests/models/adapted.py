@@ -9,6 +9,9 @@ import torch.nn.functional as F
 import transformers as hf
 from torch import Tensor, nn
 
+from sfumato.models import ADAPTERS, Adapter
+from sfumato.models.adapters import LORA
+
 WORDS = 40
 TEXT = {
     "vocab_size": WORDS,
@@ -38,6 +41,12 @@ class Case:
         """What the model makes of the batch, in the precision of its first parameter that is no adapter's."""
         dtype = next(param.dtype for name, param in model.named_parameters() if "lora" not in name)
         return self.loss(model, self.rows(dtype))
+
+
+def small(train: str, **more: Any) -> Adapter | None:
+    """Settings of a small adapter, those that `train` uses; None where it has none."""
+    usual = {"rank": 2} if train in LORA else {"num_tokens": 3}
+    return Adapter(**usual | more) if train in ADAPTERS else None
 
 
 def moved(model: nn.Module, scale: float = 0.05) -> nn.Module:

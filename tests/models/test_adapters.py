@@ -7,14 +7,14 @@ import open_clip
 import pytest
 import torch
 import transformers as hf
-from tests.models.adapted import CASES, TEXT, blip, clip, gpt2, llama, opt, t5, words
+from tests.models.adapted import CASES, TEXT, blip, clip, gpt2, llama, opt, small, t5, words
 from torch import nn
 
 from sfumato.base import BadInput
 from sfumato.models import Adapter, adapt
 from sfumato.models.adapter_blocks import heads_of, towers_of
 
-SMALL = Adapter(rank=2, num_tokens=3)
+SMALL = Adapter(rank=2)
 
 
 def trained(model: nn.Module) -> set[str]:
@@ -25,7 +25,7 @@ def trained(model: nn.Module) -> set[str]:
 def test_every_parameter_is_in_one_list(train: str) -> None:
     model = llama()
     model.requires_grad_(train != "all")  # what was set before does not matter
-    found = adapt(model, train, SMALL if train in ("lora", "dora", "prompt", "prefix") else None)
+    found = adapt(model, train, small(train))
     kinds = found.training
     listed = [*kinds.trainable, *kinds.frozen, *kinds.unreached, *kinds.absent]
     assert sorted(listed) == sorted(name for name, _ in found.model.named_parameters())
@@ -153,7 +153,7 @@ def test_the_start_is_a_function_of_the_seed(train: str) -> None:
     for seed in (1, 1, 2):
         base = llama()
         torch.set_rng_state(state)
-        found = adapt(base, train, SMALL, seed=seed)
+        found = adapt(base, train, small(train), seed=seed)
         made.append(torch.cat([p.detach().flatten() for p in found.model.parameters() if p.requires_grad]))
         assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(made[0], made[1])
@@ -165,6 +165,19 @@ def test_targets_are_ends_of_names() -> None:
     found = adapt(llama(), "lora", Adapter(rank=2, targets=("v_proj", "layers.1.mlp.up_proj"))).training.trainable
     carriers = {name.split(".lora_")[0] for name in found}
     assert carriers == {f"model.layers.{i}.self_attn.v_proj" for i in (0, 1)} | {"model.layers.1.mlp.up_proj"}
+
+
+def test_modules_that_train_whole_are_ends_of_names_at_dots() -> None:
+    """peft alone takes `input_layernorm` for `norm`."""
+    whole = [name for name in adapt(llama(), "lora", Adapter(modules_to_save=("norm",))).training.trainable
+             if "lora_" not in name]  # fmt: skip
+    assert whole == ["model.norm.modules_to_save.default.weight"]
+    with pytest.raises(BadInput, match=r"peft trains the whole of layers\.0\.input_layernorm.* too: name the modules"):
+        adapt(llama().model, "lora", Adapter(modules_to_save=("norm",)))  # the name in full is the same word
+    twice = adapt(llama(), "lora", Adapter(modules_to_save=("layers.1.mlp", "mlp"))).training.trainable
+    assert {name.split(".modules_to_save.")[0] for name in twice if "lora_" not in name} == {
+        "model.layers.0.mlp", "model.layers.1.mlp",
+    }  # fmt: skip
 
 
 def test_layers_that_are_called_functionally_carry_no_lora() -> None:
@@ -229,6 +242,10 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         ("lora", Adapter(modules_to_save=("nope",)), "modules_to_save: no module of a LlamaForCausalLM is named nope"),
         ("lora", Adapter(modules_to_save=("lm_head",), frozen_dtype="float16"), "leave modules_to_save out, or load"),
         ("prompt", Adapter(targets=("q_proj",)), "settings of lora and dora"),
+        ("prompt", Adapter(rank=64), "rank, alpha, targets, dropout and modules_to_save are settings of lora and dora"),
+        ("prefix", Adapter(alpha=1.0), "settings of lora and dora"),
+        ("lora", Adapter(num_tokens=99), "num_tokens is a setting of prompt and prefix: leave it out"),
+        ("dora", Adapter(num_tokens=99), "num_tokens is a setting of prompt and prefix"),
     ):
         with pytest.raises(BadInput, match=says):
             adapt(model, train, adapter)
@@ -255,7 +272,7 @@ def test_models_without_what_is_asked_for() -> None:
 
 def test_a_second_adapter_is_refused() -> None:
     for train in ("lora", "prompt"):
-        model = adapt(llama(), train, SMALL).model
+        model = adapt(llama(), train, small(train)).model
         with pytest.raises(BadInput, match="carries an adapter already"):
             adapt(model, "lora", SMALL)
 

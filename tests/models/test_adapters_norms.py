@@ -4,20 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.models.adapted import CASES, PICTURED, Case, moved, pictured, prefix_loss
+from tests.models.adapted import CASES, PICTURED, Case, moved, pictured, prefix_loss, small
 
 from sfumato.base import BadInput
 from sfumato.models import Adapter, adapt
 from sfumato.norms import Outer, Rows, Tape, clipped_sum, oracle_sum, prepare
 
-SMALL = Adapter(rank=2, num_tokens=3)
 TRAINS = ("all", "heads", "last-1", "bias", "lora", "dora", "prompt", "prefix")
 REFUSED = {("t5", "bias")} | {(name, train) for name in ("clip", "blip", "t5") for train in ("prompt", "prefix")}
 
 
 def adapted(case: Case, train: str, adapter: Adapter | None = None, **settings):
-    uses = train in ("lora", "dora", "prompt", "prefix")
-    found = adapt(case.make().double(), train, adapter or (SMALL if uses else None), **settings)
+    found = adapt(case.make().double(), train, adapter or small(train), **settings)
     moved(found.model).train()
     return found
 
@@ -113,7 +111,7 @@ def test_half_precision_frozen_weights(train: str, dtype: str) -> None:
         case = replace(case, loss=prefix_loss)
     case = replace(case, loss=lambda model, batch, loss=case.loss: loss(model, batch).float())
     model = case.make()
-    found = adapt(model, train, replace(SMALL, frozen_dtype=dtype), reach=case.reach)
+    found = adapt(model, train, small(train, frozen_dtype=dtype), reach=case.reach)
     params = dict(found.model.named_parameters())
     assert {params[name].dtype for name in found.training.trainable} == {torch.float32}
     assert {params[name].dtype for name in found.training.frozen} == {getattr(torch, dtype)}
@@ -123,7 +121,7 @@ def test_half_precision_frozen_weights(train: str, dtype: str) -> None:
 
 def test_half_precision_of_pictures() -> None:
     case = CASES["clip"]
-    found = adapt(case.make(), "lora", replace(SMALL, frozen_dtype="bfloat16"))
+    found = adapt(case.make(), "lora", small("lora", frozen_dtype="bfloat16"))
     model = moved(found.model).train()
     loss = replace(case, loss=lambda model, batch: case.loss(model, batch).float())
     both(loss, model, case.rows(torch.float32), tolerance=0.05)
@@ -136,7 +134,9 @@ def test_half_precision_of_pictures() -> None:
 def test_models_that_put_pictures_among_words(name: str, train: str) -> None:
     """Norms, and generation with a cache against the logits of whole rows."""
     case = Case(PICTURED[name][0], lambda: pictured(name), prefix_loss)
-    found = adapt(case.make().double(), train, Adapter(rank=2, num_tokens=50), reach=case.reach)
+    found = adapt(
+        case.make().double(), train, small(train, **({} if train == "lora" else {"num_tokens": 50})), reach=case.reach
+    )
     model, batch = moved(found.model).eval(), case.rows()
     both(case, model, synthetic=lambda count: pictured(name, count))
     other = {**batch, "pixel_values": batch["pixel_values"].flip(0)}

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from tests.models.adapted import CASES, llama, moved
+from safetensors.torch import load_file, save_file
+from tests.models.adapted import CASES, llama, moved, small
 
 from sfumato.base import BadInput
 from sfumato.models import Adapter, adapt, load_adapter, save_adapter
 from sfumato.models.adapter_peft import base_state
 
-SMALL = Adapter(rank=2, num_tokens=3)
+SMALL = Adapter(rank=2)
 WHOLE = Adapter(rank=2, targets="all-linear", modules_to_save=("lm_head",))
 SAVED = {  # folder: case, train, settings
     "lora": ("llama, filled left", "lora", SMALL),
     "whole": ("llama, filled left", "lora", WHOLE),
     "dora": ("llama, filled left", "dora", SMALL),
-    "prompt": ("llama, filled left", "prompt", SMALL),
-    "prefix": ("llama, filled left", "prefix", SMALL),
+    "prompt": ("llama, filled left", "prompt", Adapter(num_tokens=3)),
+    "prefix": ("llama, filled left", "prefix", Adapter(num_tokens=3)),
     "conv1d": ("gpt2", "lora", SMALL),
     "half": ("llama, filled left", "lora", Adapter(rank=2, frozen_dtype="bfloat16")),
     "blip": ("blip", "lora", SMALL),
@@ -98,7 +98,7 @@ def test_read_back(train: str, tmp_path: Path) -> None:
     case, base = CASES["llama, filled right"], moved(llama())
     batch = case.rows()
     fresh = copy.deepcopy(base)
-    found = adapt(base, train, SMALL, base="base")
+    found = adapt(base, train, small(train), base="base")
     with torch.no_grad():
         for param in found.model.parameters():
             if param.requires_grad:
@@ -135,3 +135,40 @@ def test_folders_that_hold_no_adapter(tmp_path: Path) -> None:
         load_adapter(llama(), tmp_path / "a")
     with pytest.raises(BadInput, match="a LlamaForCausalLM carries no adapter of its own"):
         save_adapter(llama(), tmp_path / "b")
+
+
+@pytest.mark.parametrize("train", ["lora", "dora", "prompt"])
+def test_an_adapter_that_is_not_all_there_is_refused(train: str, tmp_path: Path) -> None:
+    found = adapt(llama(), train, small(train))
+    assert found.save is not None
+    file = found.save(tmp_path / "a") / "adapter_model.safetensors"
+    tensors = load_file(file)
+    for wrong in (dict(list(tensors.items())[1:]), tensors | {"base_model.model.other.lora_A.weight": torch.zeros(2)}):
+        save_file(wrong, file)
+        with pytest.raises(BadInput, match=r"does not fit a LlamaForCausalLM"):
+            load_adapter(llama(), tmp_path / "a")
+    for broken in (b"xx", b""):
+        file.write_bytes(broken)
+        with pytest.raises(BadInput, match=r"does not fit a LlamaForCausalLM"):
+            load_adapter(llama(), tmp_path / "a")
+
+
+def test_an_adapter_of_another_depth_is_refused(tmp_path: Path) -> None:
+    found = adapt(llama(), "lora", SMALL)
+    assert found.save is not None
+    found.save(tmp_path / "a")
+    shallow = llama()
+    del shallow.model.layers[1]
+    with pytest.raises(BadInput, match=r"only one of the two has .*layers\.1\..* belongs to another base"):
+        load_adapter(shallow, tmp_path / "a")
+
+
+def test_a_broken_configuration_of_an_adapter_is_refused(tmp_path: Path) -> None:
+    found = adapt(llama(), "lora", SMALL)
+    assert found.save is not None
+    config = found.save(tmp_path / "a") / "adapter_config.json"
+    content = json.loads(config.read_text())
+    for wrong in ({"peft_type": "NOTHING"}, {"peft_type": None}, {"r": "two"}):
+        config.write_text(json.dumps(content | wrong))
+        with pytest.raises(BadInput, match=r"does not fit a LlamaForCausalLM"):
+            load_adapter(llama(), tmp_path / "a")

@@ -1,9 +1,15 @@
 """Which parameters train under all, heads and last-K."""
 
 import pytest
+import torch
+from tests.models.adapted import CASES
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from sfumato.base import BadInput
 from sfumato.models import Tokenizer, build, export, start
+from sfumato.models.freeze import unreached_by
+from sfumato.models.vlm import _checkpoint
 
 PREPROCESS = {"image_size": 32, "mean": [0.5], "std": [0.5], "channels": 3}
 HEADS = {
@@ -75,3 +81,54 @@ def test_new_tokens_train_their_embedding(words, tmp_path) -> None:
 def test_other_words_are_refused(words, train: str) -> None:
     with pytest.raises(BadInput, match="all, heads or last-K"):
         trainable(words, size="micro", train=train)
+
+
+# ---------------------------------------------------------------- what no gradient reaches
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_what_the_graph_reaches_is_what_autograd_reaches(name: str, checkpointing: bool, monkeypatch) -> None:
+    case = CASES[name]
+    model = case.make()
+    model.extra = nn.Linear(2, 2)  # which nothing calls
+    if checkpointing:
+        _checkpoint(model.train())
+    params = dict(model.named_parameters())
+    grads = torch.autograd.grad(case.reach(model).sum(), list(params.values()), allow_unused=True)
+    wanted = {name for name, grad in zip(params, grads, strict=True) if grad is None}
+    assert wanted >= {"extra.weight", "extra.bias"}
+
+    def no_gradient(*_, **__) -> None:
+        raise AssertionError("gradients of all weights need as much memory as the weights")
+
+    monkeypatch.setattr(torch.autograd, "grad", no_gradient)
+    monkeypatch.setattr(torch.autograd, "backward", no_gradient)
+    frozen = model.requires_grad_(False)
+    assert unreached_by(frozen, case.reach) == wanted
+    assert not any(param.requires_grad for param in frozen.parameters())
+
+
+def test_what_is_behind_a_custom_function_or_constant() -> None:
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, y):
+            return 2 * x + y
+
+        @staticmethod
+        def backward(ctx, *grads):
+            return 2 * grads[0], grads[0]
+
+    model = nn.ModuleDict({name: nn.Linear(2, 2) for name in ("one", "two", "cut")})
+    x = torch.ones(1, 2)
+    found = unreached_by(model, lambda m: Twice.apply(m.one(x), m.two(m.cut(x).detach())).sum())
+    assert found == {"cut.weight", "cut.bias"}
+    assert unreached_by(model, lambda m: x) == {name for name, _ in model.named_parameters()}
+    assert "one.weight" not in unreached_by(model, lambda m: m.one.weight)
+
+
+def test_reentrant_checkpoints_hide_parameters_and_are_refused() -> None:
+    model = nn.Linear(2, 2)
+    x = torch.ones(1, 2, requires_grad=True)
+    with pytest.raises(BadInput, match="use_reentrant=False"):
+        unreached_by(model, lambda m: checkpoint(m, x, use_reentrant=True))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.models.vlms import FOLDERS, batch_of, started
+from tests.models.vlms import ANSWERS, FOLDERS, QUESTIONS, batch_of, pictures, started
 
 from sfumato import norms
 from sfumato.base import BadInput
@@ -28,9 +28,14 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kinds")
 
 
+def adapter_for(kind: str, **more: Any) -> Adapter:
+    """Settings that the kind takes: torch's attention, which CoCa has, carries no LoRA."""
+    return Adapter(rank=2, targets="all-linear" if kind == "coca" else (), **more)
+
+
 def made_of(folders: Path, kind: str, train: str, **settings: Any) -> StartedVlm:
     if train in ADAPTED:
-        settings.setdefault("adapter", Adapter(rank=2))
+        settings.setdefault("adapter", adapter_for(kind))
     (folders / kind).mkdir(exist_ok=True)
     made = started(kind, folders / kind, train=train, **settings)
     generator = torch.Generator().manual_seed(3)
@@ -119,3 +124,26 @@ def test_every_linear_layer_and_a_head_that_trains_whole(folders: Path) -> None:
         engine(made.model, loss, batch, measured, torch.ones_like) for engine in (norms.clipped_sum, norms.oracle_sum)
     )
     torch.testing.assert_close(fast.norms, slow.norms, rtol=1e-10, atol=0)
+
+
+def test_coca_carries_lora_where_it_is_asked_for(folders: Path) -> None:
+    """`cross_attn`, in whose path its MLPs stand, is the name of a tower."""
+    with pytest.raises(BadInput, match=r"no projection of attention.*CoCa.*targets='all-linear' takes all"):
+        made_of(folders, "coca", "lora", adapter=Adapter(rank=2))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", FOLDERS)
+def test_frozen_half_precision_takes_the_loaders_rows(folders: Path, kind: str, dtype: str) -> None:
+    """Rows come in float32, whatever the weights are; close to the same in float32 throughout."""
+    made, whole = (
+        made_of(folders, kind, "lora", dtype="float32", adapter=adapter_for(kind, frozen_dtype=frozen))
+        for frozen in (dtype, None)
+    )
+    rows = [made.family.encode(*row) for row in zip(pictures(), QUESTIONS, ANSWERS, strict=True)]
+    batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    assert batch["pixel_values"].dtype == torch.float32
+    half, full = (AnswerLoss(one.family.logits)(one.model, batch) for one in (made, whole))
+    torch.testing.assert_close(half.float(), full, rtol=0.05, atol=0.05)
+    half.sum().backward()
+    assert all(made.model.get_parameter(name).grad is not None for name in made.training.trainable)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers as hf
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.models.vlms import FOLDERS, SIDE, started
 
 from sfumato.base import BadInput
-from sfumato.models import start_vlm
+from sfumato.models import load_vlm, start_vlm
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -19,9 +21,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("kept")
-    for kind in ("blip", "llava", "coca"):
+    for kind in ("blip", "llava", "paligemma", "smolvlm", "coca"):
         FOLDERS[kind](path / kind)
     return path
+
+
+@pytest.fixture
+def copied(kept, tmp_path) -> Callable[[str], Path]:
+    return lambda kind: Path(shutil.copytree(kept / kind, tmp_path / kind))
 
 
 @pytest.fixture
@@ -162,3 +169,53 @@ def test_half_precision_is_loaded_as_asked(llava) -> None:
     assert {param.dtype for param in made.model.parameters()} == {torch.bfloat16}
     assert made.training.unreached  # the vision tower's last block, which LLaVA does not read
     assert not made.model.get_parameter(made.training.unreached[0]).requires_grad
+
+
+# ---------------------------------------------------------------- pictures and their places
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "made", "room"),
+    [("llava", {"num_additional_image_tokens": 0}, 4, 3), ("smolvlm", {"image_seq_len": 3}, 1, 3)],
+)
+def test_a_picture_that_does_not_fit_its_places_is_refused(
+    copied, kind: str, fields: dict, made: int, room: int
+) -> None:
+    folder = copied(kind)
+    rewrite(folder / "processor_config.json", **fields)
+    with pytest.raises(BadInput, match=f"makes {made} tokens of a picture.*room for {room}: processor_config.json"):
+        start_vlm(folder, max_question=8, max_answer=4)
+    loaded = load_vlm(folder, max_question=8, max_answer=4)
+    row = loaded.family.encode(np.zeros((20, 24, 3), np.uint8), "red ?", "red")
+    with pytest.raises(BadInput, match="tokens of a picture"):
+        loaded.family.logits(loaded.model, {name: value[None] for name, value in row.items()})
+
+
+def test_a_processor_that_lacks_a_setting_is_refused(llava) -> None:
+    content = json.loads((llava / "processor_config.json").read_text())
+    del content["patch_size"]
+    (llava / "processor_config.json").write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=r"processor_config\.json lacks a setting.*TypeError"):
+        start_vlm(llava, max_question=8, max_answer=4)
+
+
+@pytest.mark.parametrize(("kind", "prompt"), [("llava", "<image><image> {question}"), ("smolvlm", "<image>{question}")])
+def test_a_prompt_with_a_placeholder_too_many_is_refused(copied, kind: str, prompt: str) -> None:
+    with pytest.raises(BadInput, match=r"the processor cannot read a picture with the prompt|tokens of a picture"):
+        start_vlm(copied(kind), max_question=8, max_answer=4, prompt=prompt)
+
+
+def test_a_chat_template_that_takes_no_picture_is_refused(llava) -> None:
+    (llava / "chat_template.jinja").write_text("{% for m in messages %}{{ raise_exception('no') }}{% endfor %}")
+    with pytest.raises(BadInput, match="the chat template takes no turn of a picture"):
+        start_vlm(llava, max_question=8, max_answer=4)
+
+
+def test_paligemmas_prompt_stands_at_the_picture(copied) -> None:
+    folder = copied("paligemma")
+    one, two = (
+        start_vlm(folder, max_question=8, max_answer=4, prompt=prompt) for prompt in (None, "answer en {question}")
+    )
+    rows = [made.family.encode(np.zeros((20, 24, 3), np.uint8), "red ?", "yes") for made in (one, two)]
+    assert torch.equal(rows[0]["input_ids"], rows[1]["input_ids"])
+    assert one.facts == two.facts

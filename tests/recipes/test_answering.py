@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +24,7 @@ from tests.recipes.asked import (
     small,
 )
 
-from sfumato import data, models
+from sfumato import data, evaluate, models
 from sfumato.base import BadInput, Refused
 from sfumato.cli import main
 from sfumato.cli.train import TrainCommand, run_of
@@ -34,6 +35,8 @@ from sfumato.recipes.config import read_config, write_config
 from sfumato.recipes.course import course_of
 from sfumato.recipes.execute import train_run, train_twin
 from sfumato.recipes.make import make
+from sfumato.recipes.measure import evaluate_run
+from sfumato.recipes.predict import predict
 from sfumato.recipes.sets import sets_of
 from sfumato.recipes.trained import open_trained
 
@@ -197,6 +200,9 @@ def test_whole_way(from_scratch: Path, tmp_path: Path, capsys: pytest.CaptureFix
     line = json.loads(capsys.readouterr().out)
     assert isinstance(line["caption"], str)
     assert line["error"] is None
+    for asked, words in ((["--question", " "], "--question is blank"), (["--num-beams", "3"], "takes no --num-beams")):
+        assert main(["predict", str(run), str(picture), *asked]) != 0
+        assert words in capsys.readouterr().err
     assert main(["report", str(run), "--open", "no"]) == 0
     page = (run / "export" / "report.html").read_text()
     assert "visual questions" in page
@@ -210,6 +216,18 @@ def test_whole_way(from_scratch: Path, tmp_path: Path, capsys: pytest.CaptureFix
     one, two = (models.load_vlm(folder, max_question=12, max_answer=3) for folder in (run, out))
     assert all(torch.equal(p, q) for p, q in zip(one.model.parameters(), two.model.parameters(), strict=True))
     shutil.rmtree(out)
+
+
+def test_a_picture_that_cannot_be_fed_is_named(
+    from_scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mute = evaluate.Subject(answer=lambda pictures, questions: [None] * len(questions))
+    monkeypatch.setattr(evaluate, "answerer", lambda *_, **__: mute)
+    Image.new("RGB", (16, 16)).save(tmp_path / "one.png")
+    ((path, text, error),) = predict(from_scratch, [tmp_path / "one.png"])
+    assert (path.name, text) == ("one.png", None)
+    assert error is not None
+    assert "cannot be fed" in error
 
 
 def test_the_export_loads_in_plain_transformers(from_scratch: Path) -> None:
@@ -288,3 +306,34 @@ def test_captions_are_answers_to_one_public_question(tmp_path: Path) -> None:
     asked = made.rows[0]["input_ids"]
     assert torch.equal(asked, made.rows[1]["input_ids"])
     assert (asked != made.rows.encode(data.shapes(1)[0]["image"], "where is it?", "a")["input_ids"]).any()
+    train_run(run, made=replace(made, held_out=None))
+    found = evaluate_run(tmp_path, limit=12)["suites"]
+    assert (found["vqa"]["free"]["n"], found["vqa"]["num_unfed"]) == (12, 0)
+    assert found["vqa"]["candidates"]
+    assert found["vqa_baselines"]["num_train"] == 12
+    assert found["vqa_baselines"]["question_only"]["accuracy"] == found["vqa_baselines"]["majority"]["accuracy"]
+
+
+def test_deep_private_pictures_are_answered(tmp_path: Path) -> None:
+    """16 bits a pixel, declared by a window: training rounds them, so does evaluation."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (12, 16, 16)).astype(np.uint16)
+    lines = ["file,question,answer"]
+    for number, one in enumerate(pixels):
+        Image.fromarray(one).save(tmp_path / f"{number}.png")
+        lines += [f"{number}.png,what color is it?,red", f"{number}.png,is it red?,yes"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    (tmp_path / "sentences.txt").write_text(PUBLIC_TEXT)
+    settings = {"captions": str(tmp_path / "t.csv"), "window": (0.0, 4095.0), "holdout": 0.5, "image_size": 16}
+    run = small(
+        run_of(TrainCommand(recipe="dp-vqa", data=str(tmp_path), size="micro", out=tmp_path / "run", **settings))
+    )
+    run = replace(run, model=replace(run.model, public_text=str(tmp_path / "sentences.txt")))
+    made = make(run)
+    assert made.sets.test is not None
+    picture = made.sets.test[0]["image"]
+    assert picture.dtype == np.float32
+    train_run(run, made=made)
+    subject = open_trained(run.out).subject(made.sets)
+    assert subject.answer is not None
+    assert subject.answer([picture], ["is it red?"]) == subject.answer([data.eight_bit_rgb(picture)], ["is it red?"])
+    assert evaluate_run(run.out)["suites"]["vqa"]["num_unfed"] == 0

@@ -31,7 +31,7 @@ class EvaluateCommand:
 
     suite: str | None = None
     """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro, vqa.
-    Default: what suits the model."""
+    Default: what suits the model. Figures of an earlier evaluation are replaced."""
 
     limit: int | None = None
     """Use at most so many pictures of each set."""

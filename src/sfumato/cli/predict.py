@@ -24,7 +24,7 @@ class PredictCommand:
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The folder of a run, or an export of one."""
+    """The folder of a run; of a captioner also its export."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Pictures, or folders of pictures."""
@@ -33,7 +33,7 @@ class PredictCommand:
     """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""
 
     num_beams: int = 1
-    """Beam search; 1 is greedy."""
+    """Beam search, of captioners; 1 is greedy."""
 
     labels: tuple[str, ...] = ()
     """Texts that two towers choose among."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.base import UndecodableRow
+from sfumato.data import eight_bit_rgb
 from sfumato.evaluate.subject import Subject
 from sfumato.models import evaluating
 
@@ -25,6 +26,8 @@ class Asked(Protocol):
 
     def encode(self, picture: np.ndarray, question: str, answer: str, /) -> Row: ...
 
+    def fits(self, answer: str, /) -> bool: ...
+
     def logits(self, model: Any, batch: Any, /) -> Tensor: ...
 
     def ask(self, picture: np.ndarray, question: str, /) -> Row: ...
@@ -32,21 +35,23 @@ class Asked(Protocol):
     def generate(self, model: Any, batch: Any, /, *, max_new_tokens: int) -> list[str]: ...
 
 
-def answerer(model: nn.Module, family: Asked, *, max_new_tokens: int = 8) -> Subject:
+def answerer(model: nn.Module, family: Asked, *, max_new_tokens: int = 8, question: str | None = None) -> Subject:
     """Return a vision-language model as a subject; the model is left as it was found.
 
-    A question that the model cannot be fed (too long, say) is answered "", and scored -inf for every candidate: both
-    count as wrong. So is a candidate that does not fit its answer: -inf.
+    Pictures are given to it as in training: deeper ones rounded to 8 bits, grey ones repeated (`data.eight_bit_rgb`). A
+    row that it cannot be fed (the question holds the picture's placeholder, say) has no answer, None, and is scored
+    -inf for every candidate: both count as wrong. A candidate that would be cut to the public length is scored -inf.
 
     Args:
         model: on the device where it is to compute.
         family: of its architecture.
         max_new_tokens: tokens of an answer at most.
+        question: the public one that it is asked of pictures without questions; see `Subject`.
     """
 
-    def answer(pictures: Sequence[np.ndarray], questions: Sequence[str]) -> list[str]:
+    def answer(pictures: Sequence[np.ndarray], questions: Sequence[str]) -> list[str | None]:
         rows, places = _fed(family.ask, zip(pictures, questions, strict=True))
-        found = [""] * len(questions)
+        found: list[str | None] = [None] * len(questions)
         if rows:
             with evaluating(model):
                 said = family.generate(model, _stacked(rows, model), max_new_tokens=max_new_tokens)
@@ -59,6 +64,8 @@ def answerer(model: nn.Module, family: Asked, *, max_new_tokens: int = 8) -> Sub
     ) -> np.ndarray:
         scores = np.full((len(questions), len(candidates)), -np.inf)
         for column, candidate in enumerate(candidates):  # a column at a time: as much memory as one batch
+            if not family.fits(candidate):  # cut, it would be another answer
+                continue
             rows, places = _fed(family.encode, zip(pictures, questions, [candidate] * len(questions), strict=True))
             if rows:
                 batch = _stacked(rows, model)
@@ -66,15 +73,15 @@ def answerer(model: nn.Module, family: Asked, *, max_new_tokens: int = 8) -> Sub
                     scores[places, column] = _per_token(family.logits(model, batch), batch["labels"])
         return scores
 
-    return Subject(answer=answer, score_answers=score_answers)
+    return Subject(answer=answer, score_answers=score_answers, question=question)
 
 
 def _fed(feed: Callable[..., Row], given: Any) -> tuple[list[Row], list[int]]:
     """Return the rows that can be fed and their places."""
     rows, places = [], []
-    for place, row in enumerate(given):
+    for place, (picture, *words) in enumerate(given):
         try:
-            rows.append(feed(*row))
+            rows.append(feed(eight_bit_rgb(picture), *words))
             places.append(place)
         except UndecodableRow:
             logger.debug("a question or answer cannot be fed to the model")

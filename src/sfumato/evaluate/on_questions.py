@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ _NO_ANSWERS = (
 )
 
 Learned = Callable[[], Questions]  # the training questions, read when first asked for
+_Asking = Callable[[int], Mapping[str, Any]]  # a row's question and answers, by its number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +32,11 @@ class Answered:
 
     Attributes:
         asked: the questions.
-        free: the answer to each in the model's own words; None where it gives none.
+        free: the answer to each in the model's own words, "" where it could not be fed; None where it gives none.
         ranked: the likeliest candidate for each; None where nothing was ranked.
         candidates: what was ranked.
         lacking: what is wanting, for each of "free" and "ranked" that is None.
+        num_unfed: rows that the model could not be fed; of one that only ranks, of which it could score no candidate.
     """
 
     asked: Questions
@@ -42,18 +44,20 @@ class Answered:
     ranked: list[str] | None = None
     candidates: tuple[str, ...] = ()
     lacking: dict[str, str] = field(default_factory=dict)
+    num_unfed: int = 0
 
 
 def training_questions(bench: Bench) -> Questions:
-    """Return the questions of the training rows, without reading pictures where the set can (`asked`).
+    """Return the questions of the training rows, without reading pictures where the set can (`_asking`).
 
     Raises:
         NotApplicableError: the set has no questions or no answers, or no row can be read.
     """
     dataset, rows, what = bench.train_set, bench.train_rows, "training questions"
-    if not getattr(dataset, "has_questions", False):
+    asking = _asking(bench, dataset)
+    if asking is None:
         return _questions(bench, dataset, rows, what, lambda pictures, questions: None)
-    told = [_told(dataset.asked(int(row))._asdict(), what) for row in rows]
+    told = [_told(asking(int(row)), what) for row in rows]
     bench.progress(what, len(rows), len(rows))
     return _gathered(told, list(range(len(rows))), num_unreadable=0)
 
@@ -69,11 +73,11 @@ def answer_questions(bench: Bench, learned: Learned) -> Answered:
     answer, score = bench.subject.answer, bench.subject.score_answers
     if answer is None and score is None:
         raise NotApplicableError("the model answers no questions")
-    _first(bench.test_set, bench.test_rows, "test questions")  # before training questions are read for nothing
+    _first(bench, bench.test_set, bench.test_rows, "test questions")  # before training questions are read for nothing
     candidates, lacking = _candidates(bench, learned)
     if answer is None and not candidates:
         raise NotApplicableError(lacking["ranked"])
-    free: list[str] = []
+    free: list[str | None] = []
     scores: list[np.ndarray] = []
 
     def ask(pictures: list[np.ndarray], questions: list[str]) -> None:
@@ -83,19 +87,23 @@ def answer_questions(bench: Bench, learned: Learned) -> Answered:
             scores.append(score(pictures, questions, candidates))
 
     asked = _questions(bench, bench.test_set, bench.test_rows, "test questions", ask)
+    scored = np.concatenate(scores) if scores else None
+    unfed = free.count(None) if answer is not None or scored is None else int(np.isneginf(scored).all(1).sum())
     return Answered(
         asked=asked,
-        free=free if answer is not None else None,
-        ranked=best_answers(np.concatenate(scores), candidates) if scores else None,
+        free=[said or "" for said in free] if answer is not None else None,
+        ranked=None if scored is None else best_answers(scored, candidates),
         candidates=candidates,
         lacking=lacking,
+        num_unfed=unfed,
     )
 
 
 def vqa_suite(answered: Answered) -> Results:
     """Return accuracy and exact match of the model's own words (`free`) and of ranking (`ranked`)."""
     asked, lacking = answered.asked, answered.lacking
-    found: Results = {"num_unreadable": asked.num_unreadable, "candidates": list(answered.candidates)}
+    found: Results = {"num_unreadable": asked.num_unreadable, "num_unfed": answered.num_unfed}
+    found["candidates"] = list(answered.candidates)
     found["free"] = {"skipped": lacking["free"]} if answered.free is None else vqa_figures(answered.free, asked)
     if answered.ranked is None:
         return found | {"ranked": {"skipped": lacking["ranked"]}}
@@ -148,10 +156,10 @@ def _questions(
 ) -> Questions:
     """Return what the rows ask, handing pictures and questions to `ask` a batch at a time and keeping no picture."""
     logger.info("%s: %d", what, len(rows))
-    record_of, examples, records = _records(dataset), [], []
+    record_of, asking, examples, records = _records(dataset), _asking(bench, dataset), [], []
     done = 0
     for batch in _batches(dataset, rows, bench.batch_size):
-        told = [_told(example, what) for _, example in batch]
+        told = [_told(_with_question(example, row, asking), what) for row, example in batch]
         ask([example["image"] for _, example in batch], [example["question"] for example in told])
         examples += told
         records += [record_of(row, example["image"]) for row, example in batch]
@@ -186,6 +194,20 @@ def _batches(dataset: Any, rows: np.ndarray, batch_size: int) -> Iterator[list[t
             yield batch
 
 
+def _asking(bench: Bench, dataset: Any) -> _Asking | None:
+    """Return what a row asks without its picture, where the set can tell; captions answer the public question."""
+    if getattr(dataset, "has_questions", False):
+        return lambda row: dataset.asked(row)._asdict()
+    question = bench.subject.question
+    if question is None or not hasattr(dataset, "captions_of"):
+        return None
+    return lambda row: {"question": question, "answers": dataset.captions_of(row)}
+
+
+def _with_question(example: Mapping[str, Any], row: int, asking: _Asking | None) -> Mapping[str, Any]:
+    return example if asking is None or example.get("question") else {**example, **asking(row)}
+
+
 def _told(example: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Return a row without its picture. Raises NotApplicableError where it asks nothing or has no answer."""
     if not example.get("question"):
@@ -195,9 +217,10 @@ def _told(example: Mapping[str, Any], what: str) -> dict[str, Any]:
     return {name: value for name, value in example.items() if name != "image"}
 
 
-def _first(dataset: Any, rows: np.ndarray, what: str) -> None:
+def _first(bench: Bench, dataset: Any, rows: np.ndarray, what: str) -> None:
     for batch in _batches(dataset, rows, 1):
-        _told(batch[0][1], what)
+        row, example = batch[0]
+        _told(_with_question(example, row, _asking(bench, dataset)), what)
         return
 
 
@@ -212,7 +235,7 @@ def _records(dataset: Any) -> Callable[[int, np.ndarray], Any]:
     return lambda row, picture: int(codes[row])
 
 
-def _as_many(answers: list[str], questions: list[str]) -> list[str]:
+def _as_many(answers: Sequence[str | None], questions: list[str]) -> Sequence[str | None]:
     if len(answers) != len(questions):
         raise BadInput(f"the model gave {len(answers)} answers to {len(questions)} questions.")
     return answers

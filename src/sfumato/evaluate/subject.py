@@ -38,9 +38,11 @@ class Subject:
         describe: one caption per picture.
         score_labels: pictures and K captions -> (B, K), higher is likelier; -inf where a search did not arrive.
         caption_losses: pictures and for each its own captions -> (B, K) mean loss per token, +inf beyond the list.
-        answer: decoded pictures, each (H, W, C) as read, and a question for each -> B answers.
+        answer: decoded pictures, each (H, W, C) as read, and a question for each -> B answers; None for a row that
+            the model cannot be fed.
         score_answers: the same and A candidate answers -> (B, A) mean log-likelihood per token, so that an answer of
             several words is at no disadvantage; -inf for one that cannot be given.
+        question: the public question that it was trained to be asked of pictures that have none of their own.
     """
 
     encode: Encode | None = None
@@ -50,8 +52,9 @@ class Subject:
     describe: Callable[[np.ndarray], list[str]] | None = None
     score_labels: Callable[[np.ndarray, Sequence[str]], np.ndarray] | None = None
     caption_losses: Callable[[np.ndarray, Sequence[Sequence[str]]], np.ndarray] | None = None
-    answer: Callable[[Sequence[np.ndarray], Sequence[str]], list[str]] | None = None
+    answer: Callable[[Sequence[np.ndarray], Sequence[str]], Sequence[str | None]] | None = None
     score_answers: Callable[[Sequence[np.ndarray], Sequence[str], Sequence[str]], np.ndarray] | None = None
+    question: str | None = None
 
 
 def captioner(

@@ -113,6 +113,8 @@ def _each(title: str, found: dict[str, Any]) -> list[Row]:
 
 def _answers(title: str, found: dict[str, Any]) -> list[Row]:
     rows: list[Row] = []
+    if found.get("num_unfed"):
+        rows.append((title, "rows that the model cannot be fed, wrong below", str(found["num_unfed"]), "", "", ""))
     for name, of in _WAYS_TO_ANSWER.items():
         if "skipped" in found.get(name, {}):
             rows.append((title, f"{of}, skipped: {found[name]['skipped']}", "", "", "", ""))
@@ -132,6 +134,8 @@ def _asked(title: str, of: str, found: dict[str, Any]) -> list[Row]:
         rows.append(_share(f"{title}, exact match", of, exact))
     for key, kinds in (("by_answer_type", "answers"), ("by_kind", "type")):
         groups = found[key]
+        if key == "by_kind" and groups == found["by_answer_type"]:  # VQA2.0's kinds are the types of its answers
+            continue
         if 1 < len(groups) <= MAX_KINDS:  # one group is the whole; of VQA2.0's 65 types the JSON file tells
             rows += [_share(f"{title}, {kinds} {name}", of, one) for name, one in groups.items()]
     return rows

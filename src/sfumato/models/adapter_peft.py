@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -49,7 +50,8 @@ def put_lora(
     """Put LoRA (Hu et al. 2022) or DoRA (Liu et al. 2024) on the named linear layers, in place.
 
     The model keeps its class and its call; a target `x` becomes `x.base_layer`, `x.lora_A.default`, `x.lora_B.default`
-    (and `x.lora_magnitude_vector.default`), a module that trains whole `x.modules_to_save.default`.
+    (and `x.lora_magnitude_vector.default`), a module of `kept` that trains whole `x.modules_to_save.default`. Both are
+    full names: peft takes every name that ends as one of them, `input_layernorm` for `norm`.
 
     Raises:
         BadInput: the model carries an adapter already, or peft would put one elsewhere too.
@@ -70,10 +72,11 @@ def put_lora(
     )
     with _still():
         peft.get_peft_model(model, config)
-    found = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
     model.peft_config[_NAME].base_model_name_or_path = base  # peft writes the path where the model was loaded from
-    if found != set(targets):
-        raise BadInput(f"peft puts LoRA on {', '.join(sorted(found ^ set(targets)))} too: name the targets in full.")
+    for wanted, sign, does in ((targets, "lora_A", "puts LoRA on"), (kept, "modules_to_save", "trains the whole of")):
+        found = {name for name, module in model.named_modules() if hasattr(module, sign)}
+        if found != set(wanted):
+            raise BadInput(f"peft {does} {', '.join(sorted(found ^ set(wanted)))} too: name the modules in full.")
     if dora:
         _settle_magnitudes(model)
 
@@ -214,8 +217,17 @@ def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -
     try:
         with _still(), torch.random.fork_rng(devices=[]):
             wrapped: Any = peft.PeftModel.from_pretrained(model, str(path), is_trainable=train)
-    except (ValueError, RuntimeError) as error:
+        with safe_open(path / WEIGHTS, "pt") as file:
+            given = set(file.keys())
+    except (ValueError, RuntimeError, TypeError, KeyError, OSError, SafetensorError) as error:
         raise BadInput(f"the adapter in {path} does not fit a {type(model).__name__}: {error}") from error
+    differ = sorted(given ^ set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
+    if differ:  # peft leaves what is missing at its random start, and ignores what is too much
+        more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+        raise BadInput(
+            f"the adapter in {path} does not fit a {type(model).__name__}: only one of the two has "
+            f"{', '.join(differ[:3])}{more}; the file is damaged, or belongs to another base."
+        )
     return wrapped if wrapped.active_peft_config.is_prompt_learning else model
 
 

@@ -14,6 +14,7 @@ ALL_LINEAR = "all-linear"
 # Projections of an attention stand under a module that says so (self_attn, attention.self, SelfAttention, attn), or
 # have one of these names.
 _ATTENTION = ("attn", "attention")
+_FEED_FORWARD = ("mlp", "ffn", "feed_forward")  # also below an attention: open_clip's cross_attn holds whole blocks
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "query", "key", "value", "qkv", "c_attn")
 
 
@@ -69,8 +70,11 @@ def _chosen(model: nn.Module, able: dict[str, nn.Module], functional: set[str], 
 
 
 def _is_attention(name: str) -> bool:
-    *path, leaf = name.split(".")
-    return leaf in _PROJECTIONS or any(word in part.lower() for part in path for word in _ATTENTION)
+    *path, leaf = name.lower().split(".")
+    if leaf in _PROJECTIONS:
+        return True
+    around = [place for place, part in enumerate(path) if any(word in part for word in _ATTENTION)]
+    return bool(around) and not set(_FEED_FORWARD).intersection(path[around[-1] :])
 
 
 def _ends(name: str, ends: tuple[str, ...], within: bool = False) -> bool:

@@ -148,8 +148,8 @@ def _check(model: nn.Module, train: str, adapter: Adapter | None) -> None:
 
 
 def _lora(model: nn.Module, dora: bool, settings: Adapter, reach: Any, base: str, seed: bytes | int) -> Adapted:
-    kept = settings.modules_to_save
-    _check_kept(model, settings)
+    _unused(settings, "num_tokens", of="prompt and prefix")
+    kept = _kept(model, settings)
     unreached = unreached_by(model, reach) if reach else set()
     targets, notes = targets_of(model, tuple(settings.targets), kept, unreached)
     _cast(model, settings.frozen_dtype)
@@ -175,22 +175,34 @@ def _of_adapter(name: str) -> bool:
     return "modules_to_save" in parts or any(part.startswith("lora_") for part in parts)
 
 
-def _check_kept(model: nn.Module, settings: Adapter) -> None:
+def _kept(model: nn.Module, settings: Adapter) -> tuple[str, ...]:
+    """Return the full names of the modules that train whole."""
     names = [name for name, _ in model.named_modules()]
+    found: list[str] = []
     for kept in settings.modules_to_save:
-        if not any(name == kept or name.endswith(f".{kept}") for name in names):
+        meant = [name for name in names if name == kept or name.endswith(f".{kept}")]
+        if not meant:
             raise BadInput(f"modules_to_save: no module of a {type(model).__name__} is named {kept}.")
+        found += meant
     half = settings.frozen_dtype or any(param.dtype in _DTYPES.values() for param in model.parameters())
-    if settings.modules_to_save and half:
+    if found and half:
         raise BadInput(
             "modules_to_save beside frozen weights in half precision: a module that trains in float32 would be handed "
             "their results; leave modules_to_save out, or load the checkpoint in float32 without frozen_dtype."
         )
+    return tuple(dict.fromkeys(found))
+
+
+def _unused(settings: Adapter, *names: str, of: str) -> None:
+    """Raise BadInput where a setting would be ignored."""
+    if any(getattr(settings, name) != getattr(Adapter(), name) for name in names):
+        *most, last = names
+        listed = f"{', '.join(most)} and {last} are settings" if most else f"{last} is a setting"
+        raise BadInput(f"{listed} of {of}: leave {'them' if most else 'it'} out.")
 
 
 def _prompt(model: nn.Module, prefix: bool, settings: Adapter, reach: Any, base: str, seed: bytes | int) -> Adapted:
-    if settings.modules_to_save or settings.targets or settings.dropout:
-        raise BadInput("targets, dropout and modules_to_save are settings of lora and dora: leave them out.")
+    _unused(settings, "rank", "alpha", "targets", "dropout", "modules_to_save", of="lora and dora")
     with _seeded(seed):
         wrapped = put_prompt(
             _cast(model, settings.frozen_dtype), num_tokens=settings.num_tokens, prefix=prefix, base=base

@@ -100,7 +100,7 @@ def start_blip(
         training=chosen.training,
         notes=(f"random weights of a {size} BLIP", *chosen.notes),
         facts=family.facts | {"size": size},
-        digest=digest_of(processor),
+        digest=digest_of(processor, family.words),
         export=export,
     )
 

@@ -34,20 +34,27 @@ def quiet() -> Iterator[None]:
 
 
 def locate(folder: str | Path) -> Path:
-    """Return the transformers folder meant by `folder`: itself, or the `export/` of a run of sfumato."""
+    """Return the checkpoint folder meant by `folder`: itself, or the `export/` of a run of sfumato."""
     path = Path(folder)
     if not path.is_dir():
         raise BadInput(f"there is no checkpoint folder {path}.")
     export = path / "export"
-    if not (path / "config.json").is_file() and any((p / "adapter_config.json").is_file() for p in (path, export)):
+    if _holds_model(path):
+        return path
+    if any((p / "adapter_config.json").is_file() for p in (path, export)):
         raise BadInput(
             f"{path} holds an adapter alone, no model: start from the checkpoint under it, or merge the two with peft."
         )
-    if not (path / "config.json").is_file() and (export.is_dir() or (path / "run.json").is_file()):
-        if not (export / "config.json").is_file():
+    if export.is_dir() or (path / "run.json").is_file():
+        if not _holds_model(export):
             raise BadInput(f"{path} is a run without an export: {export / 'config.json'} is missing.")
         return export
     return path
+
+
+def _holds_model(folder: Path) -> bool:
+    """Whether a folder describes a model of transformers, or of open_clip (a CoCa)."""
+    return any((folder / name).is_file() for name in ("config.json", "open_clip_config.json"))
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,18 +72,41 @@ def unreached(model: VisionEncoderDecoderModel, image_size: int) -> set[str]:
 
 
 def unreached_by(model: nn.Module, reach: Callable[[nn.Module], Tensor]) -> set[str]:
-    """Return the names of the parameters that `reach(model)`, a tensor made of synthetic inputs, does not depend on."""
-    params = dict(model.named_parameters())
+    """Return the names of the parameters that `reach(model)`, a tensor made of synthetic inputs, does not depend on.
+
+    The graph of the forward pass is read, no gradient is made: those of all frozen weights would need as much memory as
+    the weights themselves.
+
+    Raises:
+        BadInput: a part of the model is checkpointed by re-entrant autograd, which hides its parameters.
+    """
+    params = {name: param for name, param in model.named_parameters() if param.is_floating_point()}
     before = {name: param.requires_grad for name, param in params.items()}
     try:
         for param in params.values():
             param.requires_grad_(True)
         with torch.random.fork_rng(devices=[]), torch.enable_grad():  # dropout may draw
-            grads = torch.autograd.grad(reach(model).sum(), list(params.values()), allow_unused=True)
+            reached = _leaves(reach(model))
     finally:
         for name, param in params.items():
             param.requires_grad_(before[name])
-    return {name for name, grad in zip(params, grads, strict=True) if grad is None}
+    return {name for name, param in params.items() if id(param) not in reached}
+
+
+def _leaves(tensor: Tensor) -> set[int]:
+    """Return the ids of the leaves of a tensor's graph."""
+    nodes: list[Any] = [] if tensor.grad_fn is None else [tensor.grad_fn]
+    seen, leaves = set(nodes), {id(tensor)}
+    while nodes:
+        node = nodes.pop()
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.add(id(node.variable))
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            raise BadInput("gradient checkpointing hides what trains: enable it with use_reentrant=False.")
+        behind = {edge for edge, _ in node.next_functions if edge is not None} - seen
+        seen |= behind
+        nodes.extend(behind)
+    return leaves
 
 
 def _chosen(model: VisionEncoderDecoderModel, train: str, *, decoder_is_new: bool) -> set[str]:

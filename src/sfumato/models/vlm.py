@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from sfumato.models.families import Family, Setup
 from sfumato.models.families.blip import hold_masks
 from sfumato.models.families.coca import Coca, is_coca, read_coca, write_coca
 from sfumato.models.families.qwen import hold_patches
+from sfumato.models.families.words import Words
 from sfumato.models.folders import locate, quiet
 from sfumato.models.freeze import Training
 from sfumato.models.vlm_read import read_vlm
@@ -79,51 +80,34 @@ def start_vlm(
     Raises:
         BadInput: naming the setting, or what the folder lacks.
     """
-    if dtype is not None and dtype not in _TYPES:
-        raise BadInput(f"dtype is one of {', '.join(_TYPES)}, got {dtype!r}.")
-    path = locate(folder)
-    sizes: dict[str, Any] = {
-        "max_question": max_question,
-        "max_answer": max_answer,
-        "prompt": prompt,
-        "image_size": image_size,
-        "padding_side": padding_side,
-    }
-    opened = _open(path, _TYPES[dtype or "float32"], sizes)
-    chosen = choose_parameters(opened.model, opened.family, train, adapter, base=str(path), seed=seed)
+    opened = _open(
+        folder,
+        dtype,
+        max_question=max_question,
+        max_answer=max_answer,
+        prompt=prompt,
+        image_size=image_size,
+        padding_side=padding_side,
+    )
+    chosen = choose_parameters(opened.model, opened.family, train, adapter, base=str(opened.path), seed=seed)
     if gradient_checkpointing:
         _checkpoint(opened.model)
-    origin = f"{opened.family.name} of {path}"
-    return StartedVlm(
-        model=chosen.model.train(),
-        family=opened.family,
-        training=chosen.training,
-        notes=(origin, "dropout off in all parts", *chosen.notes),
-        facts=opened.family.facts,
-        digest=opened.digest,
-        export=_exporter(opened.write, chosen.save),
-    )
+    started = _started(opened, chosen.training, notes=chosen.notes, save=chosen.save)
+    return replace(started, model=chosen.model.train())
 
 
-def load_vlm(folder: str | Path, **settings: Any) -> StartedVlm:
-    """Read an export back, in evaluation mode; arguments and errors as `start_vlm`, `train` left out."""
-    started = start_vlm(folder, **settings)
-    started.model.requires_grad_(False)
-    started.model.eval()
-    return started
+def load_vlm(folder: str | Path, *, dtype: str | None = None, **sizes: Any) -> StartedVlm:
+    """Read an export back, in evaluation mode; arguments and errors as `start_vlm`, without those of training."""
+    opened = _open(folder, dtype, **sizes)
+    opened.model.requires_grad_(False).eval()
+    names = tuple(name for name, _ in opened.model.named_parameters())
+    return _started(opened, Training(trainable=(), frozen=names, absent=(), unreached=()))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Opened:
-    model: nn.Module
-    family: Family
-    digest: str
-    write: Callable[[Path], None]
-
-
-def digest_of(processor: Any) -> str:
+def digest_of(processor: Any, words: Words) -> str:
     """Return a hex hash of what a processor makes of texts and pictures: two processors of one hash feed alike."""
     parts = (
+        repr((words.end_id, words.pad_id, sorted(processor.tokenizer.special_tokens_map.items()))),
         processor.tokenizer.backend_tokenizer.to_str(),
         processor.image_processor.to_json_string(),
         str(getattr(processor, "chat_template", None)),
@@ -131,18 +115,31 @@ def digest_of(processor: Any) -> str:
     return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
 
-def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    path: Path
+    model: nn.Module
+    family: Family
+    digest: str
+    write: Callable[[Path], None]
+
+
+def _open(folder: str | Path, dtype: str | None, **sizes: Any) -> _Opened:
+    if dtype is not None and dtype not in _TYPES:
+        raise BadInput(f"dtype is one of {', '.join(_TYPES)}, got {dtype!r}.")
+    path, kind = locate(folder), _TYPES[dtype or "float32"]
     if is_coca(path):
         coca, images, architecture = read_coca(path)
-        family = Coca(Setup(config=architecture, processor=images, **sizes))
+        family = Coca(_setup(architecture, images, **sizes))
         return _Opened(
-            model=coca.to(dtype),
+            path=path,
+            model=coca.to(kind),
             family=family,
-            digest=digest_of(images),
+            digest=digest_of(images, family.words),
             write=lambda to: write_coca(coca, architecture, images, to),
         )
-    model, processor, config, known = read_vlm(path, dtype)
-    made = known.make(Setup(config=config, processor=processor, **sizes))
+    model, processor, config, known = read_vlm(path, kind)
+    made = known.make(_setup(config, processor, **sizes))
     hold_patches(model)
     hold_masks(model)
 
@@ -151,7 +148,29 @@ def _open(path: Path, dtype: torch.dtype, sizes: dict[str, Any]) -> _Opened:
             model.save_pretrained(str(to), max_shard_size="1TB")  # pyright: ignore[reportCallIssue]
         processor.save_pretrained(str(to))
 
-    return _Opened(model=model, family=made, digest=digest_of(processor), write=write)
+    return _Opened(path=path, model=model, family=made, digest=digest_of(processor, made.words), write=write)
+
+
+def _setup(config: Any, processor: Any, *, max_question: int = 24, max_answer: int = 8, **sizes: Any) -> Setup:
+    return Setup(config=config, processor=processor, max_question=max_question, max_answer=max_answer, **sizes)
+
+
+def _started(
+    opened: _Opened,
+    training: Training,
+    *,
+    notes: tuple[str, ...] = (),
+    save: Callable[[Path], object] | None = None,
+) -> StartedVlm:
+    return StartedVlm(
+        model=opened.model,
+        family=opened.family,
+        training=training,
+        notes=(f"{opened.family.name} of {opened.path}", "dropout off in all parts", *notes),
+        facts=opened.family.facts,
+        digest=opened.digest,
+        export=_exporter(opened.write, save),
+    )
 
 
 def _exporter(write: Callable[[Path], None], save: Callable[[Path], object] | None) -> Callable[[Path], None]:
@@ -167,3 +186,6 @@ def _checkpoint(model: nn.Module) -> None:
     if enable is None:
         raise BadInput("this model has no gradient checkpointing.")
     enable({"use_reentrant": False})  # the norm engine needs the backward pass to see the same graph
+    # transformers then lets the embeddings' results require gradients, which re-entrant checkpointing alone needs: BLIP
+    # and GIT, which add to them in place, would fail on frozen weights.
+    model.disable_input_require_grads()  # pyright: ignore[reportCallIssue]

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from sfumato.base import BadInput
+from sfumato.models.adapter_blocks import output_embeddings
 from sfumato.models.checkpoint import require_all
 from sfumato.models.families import Known, known_family
 from sfumato.models.folders import quiet, read_json, require_weights
@@ -38,8 +39,8 @@ def read_vlm(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any, Any, Known
     Dropout is off in all parts: with clipped and noised gradients it costs accuracy, and a frozen part has none.
 
     Raises:
-        BadInput: naming the file that is missing or broken, the class that has no family, or the tensor that is
-            missing or has another shape.
+        BadInput: naming the file that is missing or broken, the class that has no family, the tensor that is missing or
+            has another shape, or the words that the model does not have.
     """
     content = read_json(path / "config.json")
     known = known_family(content.get("model_type"), content.get("architectures") or ())
@@ -55,7 +56,23 @@ def read_vlm(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any, Any, Known
         raise BadInput(f"{path / 'config.json'} cannot be read: {error}") from error
     still(config)
     processor = _read_processor(path)
-    return _read_model(path, getattr(transformers, known.model_class), config, dtype), processor, config, known
+    model: Any = _read_model(path, getattr(transformers, known.model_class), config, dtype)
+    _require_words(model, processor.tokenizer, path)
+    return model, processor, config, known
+
+
+def _require_words(model: Any, tokenizer: Any, path: Path) -> None:
+    """Raise BadInput where the tokenizer has more words than the model: one row with such a word would end a run."""
+    last = max(tokenizer.get_vocab().values())
+    tables = [("input embedding", model.get_input_embeddings())]
+    tables += [("vocabulary head", head) for head in output_embeddings(model)]
+    for what, table in tables:
+        rows = table.weight.shape[0]
+        if last >= rows:
+            raise BadInput(
+                f"{path}: the tokenizer numbers its words up to {last}, the model's {what} has {rows} rows (numbers 0 "
+                f"to {rows - 1}): take the tokenizer of this model, or call resize_token_embeddings({last + 1}) on it."
+            )
 
 
 def still(config: Any) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.models.adapters import adapt
 from sfumato.models.families import Family
-from sfumato.models.freeze import Training
+from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.still_norms import hold_batch_norms
 
 
@@ -73,26 +72,14 @@ def refuse_prompts(train: str) -> None:
 
 def unreached(model: nn.Module, family: Family) -> set[str]:
     """Return the names of the parameters that the logits do not depend on, found on one synthetic row."""
-    params = {name: param for name, param in model.named_parameters() if param.is_floating_point()}
-    before = {name: param.requires_grad for name, param in params.items()}
-    for param in params.values():
-        param.requires_grad_(True)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        logits = synthetic_logits(model, family)
-        grads = torch.autograd.grad(logits.sum(), list(params.values()), allow_unused=True)
-    for name, param in params.items():
-        param.requires_grad_(before[name])
-    return {name for name, grad in zip(params, grads, strict=True) if grad is None} | set(family.idle)
+    return unreached_by(model, lambda whole: synthetic_logits(whole, family)) | set(family.idle)
 
 
 def synthetic_logits(model: nn.Module, family: Family) -> Tensor:
     """Return the logits of one row that is nobody's: a black picture, one letter asked and one answered."""
-    weight = next(model.parameters())
+    device = next(model.parameters()).device
     row = family.encode(np.zeros((32, 32, 3), np.uint8), "a", "b")
-    batch = {name: value[None].to(weight.device) for name, value in row.items()}
-    return family.logits(
-        model, {n: value.to(weight.dtype) if value.is_floating_point() else value for n, value in batch.items()}
-    )
+    return family.logits(model, {name: value[None].to(device) for name, value in row.items()})
 
 
 def _everything(model: nn.Module) -> Chosen:

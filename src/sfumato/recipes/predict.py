@@ -17,8 +17,9 @@ from sfumato.recipes.trained import Trained, open_trained, preprocess_of
 
 _BATCH = 32
 Prediction = tuple[Path, str | None, str | None]
-Answer = Callable[[list[np.ndarray]], list[str]]
+Answer = Callable[[list[np.ndarray]], Sequence[str | None]]
 _OfPixels = Callable[[Tensor], list[str]]
+_UNFED = "the model cannot be fed this picture with this question"
 
 
 def predict(
@@ -35,13 +36,13 @@ def predict(
         folder: a run, or the export of a captioner.
         images: pictures, or folders of them.
         window: public range of 16-bit and DICOM pictures; default that of the run.
-        num_beams: of a captioner.
+        num_beams: of a captioner; 1 is greedy.
         labels: texts among which two towers choose.
         question: that a model of questions is asked of each picture.
 
     Raises:
-        BadInput: no model in `folder`, a path that is not there, a folder without pictures, or labels or a question
-            where the model takes none or needs some.
+        BadInput: no model in `folder`, a path that is not there, a folder without pictures, a blank question, or
+            labels, a question or beams where the model takes none or needs some.
     """
     answer = _answers(folder, num_beams, tuple(labels), question)
     if window is None and (folder / CONFIG).is_file():
@@ -56,9 +57,10 @@ def predict(
                 pictures[path] = decoder(path)
             except SfumatoError as error:
                 errors[path] = str(error)
-        texts: dict[Path, str] = {}
+        texts: dict[Path, str | None] = {}
         if pictures:
             texts = dict(zip(pictures, answer(list(pictures.values())), strict=True))
+            errors |= {path: _UNFED for path, text in texts.items() if text is None}
         for path in files[first : first + _BATCH]:
             yield path, texts.get(path), errors.get(path)
 
@@ -74,6 +76,10 @@ def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: st
         )
     if question is not None and kind != "vlm":
         raise BadInput(f"{folder} holds a {kind}, which takes no --question.")
+    if question is not None and not question.strip():
+        raise BadInput("--question is blank: ask something, or leave it out.")
+    if num_beams != 1 and kind != "captioner":
+        raise BadInput(f"{folder} holds a {kind}, which takes no --num-beams.")
     if kind == "captioner":
         loaded = models.load_export(folder)
         return _of_pixels(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput
-from sfumato.recipes.answering import load_answering
+from sfumato.recipes.answering import load_answering, question_of
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
 from sfumato.recipes.frozen import Remembered
@@ -64,7 +64,8 @@ class Trained:
         """Return the model as what is evaluated, beside the same model at its start."""
         model, loaded = self.loaded.model, self.loaded
         if self.kind == "vlm":
-            return evaluate.answerer(model, loaded.family, max_new_tokens=self.run.asking.max_answer)
+            question = question_of(self.run, sets.train)
+            return evaluate.answerer(model, loaded.family, max_new_tokens=self.run.asking.max_answer, question=question)
         if self.kind == "captioner":
             return evaluate.captioner(model, loaded.tokenizer)
         if self.kind == "towers":

@@ -9,7 +9,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextAttention
 from sfumato.base import BadInput
 from sfumato.models.families.decoder import Decoder
 from sfumato.models.families.encoder_decoder import EncoderDecoder, Memory
-from sfumato.models.families.family import QUESTION, Rows, Setup
+from sfumato.models.families.family import QUESTION, Rows, Setup, require_positions
 from sfumato.models.families.prompts import blank_image, filled, pixels_of
 from sfumato.models.families.words import words_of
 
@@ -32,7 +32,7 @@ class BlipAnswering(EncoderDecoder):
         side = setup.fixed_side(setup.config.vision_config.image_size, self.name)
         _check_size(blank_image(self.image_processor), side, self.name)
         length = len(self.tokenizer.encode(filled(self.prompt, ""))) + setup.max_question
-        _check_positions(text, length, setup.max_answer)
+        require_positions(length + setup.max_answer, text.max_position_embeddings)
         super().__init__(setup, words, length, text.bos_token_id, {"image_size": side, "prompt": self.prompt})
 
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
@@ -72,7 +72,7 @@ class BlipCaptioning(Decoder):
         side = setup.fixed_side(setup.config.vision_config.image_size, self.name)
         _check_size(blank_image(self.image_processor), side, self.name)
         length = 1 + len(words.ids(filled(self.prompt, ""))) + setup.max_question
-        _check_positions(text, length, setup.max_answer)
+        require_positions(length + setup.max_answer, text.max_position_embeddings)
         super().__init__(setup, words, length, {"image_size": side, "prompt": self.prompt})
 
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
@@ -130,12 +130,4 @@ def _check_size(blank: Tensor, side: int, name: str) -> None:
     if tuple(blank.shape) != (3, side, side):
         raise BadInput(
             f"{name}: the image processor makes pictures of {tuple(blank.shape)}, the model takes (3, {side}, {side})."
-        )
-
-
-def _check_positions(text: Any, prompt: int, answer: int) -> None:
-    longest = prompt + answer
-    if longest > text.max_position_embeddings:
-        raise BadInput(
-            f"max_question and max_answer need {longest} text positions, the model has {text.max_position_embeddings}."
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 from sfumato.base import BadInput
 from sfumato.models.families.decoder import Decoder
 from sfumato.models.families.encoder_decoder import EncoderDecoder, Memory
-from sfumato.models.families.family import QUESTION, Rows, Setup
+from sfumato.models.families.family import QUESTION, Rows, Setup, require_positions
 from sfumato.models.families.pictures import place
 from sfumato.models.families.prompts import blank_image, filled, pixels_of
 from sfumato.models.families.words import words_of
@@ -64,7 +64,9 @@ class Blip2Decoder(Decoder):
     def __init__(self, setup: Setup) -> None:
         self.queries = _Queries(setup)
         words = words_of(self.queries.tokenizer, end=self.queries.tokenizer.eos_token_id, tail=self.queries.prompt[-1:])
-        super().__init__(setup, words, self.queries.length(setup), self.queries.facts)
+        length = self.queries.length(setup)
+        require_positions(length + setup.max_answer, setup.config.text_config.max_position_embeddings)
+        super().__init__(setup, words, length, self.queries.facts)
 
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
         return self.queries.read(picture, question)

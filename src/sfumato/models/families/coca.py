@@ -13,7 +13,7 @@ from transformers import CLIPImageProcessor
 from sfumato.base import BadInput
 from sfumato.models.captioner import evaluating
 from sfumato.models.families.decoder import Decoder
-from sfumato.models.families.family import QUESTION, Rows, Setup
+from sfumato.models.families.family import QUESTION, Rows, Setup, require_positions
 from sfumato.models.families.prompts import filled, pixels_of
 from sfumato.models.families.words import padded, words_of
 from sfumato.models.folders import read_json
@@ -22,6 +22,7 @@ from sfumato.models.tokenizer import Tokenizer
 
 _FILES = (WEIGHTS, "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 _VOCABULARY = 49408
+_DROPOUTS = ("patch_dropout", "timm_drop", "timm_drop_path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +51,7 @@ class Coca(Decoder):
         self.start_id = tokenizer.bos_token_id
         length = 1 + len(words.ids(filled(self.prompt, ""))) + setup.max_question
         self.context = setup.config["text_cfg"]["context_length"]
-        if length + setup.max_answer > self.context:
-            raise BadInput(
-                f"max_question and max_answer need {length + setup.max_answer} text positions, the model has "
-                f"{self.context}."
-            )
+        require_positions(length + setup.max_answer, self.context)
         super().__init__(setup, words, length, {"image_size": side, "prompt": self.prompt})
 
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:
@@ -62,7 +59,7 @@ class Coca(Decoder):
         return ids, [0] * len(ids), {"pixel_values": pixels_of(self.image_processor, picture)}
 
     def see(self, model: Any, batch: Rows) -> Tensor:
-        return model.visual(batch["pixel_values"])[1]
+        return model.visual(batch["pixel_values"].to(next(model.visual.parameters()).dtype))[1]
 
     def run(self, model: Any, batch: Rows, seen: Tensor | None, keep: int) -> Tensor:
         words = model.text(batch["input_ids"])[1]
@@ -99,6 +96,8 @@ def is_coca(folder: Path) -> bool:
 def read_coca(folder: Path) -> tuple[nn.Module, CocaProcessor, dict[str, Any]]:
     """Return the model of a folder in open_clip's `local-dir:` layout, its processor and its architecture.
 
+    Dropout is off, in the architecture too, as in `read_vlm`.
+
     Raises:
         BadInput: it is no CoCa, another tokenizer is needed, or the weights are missing or do not fit.
     """
@@ -111,6 +110,8 @@ def read_coca(folder: Path) -> tuple[nn.Module, CocaProcessor, dict[str, Any]]:
     file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
     if file is None:
         raise BadInput(f"{folder} has a configuration but no weights: {WEIGHTS} is missing.")
+    sight = config.get("vision_cfg", {})
+    config["vision_cfg"] = sight | {name: 0.0 for name in _DROPOUTS if name in sight}
     settings = {name: value for name, value in config.items() if name != "custom_text"}
     try:
         model = open_clip_module().CoCa(**settings)

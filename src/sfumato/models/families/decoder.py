@@ -74,6 +74,10 @@ class Decoder(ABC):
         row = self._row(ids, slots, said, self.prompt_length - len(before) + room, "right", pixels, before)
         return row | {"labels": padded(said, room, IGNORED, "right")}
 
+    def fits(self, answer: str) -> bool:
+        """Return whether the answer is fed uncut; see `Family.fits`."""
+        return self.words.fits(answer, self.setup.max_answer)
+
     def ask(self, picture: np.ndarray, question: str) -> Rows:
         """Return one row that ends where the answer begins; see `Family.ask`."""
         ids, slots, pixels = self._prompt(picture, question)

@@ -50,6 +50,10 @@ class EncoderDecoder(ABC):
         said = self.words.answer(answer, self.setup.max_answer)
         return self.ask(picture, question) | {"labels": padded(said, self.setup.max_answer, IGNORED, "right")}
 
+    def fits(self, answer: str) -> bool:
+        """Return whether the answer is fed uncut; see `Family.fits`."""
+        return self.words.fits(answer, self.setup.max_answer)
+
     def ask(self, picture: np.ndarray, question: str) -> Rows:
         """Return one row without an answer; see `Family.ask`."""
         ids, slots, pixels = self._prompt(picture, question)

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from sfumato.base import BadInput
+from sfumato.models.families.words import Words
 
 Rows = dict[str, Tensor]
 QUESTION = "{question}"
@@ -19,9 +20,11 @@ class Family(Protocol):
         name: of the architecture, for messages.
         facts: public constants: lengths, sizes, the prompt.
         idle: names of parameters that autograd reaches with a gradient that is always zero.
+        words: the tokenizer, and the tokens that end answers and pad rows.
     """
 
     name: str
+    words: Words
     facts: dict[str, Any]
     idle: tuple[str, ...]
 
@@ -32,6 +35,10 @@ class Family(Protocol):
         Raises:
             UndecodableRow: the row cannot be fed; its contents are not told.
         """
+        ...
+
+    def fits(self, answer: str) -> bool:
+        """Return whether `encode` feeds the whole answer: a longer one is cut to the public length."""
         ...
 
     def logits(self, model: Any, batch: Rows) -> Tensor:
@@ -92,3 +99,9 @@ class Setup:
                 f"this {name} takes pictures of {side} pixels a side, image_size asks for {self.image_size}."
             )
         return side
+
+
+def require_positions(needed: int, there: int) -> None:
+    """Raise BadInput where prompt, question and answer need more learned positions than the model has."""
+    if needed > there:
+        raise BadInput(f"max_question and max_answer need {needed} text positions, the model has {there}.")

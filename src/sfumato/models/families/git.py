@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sfumato.base import BadInput
 from sfumato.models.families.decoder import Decoder
-from sfumato.models.families.family import QUESTION, Rows, Setup
+from sfumato.models.families.family import QUESTION, Rows, Setup, require_positions
 from sfumato.models.families.prompts import blank_image, filled, pixels_of
 from sfumato.models.families.words import words_of
 
@@ -31,11 +31,7 @@ class Git(Decoder):
         if shape != (3, side, side):
             raise BadInput(f"{self.name}: the image processor makes pictures of {shape}, the model takes {side}.")
         length = 1 + len(words.ids(filled(self.prompt, ""))) + setup.max_question
-        if length + setup.max_answer > setup.config.max_position_embeddings:
-            raise BadInput(
-                f"max_question and max_answer need {length + setup.max_answer} text positions, the model has "
-                f"{setup.config.max_position_embeddings}."
-            )
+        require_positions(length + setup.max_answer, setup.config.max_position_embeddings)
         super().__init__(setup, words, length, {"image_size": side, "prompt": self.prompt})
 
     def read(self, picture: np.ndarray, question: str) -> tuple[list[int], list[int], Rows]:

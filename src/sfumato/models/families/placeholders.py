@@ -20,10 +20,12 @@ class Placeholders(Decoder):
 
     Attributes:
         plain: the prompt where the processor has no chat template, around the placeholder and the question.
+        between: what parts the placeholder from a prompt that was given without one.
     """
 
     name = "placeholders"
     plain = f"<image>\n{QUESTION}\n"
+    between = "\n"
 
     def __init__(self, setup: Setup, *, side: int | None, nested: bool = False, facts: dict[str, Any]) -> None:
         processor = setup.processor
@@ -57,7 +59,17 @@ class Placeholders(Decoder):
         return pixels[0]
 
     def see(self, model: Any, batch: Rows) -> Tensor:
-        return self.features(model, batch["pixel_values"])
+        """Return the picture's tokens; BadInput, at the synthetic row before training, if they do not fit the prompt.
+
+        Both counts are public: the model makes one of every picture, and `PromptReader` refuses rows with another one.
+        """
+        found = self.features(model, batch["pixel_values"])
+        if found.shape[1] != self.reader.num_slots:
+            raise BadInput(
+                f"{self.name}: the model makes {found.shape[1]} tokens of a picture, its processor leaves room for "
+                f"{self.reader.num_slots}: processor_config.json does not fit the model."
+            )
+        return found
 
     @abstractmethod
     def features(self, model: Any, pixels: Tensor) -> Tensor:
@@ -86,7 +98,7 @@ class Placeholders(Decoder):
         if setup.prompt is None:
             prompt = self.plain.replace("<image>", placeholder)
         elif placeholder not in prompt:
-            prompt = f"{placeholder}\n{prompt}"
+            prompt = f"{placeholder}{self.between}{prompt}"
         return lambda question: filled(prompt, question)
 
 
@@ -117,6 +129,7 @@ class PaliGemma(Placeholders):
 
     name = "PaliGemmaForConditionalGeneration"
     plain = f"<image>answer en {QUESTION}"
+    between = ""
     first_position = 1
 
     def __init__(self, setup: Setup) -> None:
@@ -172,6 +185,8 @@ class Idefics(Placeholders):
 
     def features(self, model: Any, pixels: Tensor) -> Tensor:
         inner = model.model
+        # The other families' towers cast by themselves.
+        pixels = pixels.to(inner.vision_model.embeddings.patch_embedding.weight.dtype)
         return inner.connector(inner.vision_model(pixel_values=pixels).last_hidden_state)
 
 

@@ -27,21 +27,33 @@ class Words:
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of `text` alone."""
-        # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self._encoding(text).ids
 
     def cut(self, question: str, max_tokens: int) -> str:
         """Return the question, or as much of it as its first `max_tokens` tokens cover."""
-        found = self.tokenizer.backend_tokenizer.encode(question, add_special_tokens=False)
+        found = self._encoding(question)
         return question if len(found.ids) <= max_tokens else question[: found.offsets[max_tokens - 1][1]]
 
     def answer(self, answer: str, max_tokens: int) -> list[int]:
         """Return the answer's tokens as they follow the prompt, at most max_tokens - 1, and the end token."""
+        return [*self._follow(answer)[: max_tokens - 1], self.end_id]
+
+    def fits(self, answer: str, max_tokens: int) -> bool:
+        """Return whether `answer` would leave the answer uncut."""
+        return len(self._follow(answer)) < max_tokens
+
+    def _follow(self, answer: str) -> list[int]:
         glued = answer if not self.tail or self.tail.isspace() else f" {answer}"
         before, both = self.ids(self.tail), self.ids(self.tail + glued)
         follows = both[: len(before)] == before
-        own = (both[len(before) :] if follows else self.ids(glued)) if answer else []
-        return [*own[: max_tokens - 1], self.end_id]
+        return (both[len(before) :] if follows else self.ids(glued)) if answer else []
+
+    def _encoding(self, text: str) -> Any:
+        # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
+        try:
+            return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+        except TypeError:  # half of a surrogate pair, which JSON can hold
+            raise UndecodableRow("a text is no Unicode.") from None
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens up to the end token."""
