@@ -1,5 +1,7 @@
 """Small foreign checkpoints, made once: what a user may bring instead of a run of sfumato."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,22 @@ def bert_captioner_folder(tmp_path_factory, words) -> Path:
     jitter(hf.VisionEncoderDecoderModel(config)).save_pretrained(folder)
     words.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def vlms(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("vlms")
+
+
+@pytest.fixture
+def copied(vlms, tmp_path) -> Callable[[str], Path]:
+    """A copy, to be spoilt, of the small checkpoint of a kind of vision-language model, which is made once."""
+
+    from tests.models.vlms import FOLDERS  # which has `jitter` from here
+
+    def copy(kind: str) -> Path:
+        if not (vlms / kind).is_dir():
+            FOLDERS[kind](vlms / kind)
+        return Path(shutil.copytree(vlms / kind, tmp_path / kind))
+
+    return copy

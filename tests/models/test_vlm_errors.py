@@ -1,7 +1,6 @@
 """What a user can bring that does not work is named in one sentence."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
-from tests.models.vlms import FOLDERS, SIDE, started
+from tests.models.vlms import SIDE, started
 
 from sfumato.base import BadInput
 from sfumato.models import load_vlm, start_vlm
@@ -18,32 +17,19 @@ from sfumato.models import load_vlm, start_vlm
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("kept")
-    for kind in ("blip", "llava", "paligemma", "smolvlm", "coca"):
-        FOLDERS[kind](path / kind)
-    return path
+@pytest.fixture
+def blip(copied: Callable[[str], Path]) -> Path:
+    return copied("blip")
 
 
 @pytest.fixture
-def copied(kept, tmp_path) -> Callable[[str], Path]:
-    return lambda kind: Path(shutil.copytree(kept / kind, tmp_path / kind))
+def llava(copied: Callable[[str], Path]) -> Path:
+    return copied("llava")
 
 
 @pytest.fixture
-def blip(kept, tmp_path) -> Path:
-    return Path(shutil.copytree(kept / "blip", tmp_path / "blip"))
-
-
-@pytest.fixture
-def llava(kept, tmp_path) -> Path:
-    return Path(shutil.copytree(kept / "llava", tmp_path / "llava"))
-
-
-@pytest.fixture
-def coca(kept, tmp_path) -> Path:
-    return Path(shutil.copytree(kept / "coca", tmp_path / "coca"))
+def coca(copied: Callable[[str], Path]) -> Path:
+    return copied("coca")
 
 
 def rewrite(file: Path, **fields) -> None:

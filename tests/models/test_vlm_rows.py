@@ -1,34 +1,18 @@
 """No row that a person brings can end a run, and what a start says of itself is so."""
 
 import json
-import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers as hf
-from tests.models.vlms import FOLDERS, SIDE
+from tests.models.vlms import SIDE
 
 from sfumato.base import BadInput, UndecodableRow
 from sfumato.models import load_vlm, start_vlm
 from sfumato.models.families.prompts import ASPECT
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("kept")
-    for kind in ("blip", "blip2_opt", "llava", "git", "coca"):
-        FOLDERS[kind](path / kind)
-    return path
-
-
-@pytest.fixture
-def copied(kept, tmp_path) -> Callable[[str], Path]:
-    return lambda kind: Path(shutil.copytree(kept / kind, tmp_path / kind))
 
 
 @pytest.mark.parametrize("kind", ["blip", "git", "llava"])

@@ -265,6 +265,36 @@ def test_collate_fn_cannot_couple_rows():
             assert value == found[place], "a function of the row and its key alone"
 
 
+def swapped(rows: list[Any]) -> Any:
+    """A row with half of its neighbour's, as mixup makes it."""
+    noise = default_collate(rows)["noise"]
+    return {"x": noise + noise.flip(0)}
+
+
+def centred(rows: list[Any]) -> Any:
+    noise = default_collate(rows)["noise"]
+    return {"x": noise - noise.mean(0)}
+
+
+@pytest.mark.parametrize("collate", [swapped, centred])
+def test_a_collate_fn_that_mixes_rows_is_refused_by_name(collate):
+    with pytest.raises(BadInput, match="two rows something else than of each alone"):
+        loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)
+
+
+def test_a_collate_fn_that_takes_one_row_or_draws_for_it_passes():
+    def one(rows: list[Any]) -> Any:
+        (row,) = rows
+        return torch.tensor([row["noise"]])
+
+    def masked(rows: list[Any]) -> Any:
+        noise = default_collate(rows)["noise"]
+        return torch.where(torch.rand(len(rows)) < 0.5, noise, torch.rand(len(rows)))
+
+    for collate in (one, masked, default_collate):
+        assert loader(Numbers(), Source(), micro_batch_size=4, collate_fn=collate)
+
+
 @pytest.mark.parametrize(
     ("collate", "words"),
     [

@@ -39,10 +39,11 @@ class Draws(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags:
-            if len(self.found) in self._forced:
+            name = func.overloadpacket.__name__.rstrip("_")
+            if name == _UNIFORM and len(self.found) in self._forced:
                 out.fill_(self._by)
             shapes = [leaf.shape for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor)]
-            self.found.append((func.overloadpacket.__name__.rstrip("_"), shapes))
+            self.found.append((name, shapes))
         return out
 
     def check_generators(self) -> None:

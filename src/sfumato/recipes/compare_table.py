@@ -58,15 +58,7 @@ def plot(cells: Cells, data: str, figure: str, path: Path) -> Path:
             [100 * v for v in _values(own, (data, method, epsilon if private else None), figure)]
             for epsilon in epsilons
         ]
-        series.append(
-            report.plots.Series(
-                name=method,
-                x=epsilons,
-                y=[float(np.mean(v)) for v in values],
-                spread=[float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values] if private else None,
-                dashed=not private,
-            )
-        )
+        series.append(line(method, epsilons, values, across=not private))
     chart = report.plots.Chart(
         title=f"{FIGURES[figure].strip()} on {data}",
         x_label="epsilon",
@@ -75,6 +67,13 @@ def plot(cells: Cells, data: str, figure: str, path: Path) -> Path:
         x_log=True,
     )
     return report.plots.save(chart, series, path)
+
+
+def line(name: str, epsilons: list[float], values: list[list[float]], *, across: bool = False) -> report.plots.Series:
+    """Return a line of means over epsilon with error bars over seeds; `across` is dashed, for what has no epsilon."""
+    spreads = None if across else [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    means = [float(np.mean(v)) for v in values]
+    return report.plots.Series(name=name, x=epsilons, y=means, spread=spreads, dashed=across)
 
 
 def grid(cells: Cells) -> list[dict[str, Any]]:

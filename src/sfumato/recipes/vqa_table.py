@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sfumato import report
-from sfumato.recipes.compare_table import spread
+from sfumato.recipes.compare_table import line, spread
 from sfumato.recipes.vqa_study import ALONE
 
 
@@ -35,13 +33,15 @@ def plot(found: Sequence[dict[str, Any]], spec: str, path: Path) -> Path:
     own = [cell for cell in found if cell["data"] == spec]
     epsilons = sorted({cell["epsilon"] for cell in own if cell["epsilon"] is not None})
 
+    def across(name: str, values: list[float]) -> report.plots.Series:
+        return line(name, epsilons, [values] * len(epsilons), across=True)
+
     series = []
     for method in dict.fromkeys(cell["method"] for cell in own):
         if method != ALONE:
-            series.append(_over(method, epsilons, [_accuracies(own, method, epsilon) for epsilon in epsilons]))
-        twin = method if method == ALONE else f"{method}, no privacy"
-        series.append(_across(twin, epsilons, float(np.mean(_accuracies(own, method, None)))))
-    series.append(_across("question only", epsilons, 100 * own[0]["blind"]["question only"]["accuracy"]))
+            series.append(line(method, epsilons, [_accuracies(own, method, epsilon) for epsilon in epsilons]))
+        series.append(across(method if method == ALONE else f"{method}, no privacy", _accuracies(own, method, None)))
+    series.append(across("question only", [100 * own[0]["blind"]["question only"]["accuracy"]]))
     chart = report.plots.Chart(
         title=f"Answers on {spec}",
         x_label="epsilon",
@@ -54,12 +54,3 @@ def plot(found: Sequence[dict[str, Any]], spec: str, path: Path) -> Path:
 
 def _accuracies(cells: Sequence[dict[str, Any]], method: str, epsilon: float | None) -> list[float]:
     return [100 * own["accuracy"] for own in _figures(cells, method, epsilon)]
-
-
-def _over(name: str, epsilons: list[float], values: list[list[float]]) -> report.plots.Series:
-    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
-    return report.plots.Series(name=name, x=epsilons, y=[float(np.mean(v)) for v in values], spread=spreads)
-
-
-def _across(name: str, epsilons: list[float], value: float) -> report.plots.Series:
-    return report.plots.Series(name=name, x=epsilons, y=[value] * len(epsilons), dashed=True)

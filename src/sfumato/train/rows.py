@@ -92,8 +92,8 @@ def _constant(leaf: Any) -> Any:
 class Rows(Dataset):
     """The user's data set, addressed by `RowRequest`: every row as a batch of its own, a failing one as `Failed`.
 
-    `collate_fn` gets one row at a time. It cannot couple rows so (mixup, a mean over the batch), and what it cannot
-    take is the one row's failure, not the run's.
+    `collate_fn` gets one row at a time. So it cannot couple rows, unless it remembers those of earlier calls, and what
+    it cannot take is the one row's failure, not the run's.
 
     Attributes:
         form: that of every row, once it is known; a row of another is `Failed`.
@@ -108,15 +108,17 @@ class Rows(Dataset):
         if isinstance(made, Failed):
             return request, made
         try:
-            if self._collate_fn is None:
-                made = default_collate([made])
-            else:
-                with seeded(seeds.derive(request.key, "collate")):
-                    made = self._collate_fn([made])
+            made = self._collated([made], request.key)
         except Exception as error:
             return request, Failed(type(error).__name__, by_collate=True)
         other = self.form is not None and Form.of(made) != self.form
         return request, Failed("another form") if other else made
+
+    def _collated(self, rows: list[Any], key: bytes) -> Any:
+        if self._collate_fn is None:
+            return default_collate(rows)
+        with seeded(seeds.derive(key, "collate")):
+            return self._collate_fn(rows)
 
     def _make(self, request: RowRequest) -> Any:
         try:
@@ -149,7 +151,32 @@ class Rows(Dataset):
             )
         if not forms[0].leads_with_one:
             raise BadInput("collate_fn must make a nesting of tensors that lead with the rows: (1, ...) of [row].")
+        self._check_apart([place for place, one in zip(places, made, strict=True) if not isinstance(one, Failed)][:2])
         self.form = forms[0]
+
+    def _check_apart(self, places: list[int]) -> None:
+        """Refuse a `collate_fn` that makes of two rows something else than of each: called alone, it would do nothing
+        good. One that draws for a row (its result alone differs from key to key) is not asked.
+        """
+        if self._collate_fn is None or len(places) < 2:
+            return
+        keys = [seeds.derive(bytes(32), "apart", number) for number in range(2)]
+        rows = [self._make(RowRequest(place, seeds.derive(keys[0], place))) for place in places]
+        if any(isinstance(row, Failed) for row in rows):
+            return
+        alone, again = ([self._collated([row], key) for row in rows] for key in keys)
+        joined = pytree.tree_map(_joined, *alone)
+        if not _equal(joined, pytree.tree_map(_joined, *again)):
+            return
+        try:
+            together = self._collated(rows, keys[0])
+        except Exception:
+            return  # it takes one row only, and gets one
+        if not _equal(together, joined):
+            raise BadInput(
+                "collate_fn makes of two rows something else than of each alone (mixup, a mean over the batch, padding "
+                "to the longest): rows must not meet before they are clipped. Make each row by itself."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +202,11 @@ class Assemble:
 
 def _joined(*leaves: Any) -> Any:
     return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+
+def _equal(one: Any, other: Any) -> bool:
+    (a, structure), (b, like) = pytree.tree_flatten(one), pytree.tree_flatten(other)
+    return structure == like and all(torch.equal(x, y) for x, y in zip(a, b) if isinstance(x, Tensor))
 
 
 @contextmanager
