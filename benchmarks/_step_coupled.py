@@ -57,9 +57,8 @@ def _clipped(bench: Bench, group_rows: int) -> Step:
     used = torch.ones(len(sizes), dtype=torch.bool)
 
     def step() -> None:
-        result = clip_whole(
-            computation, loss.whole(batch, sizes), batch, measured, mechanisms.flat(CLIP_NORM), sizes, used
-        )
+        staged = norms.Staged(loss.rows, loss.whole(batch, sizes))
+        result = clip_whole(computation, staged, batch, measured, mechanisms.flat(CLIP_NORM), sizes, used)
         sums.add(result.grads)
         for name, parameter in computation.parameters.items():
             parameter.grad = result.grads[name]

@@ -75,7 +75,10 @@ class Contrast:
 
     def of_rows(self, model: nn.Module, batch: Any) -> Tensor:
         """Return one value per row, (N,), that moves with every entry of both embeddings: what checks run on."""
-        u, v = self.embeddings(model, batch)
+        return self.of_embeddings(*self.embeddings(model, batch))
+
+    def of_embeddings(self, u: Tensor, v: Tensor) -> Tensor:
+        """Return the same from the embeddings (N, d)."""
         places = torch.arange(u.shape[1], dtype=u.dtype, device=u.device)
         return u @ torch.cos(places) + v @ torch.cos(places + 0.5)
 

@@ -58,12 +58,21 @@ class Clipped:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Un-noised counts of one logical batch, for `private/` only (its repr shows nothing)."""
+    """Un-noised counts of one logical batch, for `private/` only (its repr shows nothing).
+
+    Attributes:
+        num_rows: rows that were drawn.
+        num_failed: rows that could not be read, or that model or loss did not take.
+        num_nonfinite: rows whose loss or gradient is not finite.
+        num_clipped, num_alone: units that were clipped, and those that were computed alone.
+        loss_sum: sum of the units' losses.
+    """
 
     num_rows: int = field(repr=False)
     num_failed: int = field(repr=False)
     num_nonfinite: int = field(repr=False)
     num_clipped: int = field(repr=False)
+    num_alone: int = field(repr=False)
     loss_sum: float = field(repr=False)
 
     @property
@@ -79,7 +88,7 @@ class Sums:
     lose the small clipped gradients: 8 bytes per parameter, whatever the size of the logical batch.
     """
 
-    _COUNTS = 5
+    _COUNTS = 6
     _AT_ONCE = 1 << 20  # adding across types makes a copy: a small one, not one of the largest parameter
 
     def __init__(self, parameters: Mapping[str, Tensor]) -> None:
@@ -113,22 +122,24 @@ class Sums:
     def count(
         self,
         rows: int | Tensor = 0,
-        failed: int = 0,
+        failed: int | Tensor = 0,
         nonfinite: int | Tensor = 0,
         clipped: int | Tensor = 0,
+        alone: int = 0,
         loss_sum: float | Tensor = 0.0,
     ) -> None:
         """Add to the tally."""
-        for slot, number in enumerate((rows, failed, nonfinite, clipped, loss_sum)):
+        for slot, number in enumerate((rows, failed, nonfinite, clipped, alone, loss_sum)):
             self._counts[slot] += number
 
     def tally(self) -> Tally:
         """Return the counts as plain numbers."""
-        rows, failed, nonfinite, clipped, loss = self._counts.tolist()
+        rows, failed, nonfinite, clipped, alone, loss = self._counts.tolist()
         return Tally(
             num_rows=int(rows),
             num_failed=int(failed),
             num_nonfinite=int(nonfinite),
             num_clipped=int(clipped),
+            num_alone=int(alone),
             loss_sum=loss,
         )

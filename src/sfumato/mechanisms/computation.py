@@ -1,13 +1,15 @@
 """How gradients are computed: model, loss and precision of a run, and what was measured of them once."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sfumato import norms
+from sfumato.base import Refused
 from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import MicroBatch
 
@@ -48,32 +50,86 @@ class Computation:
         """The trainable parameters by name; one that is tied appears once."""
         return norms.trainable(self.model)
 
-    def measure(self, micro_batch: MicroBatch) -> Any:
-        """Check model and loss on synthetic values in the structure of `micro_batch`.
+    def measure(self, micro_batch: MicroBatch, seed: int = 0) -> Any:
+        """Certify model and loss on made-up rows (of this seed) in the structure of `micro_batch`.
 
         Raises:
             Refused: a trainable parameter cannot be measured, or rows depend on one another.
         """
-        loss_fn = self.loss_fn.of_rows if isinstance(self.loss_fn, Contrast) else self.loss_fn
-        return self.engine.prepare(
-            self.model, loss_fn, micro_batch.batch, autocast=self.autocast, synthetic=self.synthetic
-        )
+        options = {"autocast": self.autocast, "synthetic": self.synthetic, "seed": seed}
+        if isinstance(self.loss_fn, Contrast):
+            rows, options["combine"] = self.loss_fn.embeddings, self.loss_fn.of_embeddings
+            self._check_embeddings(self.loss_fn, micro_batch)
+        else:
+            rows = self.loss_fn
+        return self.engine.prepare(self.model, rows, micro_batch.batch, **options)
+
+    def _check_embeddings(self, contrast: Contrast, micro_batch: MicroBatch) -> None:
+        """Refuse embeddings that are not of unit norm, seen on made-up rows; a learned scale is left out."""
+        make = self.synthetic or (lambda n: norms.synthetic_twin(micro_batch.batch, n))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), (self.autocast or nullcontext)():
+            try:
+                sides = contrast.embed(self.model, make(3))
+            except Exception:
+                return  # certification says what fails
+        for side in sides:
+            if bool(((torch.linalg.vector_norm(side.double(), dim=-1) - 1).abs() > UNIT_NORM[side.dtype]).any()):
+                raise Refused("embeddings must have unit norm: normalise them in embed (F.normalize(x, dim=-1)).")
+
+
+UNIT_NORM = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+_REPEATED = 16  # certification is repeated at the powers of this step
 
 
 class MeasureOnce:
-    """Asks `Computation.measure` at the first micro-batch that there is; the answer holds for the whole run."""
+    """Certifies a computation at the first micro-batch that there is, and again when there is reason to."""
 
     def __init__(self, computation: Computation) -> None:
         self._computation = computation
         self._answer: Any = None
-
-    @property
-    def fresh(self) -> bool:
-        """Whether nothing was measured yet."""
-        return self._answer is None
+        self._look: Any = None
 
     def __call__(self, micro_batch: MicroBatch) -> Any:
         """Return what was measured."""
         if self._answer is None:
             self._answer = self._computation.measure(micro_batch)
+            self._look = _look(self._computation.model)
         return self._answer
+
+    def before(self, step: int, template: MicroBatch | None) -> None:
+        """Certify before a step: the first one; later ones where the model's modules, training flags, hooks or forward
+        methods changed; and the steps 16, 256, 4096, ..., on other made-up rows.
+
+        Args:
+            template: a micro-batch of the structure that trains, read for shapes and types alone. None: there is none
+                before the first micro-batch.
+
+        Raises:
+            BadInput, Refused: as `Computation.measure`.
+        """
+        if self._answer is not None and _look(self._computation.model) != self._look:
+            self._answer = None
+        if self._answer is None:
+            if template is not None:
+                self(template)
+        elif step > 1 and _is_power(step):
+            self._answer.repeat(step)
+
+
+def _is_power(step: int) -> bool:
+    while step % _REPEATED == 0:
+        step //= _REPEATED
+    return step == 1
+
+
+def _look(model: nn.Module) -> list[tuple]:
+    """Return what is seen of a model without running it, and may change what it computes."""
+    return [
+        (id(module), module.training, vars(module).get("forward"), type(module).forward, *_hooks(module))
+        for module in model.modules()
+    ]
+
+
+def _hooks(module: nn.Module) -> list[tuple]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [tuple(getattr(module, kind)) for kind in kinds]

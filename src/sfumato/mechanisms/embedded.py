@@ -8,6 +8,7 @@ ordinary backward pass of one micro-batch at a time (Gao et al. 2021, arXiv 2101
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from sfumato.base import BadInput
 from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import MicroBatch
 from sfumato.mechanisms.computation import Computation
+from sfumato.norms import following
 
 Reseed = Callable[[int], None]
 
@@ -87,9 +89,17 @@ def contrast_of(computation: Computation, unit: str) -> Contrast:
     return computation.loss_fn
 
 
-def embed(computation: Computation, contrast: Contrast, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-    """Return the embeddings of a micro-batch, in the run's precision."""
-    with (computation.autocast or nullcontext)():
+def embed(
+    computation: Computation, contrast: Contrast, micro_batch: MicroBatch, measured: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Return the embeddings of a micro-batch, in the run's precision.
+
+    Raises:
+        OffPath: the pass follows no path that `measured` certifies (None: it may be any).
+    """
+    count = len(micro_batch.valid)
+    guard = nullcontext() if measured is None else following(measured.certified(count), count)
+    with (computation.autocast or nullcontext)(), guard:
         return contrast.embeddings(computation.model, micro_batch.batch)
 
 
@@ -104,6 +114,19 @@ def kept(micro_batch: MicroBatch, u: Tensor, v: Tensor) -> Embedded:
         groups=none if micro_batch.groups is None else micro_batch.groups,
         records=none if micro_batch.records is None else micro_batch.records,
     )
+
+
+def kept_alone(micro_batch: MicroBatch, made: dict[int, tuple[Tensor, Tensor]]) -> Embedded:
+    """Return what is kept of a micro-batch from the embeddings of its rows alone, by place; the others raised."""
+    like = next(iter(made.values()))
+    fit = micro_batch.valid.clone()
+    sides = [side.new_zeros(len(fit), side.shape[1]) for side in like]
+    for place in range(len(fit)):
+        if place in made:
+            sides[0][place], sides[1][place] = made[place][0][0].detach(), made[place][1][0].detach()
+        else:
+            fit[place] = False
+    return kept(replace(micro_batch, valid=fit), *sides)
 
 
 def only_fit(micro_batch: MicroBatch, fit: Tensor) -> MicroBatch | None:

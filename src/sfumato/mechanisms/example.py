@@ -11,11 +11,13 @@ from torch import Tensor
 
 from sfumato.base import Refused
 from sfumato.losses import Contrast
+from sfumato.mechanisms.alone import Parted, Reseed, clip_jointly_or_parted, seeds_of_rows
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation, MeasureOnce
 from sfumato.mechanisms.group import add_whole
 from sfumato.mechanisms.group_loss import OfRows
+from sfumato.norms import ClippedSum
 from sfumato.plan import Example, Unit
 
 
@@ -37,7 +39,8 @@ def clip_examples(
     Args:
         measure: a `MeasureOnce` that is kept from step to step; by default one for this call.
         reduce: adds the flat sum up over all ranks, in place; called once, also for an empty share.
-        reseed: called with 0, 1, ... before each micro-batch (dropout must not depend on what ran before).
+        reseed: called with 0, 1, ... before each micro-batch (dropout must not depend on what ran before), with larger
+            numbers before a row that is computed alone.
     """
     if isinstance(computation.loss_fn, Contrast):
         raise Refused(
@@ -50,19 +53,52 @@ def clip_examples(
     parameters = computation.parameters
     sums = Sums(parameters)
     for chunk, micro_batch in enumerate(micro_batches):
+        sums.count(rows=micro_batch.valid.sum() * (micro_batch.batch is not None) + len(micro_batch.failures))
+        sums.count(failed=len(micro_batch.failures))
         if micro_batch.batch is None:
-            sums.count(len(micro_batch.failures), len(micro_batch.failures))
             continue
         measured = measure(micro_batch)
-        reseed(chunk)
+        own = seeds_of_rows(reseed, chunk)
         if together is None:
-            _add(sums, computation, micro_batch, measured, factor, bound)
-            continue
-        sums.count(micro_batch.valid.sum() + len(micro_batch.failures), len(micro_batch.failures))
-        loss = OfRows(computation, computation.loss_fn)
-        add_whole(sums, loss, computation, micro_batch, measured, together, factor, lambda c=chunk: reseed(c))
+            _add(sums, computation, micro_batch, measured, factor, bound, own)
+        else:
+            loss = OfRows(computation, computation.loss_fn)
+            add_whole(sums, loss, computation, micro_batch, measured, together, factor, own)
     reduce(sums.flat)
     return sums.clipped(unit), sums.tally()
+
+
+def clip_rows(
+    computation: Computation, micro_batch: MicroBatch, measured: Any, factor: ClipFactor, reseed: Reseed
+) -> Parted:
+    """Return the clipped sum of the rows of one micro-batch: jointly where it follows a certified path, else by the
+    definition of a row's contribution (`alone`).
+    """
+
+    def joint(some: MicroBatch, used: Tensor) -> ClippedSum:
+        return computation.engine.clipped_sum(
+            computation.model,
+            computation.loss_fn,
+            some.batch,
+            measured,
+            factor,
+            valid=used,
+            loss_scale=computation.loss_scale,
+            autocast=computation.autocast,
+        )
+
+    valid = micro_batch.valid
+    return clip_jointly_or_parted(
+        computation,
+        OfRows(computation, computation.loss_fn),
+        micro_batch,
+        [(place,) for place in range(len(valid))],
+        valid,
+        measured,
+        factor,
+        joint,
+        reseed,
+    )
 
 
 def _add(
@@ -72,25 +108,18 @@ def _add(
     measured: Any,
     factor: ClipFactor,
     bound: float | None,
+    reseed: Reseed,
 ) -> None:
     valid = micro_batch.valid
-    result = computation.engine.clipped_sum(
-        computation.model,
-        computation.loss_fn,
-        micro_batch.batch,
-        measured,
-        factor,
-        valid=valid,
-        loss_scale=computation.loss_scale,
-        autocast=computation.autocast,
-    )
+    parted = clip_rows(computation, micro_batch, measured, factor, reseed)
+    result = parted.result
     used = valid & torch.isfinite(result.norms) & torch.isfinite(result.losses)
     check_factors(result.factors, result.norms, used, bound)
     sums.add(result.grads)
     sums.count(
-        rows=valid.sum() + len(micro_batch.failures),
-        failed=len(micro_batch.failures),
-        nonfinite=valid.sum() - used.sum(),
+        failed=parted.failed.sum(),
+        nonfinite=valid.sum() - used.sum() - parted.failed.sum(),
         clipped=(used & (result.factors < 1.0)).sum(),
+        alone=parted.alone,
         loss_sum=torch.where(used, result.losses.double(), 0.0).sum(),
     )

@@ -6,19 +6,23 @@ unit of the norm engine. A group that is larger than a micro-batch, or spread ov
 embedded first and back-propagated in parts into one sum, which is clipped at its end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sfumato import norms
 from sfumato.base import BadInput
+from sfumato.mechanisms.alone import Parted, clip_jointly_or_parted, none_of, seeds_of_rows
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
-from sfumato.mechanisms.computation import Computation, LossFn, MeasureOnce
-from sfumato.mechanisms.embedded import Embedded, Ranks, Reseed, all_ranks, gradients, only_fit
+from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.embedded import Embedded, Ranks, Reseed, gradients, only_fit
 from sfumato.mechanisms.group_loss import GroupLoss, NotFinite, group_loss
+from sfumato.mechanisms.group_parts import add_in_parts, first_pass
 from sfumato.norms import ClippedSum
 from sfumato.plan import Example, Group
 
@@ -48,18 +52,22 @@ def clip_groups(
     loss = group_loss(computation)
     sums = Sums(computation.parameters)
     parts: dict[int, Embedded] = {}
+    measured: Any = None
     for chunk, micro_batch in enumerate(micro_batches):
         sums.count(rows=micro_batch.valid.sum() + len(micro_batch.failures), failed=len(micro_batch.failures))
         if micro_batch.batch is None:
             continue
         measured = measure(micro_batch)
-        reseed(chunk)
+        own = seeds_of_rows(reseed, chunk)
         if micro_batch.in_parts:
-            parts[chunk] = loss.first(micro_batch)
-            sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].usable).sum())
+            part, raised = first_pass(loss, computation, micro_batch, measured, own)
+            sums.count(failed=raised)
+            if part is not None:
+                parts[chunk] = part
+                sums.count(nonfinite=(micro_batch.valid & ~part.usable).sum() - raised)
         else:
-            add_whole(sums, loss, computation, micro_batch, measured, unit, factor, lambda c=chunk: reseed(c))
-    _add_in_parts(sums, loss, computation, micro_batches, parts, unit, factor, reseed, ranks)
+            add_whole(sums, loss, computation, micro_batch, measured, unit, factor, own)
+    add_in_parts(sums, loss, computation, micro_batches, parts, unit, factor, reseed, ranks, measured)
     reduce(sums.flat)
     return sums.clipped(unit), sums.tally()
 
@@ -75,35 +83,74 @@ def add_whole(
     measured: Any,
     unit: Group | Example,
     factor: ClipFactor,
-    reseed: Callable[[], None],
+    reseed: Reseed,
 ) -> None:
-    """Add the clipped gradients of the groups (or of the records of several rows) of one micro-batch."""
-    sizes, used = sizes_of(micro_batch)
-    drawn = micro_batch.valid.sum()
-    while True:
-        try:
-            result = clip_whole(computation, loss.whole(micro_batch, sizes), micro_batch, measured, factor, sizes, used)
-            break
-        except NotFinite as found:
-            fit = only_fit(micro_batch, found.fit)
-            if fit is None:
-                sums.count(nonfinite=drawn)
-                return
-            micro_batch = fit
-            reseed()
-    finite = used & torch.isfinite(result.norms) & torch.isfinite(result.losses)
+    """Add the clipped gradients of the groups (or of the records of several rows) of one micro-batch.
+
+    Args:
+        reseed: called with -1 before a joint pass, with the place of a row before that row alone.
+    """
+    whole = clip_groups_of(loss, computation, micro_batch, measured, factor, reseed)
+    result = whole.parted.result
+    finite = whole.used & torch.isfinite(result.norms) & torch.isfinite(result.losses)
     check_factors(result.factors, result.norms, finite, unit.clip_norm)
     sums.add(result.grads)
     sums.count(
-        nonfinite=drawn - micro_batch.valid.sum(),
+        failed=whole.parted.failed.sum(),
+        nonfinite=whole.nonfinite,
         clipped=(finite & (result.factors < 1.0)).sum(),
+        alone=whole.parted.alone,
         loss_sum=torch.where(finite, result.losses.double(), 0.0).sum(),
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """The groups of one micro-batch: their clipped sum, which of them count, and how many rows are not finite."""
+
+    parted: Parted
+    used: Tensor
+    nonfinite: int
+
+
+def clip_groups_of(
+    loss: GroupLoss,
+    computation: Computation,
+    micro_batch: MicroBatch,
+    measured: Any,
+    factor: ClipFactor,
+    reseed: Reseed,
+) -> Whole:
+    """Return the clipped sum of the groups of one micro-batch: jointly where it follows a certified path, else by the
+    definition of a group's contribution (`alone`). Rows that are not finite are left out of their groups.
+    """
+    sizes, used = sizes_of(micro_batch)
+    dropped = 0
+
+    def joint(some: MicroBatch, counted: Tensor) -> ClippedSum:
+        nonlocal dropped
+        drawn = int(some.valid.sum())
+        while True:
+            staged = norms.Staged(loss.rows, loss.whole(some, sizes))
+            try:
+                return clip_whole(computation, staged, some, measured, factor, sizes, counted)
+            except NotFinite as found:
+                fit = only_fit(some, found.fit)
+                dropped = drawn if fit is None else drawn - int(fit.valid.sum())
+                if fit is None:
+                    return none_of(computation, len(sizes), counted.device)
+                some = fit
+                reseed(-1)
+
+    ends = torch.tensor(sizes).cumsum(0).tolist()
+    places = [tuple(range(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    parted = clip_jointly_or_parted(computation, loss, micro_batch, places, used, measured, factor, joint, reseed)
+    return Whole(parted=parted, used=used, nonfinite=dropped)
+
+
 def clip_whole(
     computation: Computation,
-    loss_fn: LossFn,
+    loss: norms.Staged,
     micro_batch: MicroBatch,
     measured: Any,
     factor: ClipFactor,
@@ -112,15 +159,19 @@ def clip_whole(
 ) -> ClippedSum:
     """Return the clipped sum of the groups of one micro-batch, `sizes` in the order of their rows, from their losses
     (G,); padding is not `used`.
+
+    Raises:
+        OffPath: the micro-batch follows no certified path.
     """
-    if int(used.sum()) == 1:
-        return _clipped_alone(computation, loss_fn, micro_batch, factor, sizes)
+    if int(used.sum()) == 1 and bool(used[0]):
+        return _clipped_alone(computation, loss, micro_batch, measured, factor, sizes)
     return computation.engine.clipped_sum(
         computation.model,
-        loss_fn,
+        loss.rows,
         micro_batch.batch,
         measured,
         factor,
+        combine=loss.combine,
         valid=used,
         loss_scale=computation.loss_scale,
         autocast=computation.autocast,
@@ -129,23 +180,30 @@ def clip_whole(
 
 
 def _clipped_alone(
-    computation: Computation, loss_fn: LossFn, micro_batch: MicroBatch, factor: ClipFactor, sizes: list[int]
+    computation: Computation,
+    loss: norms.Staged,
+    micro_batch: MicroBatch,
+    measured: Any,
+    factor: ClipFactor,
+    sizes: list[int],
 ) -> ClippedSum:
     """Return what the engine returns, where there is one group, the first: from an ordinary backward pass."""
     with torch.enable_grad(), (computation.autocast or nullcontext)():
-        losses = loss_fn(computation.model, micro_batch.batch)
+        with norms.following(measured.certified(len(micro_batch.valid)), len(micro_batch.valid)):
+            made = loss.rows(computation.model, micro_batch.batch)
+        losses = loss.finish(made)
     grads = gradients(computation, [losses[0]], [torch.ones_like(losses[0])])
     squares = [torch.linalg.vector_norm(grad).square() for grad in grads.values()]
     norm = torch.stack(squares).sum().sqrt()
     usable = norm.isfinite() & losses[0].detach().isfinite()
-    norms = norm.new_full((len(sizes),), torch.inf)
-    factors = torch.zeros_like(norms)
+    norms_of = norm.new_full((len(sizes),), torch.inf)
+    factors = torch.zeros_like(norms_of)
     if bool(usable):
-        norms[0], factors[0] = norm, factor(norm[None])[0]
+        norms_of[0], factors[0] = norm, factor(norm[None])[0]
         grads = {name: grad * factors[0] for name, grad in grads.items()}  # in place would scale what two share twice
     else:
         grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
-    return ClippedSum(grads, norms, factors, losses.detach())
+    return ClippedSum(grads, norms_of, factors, losses.detach())
 
 
 def sizes_of(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
@@ -165,81 +223,3 @@ def sizes_of(micro_batch: MicroBatch) -> tuple[list[int], Tensor]:
     used = torch.ones(len(sizes) + len(behind), dtype=torch.bool, device=micro_batch.valid.device)
     used[len(sizes) :] = False
     return [*sizes.tolist(), *behind], used
-
-
-# ---------------------------------------------------------------- groups in parts
-
-
-def _add_in_parts(
-    sums: Sums,
-    loss: GroupLoss,
-    computation: Computation,
-    micro_batches: LogicalBatch,
-    parts: dict[int, Embedded],
-    unit: Group,
-    factor: ClipFactor,
-    reseed: Reseed,
-    ranks: Ranks,
-) -> None:
-    """Add the groups whose rows were embedded into `parts`; every rank goes through all of them in one order."""
-    rows, begin = all_ranks(list(parts.values()), ranks, sums.flat.device)
-    present = rows.groups[rows.usable].unique().tolist()
-    if not present:
-        return
-    losses = loss.settle(rows)
-    mine = _Ahead(_placed(micro_batches, parts, begin))
-    for group in present:
-        total = Sums(computation.parameters)
-        for chunk, micro_batch, places in mine.up_to(group):
-            reseed(chunk)
-            part = loss.part(micro_batch, parts[chunk].usable, places)
-            if part is not None:
-                total.add(part.grads)
-                sums.count(nonfinite=part.num_nonfinite, loss_sum=part.loss)
-        ranks.add_up(total.flat)
-        _add_one(sums, total, unit, factor, ranks.first)
-    if ranks.first:
-        sums.count(loss_sum=losses)
-
-
-Placed = tuple[int, MicroBatch, slice]
-
-
-def _placed(micro_batches: LogicalBatch, parts: dict[int, Embedded], begin: int) -> Iterator[Placed]:
-    """Yield the micro-batches in parts again, with the places of their rows among those of all ranks."""
-    for chunk, micro_batch in enumerate(micro_batches):
-        if chunk in parts:
-            yield chunk, micro_batch, slice(begin, begin + len(micro_batch.valid))
-            begin += len(micro_batch.valid)
-
-
-class _Ahead:
-    """Micro-batches of one group each, in the order of their groups, handed out group by group without keeping any."""
-
-    def __init__(self, placed: Iterator[Placed]) -> None:
-        self._placed = placed
-        self._next = next(placed, None)
-
-    def up_to(self, group: int) -> Iterator[Placed]:
-        """Yield those of `group`; earlier groups, of which no row is usable, are passed over."""
-        while self._next is not None and (own := _only_group(self._next[1])) <= group:
-            if own == group:
-                yield self._next
-            self._next = next(self._placed, None)
-
-
-def _only_group(micro_batch: MicroBatch) -> int:
-    assert micro_batch.groups is not None
-    found = micro_batch.groups[micro_batch.valid].unique().tolist()
-    if len(found) != 1:
-        raise BadInput("a micro-batch in parts holds rows of one group.")
-    return found[0]
-
-
-def _add_one(sums: Sums, total: Sums, unit: Group, factor: ClipFactor, first: bool) -> None:
-    norm = torch.linalg.vector_norm(total.gradient)
-    weight = factor(norm[None])
-    check_factors(weight, norm[None], torch.isfinite(norm)[None], unit.clip_norm)
-    if first and bool(torch.isfinite(norm)):
-        sums.gradient.add_(total.gradient, alpha=float(weight))
-        sums.count(clipped=(weight[0] < 1.0).double())

@@ -5,6 +5,7 @@ where it is larger than a micro-batch: `first` keeps what the loss needs of each
 `part` gives the gradient that a part adds.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,8 +16,9 @@ from torch import Tensor, nn
 from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import MicroBatch
 from sfumato.mechanisms.computation import Computation, LossFn
-from sfumato.mechanisms.embedded import Embedded, back, embed, gradients, kept, only_fit
-from sfumato.norms import per_example
+from sfumato.mechanisms.embedded import Embedded, back, embed, gradients, kept, kept_alone, only_fit
+from sfumato.norms import following, per_example
+from sfumato.norms.contract import Combine
 
 Gradients = dict[str, Tensor]
 
@@ -37,28 +39,61 @@ class Part:
     loss: Tensor
     num_nonfinite: int = 0
 
+    def plus(self, other: "Part") -> "Part":
+        """Return the sum of both."""
+        grads = {name: grad + other.grads[name] for name, grad in self.grads.items()}
+        return Part(grads, self.loss + other.loss, self.num_nonfinite + other.num_nonfinite)
+
 
 class GroupLoss(Protocol):
-    """The mean loss of the rows of each group."""
+    """The mean loss of the rows of each group.
 
-    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> LossFn:
-        """Return (model, batch) -> (G,): the mean over each group's rows, `sizes` in number; 0 where none is valid.
+    Attributes:
+        rows: (model, batch) -> what the model makes of rows: their losses, or their embeddings.
+    """
+
+    rows: Callable[[Any, Any], Any]
+
+    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> Combine:
+        """Return what `rows` made -> (G,): the mean over each group's rows, `sizes` in number; 0 where none is valid.
 
         Raises:
             NotFinite: at the call, where rows of it are not finite.
         """
         ...
 
-    def first(self, micro_batch: MicroBatch) -> Embedded:
-        """Return what is kept of the rows of a part; `usable` are those that count."""
+    def alone(self, micro_batch: MicroBatch, places: Sequence[int], made: dict[int, Any]) -> Tensor | None:
+        """Return the loss of one group from what its rows gave alone; those that raised are not in `made`. None where
+        no row is left.
+        """
+        ...
+
+    def first(self, micro_batch: MicroBatch, measured: Any) -> Embedded:
+        """Return what is kept of the rows of a part; `usable` are those that count.
+
+        Raises:
+            OffPath: the pass follows no path that `measured` certifies.
+        """
+        ...
+
+    def first_alone(self, micro_batch: MicroBatch, made: dict[int, Any]) -> Embedded:
+        """Return the same from what the rows gave alone."""
         ...
 
     def settle(self, rows: Embedded) -> Tensor:
         """Take the rows of all parts of all groups, in order; return the sum of the groups' losses as known by then."""
         ...
 
-    def part(self, micro_batch: MicroBatch, usable: Tensor, places: slice) -> Part | None:
-        """Return what a part adds to its group; None where no row of it is usable."""
+    def part(self, micro_batch: MicroBatch, measured: Any, usable: Tensor, places: slice) -> Part | None:
+        """Return what a part adds to its group; None where no row of it is usable.
+
+        Raises:
+            OffPath: the pass follows no path that `measured` certifies.
+        """
+        ...
+
+    def row_part(self, made: Any, place: int) -> Part:
+        """Return what one row adds, from what it gave alone; `place` is that among the rows of all ranks."""
         ...
 
 
@@ -84,13 +119,14 @@ class OfPairs:
     def __init__(self, computation: Computation, contrast: Contrast) -> None:
         self._computation, self._contrast = computation, contrast
         self._on_u = self._on_v = torch.zeros(0)
+        self.rows = contrast.embeddings
 
-    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> LossFn:
+    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> Combine:
         groups = numbered(sizes, micro_batch.valid.device)
         placed = replace(micro_batch, groups=groups)
 
-        def losses(model: nn.Module, batch: Any) -> Tensor:
-            rows = kept(placed, *self._contrast.embeddings(model, batch))
+        def losses(u: Tensor, v: Tensor) -> Tensor:
+            rows = kept(placed, u, v)
             if bool((rows.usable != micro_batch.valid).any()):
                 raise NotFinite(rows.usable)
             found = self._contrast.rows(rows.u @ rows.v.mT, rows.meets)  # what does not meet has exactly 0
@@ -99,19 +135,40 @@ class OfPairs:
 
         return losses
 
-    def first(self, micro_batch: MicroBatch) -> Embedded:
+    def alone(self, micro_batch: MicroBatch, places: Sequence[int], made: dict[int, Any]) -> Tensor | None:
+        fit = [place for place, rows in made.items() if all(bool(torch.isfinite(side).all()) for side in rows)]
+        if not fit:
+            return None
+        own = replace(
+            micro_batch,
+            valid=micro_batch.valid[fit],
+            groups=torch.zeros_like(micro_batch.valid[fit], dtype=torch.int64),
+            records=None if micro_batch.records is None else micro_batch.records[fit],
+        )
+        rows = kept(own, *(torch.cat([made[place][side] for place in fit]) for side in (0, 1)))
+        return self._contrast.rows(rows.u @ rows.v.mT, rows.meets).sum() / len(fit)
+
+    def first(self, micro_batch: MicroBatch, measured: Any) -> Embedded:
         with torch.no_grad():
-            return kept(micro_batch, *embed(self._computation, self._contrast, micro_batch))
+            return kept(micro_batch, *embed(self._computation, self._contrast, micro_batch, measured))
+
+    def first_alone(self, micro_batch: MicroBatch, made: dict[int, Any]) -> Embedded:
+        return kept_alone(micro_batch, made)
 
     def settle(self, rows: Embedded) -> Tensor:
         self._on_u, self._on_v, total = cotangents(self._contrast, rows)
         return total
 
-    def part(self, micro_batch: MicroBatch, usable: Tensor, places: slice) -> Part | None:
+    def row_part(self, made: Any, place: int) -> Part:
+        own = slice(place, place + 1)
+        grads = back(self._computation, made, self._on_u[own], self._on_v[own])
+        return Part(grads, torch.zeros((), dtype=torch.float64, device=self._on_u.device))
+
+    def part(self, micro_batch: MicroBatch, measured: Any, usable: Tensor, places: slice) -> Part | None:
         fit = only_fit(micro_batch, usable)
         if fit is None:
             return None
-        embedded = embed(self._computation, self._contrast, fit)
+        embedded = embed(self._computation, self._contrast, fit, measured)
         grads = back(self._computation, embedded, self._on_u[places], self._on_v[places])
         return Part(grads, torch.zeros((), dtype=torch.float64, device=usable.device))
 
@@ -125,17 +182,26 @@ class OfRows:
         self._computation, self._loss_fn = computation, loss_fn
         self._shares = torch.zeros(0)
 
-    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> LossFn:
+    def rows(self, model: nn.Module, batch: Any) -> tuple[Tensor]:
+        """Return the loss of every row, (N,), as the one tensor of a tuple."""
+        return (self._loss_fn(model, batch),)
+
+    def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> Combine:
         valid = micro_batch.valid
         groups, numbers = numbered(sizes, valid.device), torch.tensor(sizes, device=valid.device)
 
-        def losses(model: nn.Module, batch: Any) -> Tensor:
-            found = torch.where(valid, self._rows(model, batch, valid), 0.0)
+        def losses(found: Tensor) -> Tensor:
+            found = torch.where(valid, _fit(found, valid), 0.0)
             return sum_of_groups(found, groups, len(sizes)) / numbers
 
         return losses
 
-    def first(self, micro_batch: MicroBatch) -> Embedded:
+    def alone(self, micro_batch: MicroBatch, places: Sequence[int], made: dict[int, Any]) -> Tensor | None:
+        losses = [per_example(found, 1)[0] for (found,) in made.values()]
+        fit = [loss for loss in losses if bool(torch.isfinite(loss.detach()))]
+        return torch.stack(fit).sum() / len(places) if fit else None
+
+    def first(self, micro_batch: MicroBatch, measured: Any) -> Embedded:
         none = torch.zeros(len(micro_batch.valid), 0, device=micro_batch.valid.device)
         return kept(micro_batch, none, none)
 
@@ -146,28 +212,45 @@ class OfRows:
             self._shares[own] = 1.0 / float(own.sum())
         return torch.zeros((), dtype=torch.float64, device=rows.usable.device)
 
-    def part(self, micro_batch: MicroBatch, usable: Tensor, places: slice) -> Part | None:
+    def first_alone(self, micro_batch: MicroBatch, made: dict[int, Any]) -> Embedded:
+        return self.first(micro_batch, None)
+
+    def row_part(self, made: Any, place: int) -> Part:
+        loss = per_example(made[0], 1)[0]
+        fit = bool(torch.isfinite(loss.detach()))
+        share = self._shares[place].to(loss.dtype) if fit else torch.zeros_like(loss)
+        grads = gradients(self._computation, [torch.where(torch.isfinite(loss), loss, 0.0 * loss)], [share])
+        if not fit:
+            grads = {name: torch.zeros_like(grad) for name, grad in grads.items()}
+        value = (loss.detach() * share).double() if fit else torch.zeros_like(loss, dtype=torch.float64).detach()
+        return Part(grads, value, int(not fit))
+
+    def part(self, micro_batch: MicroBatch, measured: Any, usable: Tensor, places: slice) -> Part | None:
         fit = only_fit(micro_batch, usable)
         while fit is not None:
             try:
-                return self._part(fit, places, int(usable.sum() - fit.valid.sum()))
+                return self._part(fit, measured, places, int(usable.sum() - fit.valid.sum()))
             except NotFinite as found:
                 fit = only_fit(fit, found.fit)
         return None
 
-    def _part(self, micro_batch: MicroBatch, places: slice, num_nonfinite: int) -> Part:
+    def _part(self, micro_batch: MicroBatch, measured: Any, places: slice, num_nonfinite: int) -> Part:
         with torch.enable_grad(), (self._computation.autocast or nullcontext)():
-            losses = self._rows(self._computation.model, micro_batch.batch, micro_batch.valid)
+            with following(measured.certified(len(micro_batch.valid)), len(micro_batch.valid)):
+                made = self._loss_fn(self._computation.model, micro_batch.batch)
+            losses = _fit(made, micro_batch.valid)
         shares = torch.where(micro_batch.valid, self._shares[places].to(losses.dtype), 0.0)
         grads = gradients(self._computation, [losses], [shares])
         return Part(grads, (losses.detach() * shares).double().sum(), num_nonfinite)
 
-    def _rows(self, model: nn.Module, batch: Any, valid: Tensor) -> Tensor:
-        found = per_example(self._loss_fn(model, batch), len(valid))
-        fit = valid & torch.isfinite(found.detach())
-        if bool((fit != valid).any()):
-            raise NotFinite(fit)
-        return found
+
+def _fit(losses: Tensor, valid: Tensor) -> Tensor:
+    """Return the losses (N,) where all valid ones are finite; else raise NotFinite."""
+    found = per_example(losses, len(valid))
+    fit = valid & torch.isfinite(found.detach())
+    if bool((fit != valid).any()):
+        raise NotFinite(fit)
+    return found
 
 
 def cotangents(contrast: Contrast, rows: Embedded) -> tuple[Tensor, Tensor, Tensor]:

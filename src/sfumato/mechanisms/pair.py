@@ -14,8 +14,10 @@ be released unmeasured. For the same reason all is computed in float32 or float6
 backward passes, which lower precision would round apart by more than the margin of 1e-3.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +26,7 @@ from sfumato import norms
 from sfumato.base import BadInput, Refused
 from sfumato.losses import Contrast
 from sfumato.losses.contrast import cosines
+from sfumato.mechanisms.alone import kinds_of_rows, seeds_of_rows, single
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor
 from sfumato.mechanisms.computation import Computation, MeasureOnce
@@ -46,10 +49,14 @@ _UNIT_NORM = 1e-3
 
 @dataclass(frozen=True)
 class _Part:
-    """What the first pass keeps of a micro-batch: its rows, and their Gram matrices or Jacobians."""
+    """What the first pass keeps of a micro-batch, or of one row of it: rows, and their Gram matrices or Jacobians.
+
+    `place` is that of a row which was computed alone.
+    """
 
     rows: Embedded
     jacobians: norms.PairJacobians
+    place: int | None = None
 
 
 def clip_pairs(
@@ -82,31 +89,50 @@ def clip_pairs(
     _check_precision(computation)
     _check_loss(contrast, unit)
     sums = Sums(computation.parameters)
-    parts: dict[int, _Part] = {}
+    parts: dict[int, list[_Part]] = {}
+    measured: Any = None
     for chunk, micro_batch in enumerate(micro_batches):
         sums.count(rows=micro_batch.valid.sum() + len(micro_batch.failures), failed=len(micro_batch.failures))
         if micro_batch.batch is None:
             continue
-        fresh = measure.fresh
         measured = measure(micro_batch)
-        if fresh:
-            _check_embeddings(computation, contrast, micro_batch)
-        parts[chunk] = _first_pass(computation, micro_batch, measured, unit, lambda c=chunk: reseed(c))
+        parts[chunk], raised = _first_pass(computation, micro_batch, measured, unit, seeds_of_rows(reseed, chunk))
         _check_memory(parts[chunk], batch_size)
-        sums.count(nonfinite=(micro_batch.valid & ~parts[chunk].rows.usable).sum())
-    on_u, on_v = _cotangents(sums, list(parts.values()), contrast, factor, ranks)
+        usable = sum(int(part.rows.usable.sum()) for part in parts[chunk])
+        sums.count(failed=raised, nonfinite=micro_batch.valid.sum() - usable - raised)
+    every = [part for own in parts.values() for part in own]
+    on_u, on_v = _cotangents(sums, every, contrast, factor, ranks)
     begin = 0
     for chunk, micro_batch in enumerate(micro_batches):
-        if chunk not in parts:
-            continue
-        fit = only_fit(micro_batch, parts[chunk].rows.usable)
-        places = slice(begin, begin + len(micro_batch.valid))
-        begin = places.stop
-        if fit is not None:
-            reseed(chunk)
-            sums.add(back(computation, embed(computation, contrast, fit), on_u[places], on_v[places]))
+        for part in parts.get(chunk, []):
+            places = slice(begin, begin + len(part.rows.u))
+            begin = places.stop
+            own = seeds_of_rows(reseed, chunk)
+            grads = _back(computation, micro_batch, measured, part, (on_u[places], on_v[places]), own)
+            if grads is not None:
+                sums.add(grads)
     reduce(sums.flat)
     return sums.clipped(unit), sums.tally()
+
+
+def _back(
+    computation: Computation,
+    micro_batch: MicroBatch,
+    measured: Any,
+    part: _Part,
+    cotangents: tuple[Tensor, Tensor],
+    reseed: Reseed,
+) -> dict[str, Tensor] | None:
+    """Return the gradient of one part, from a pass like the one whose norms were measured; None where there is none."""
+    own = micro_batch if part.place is None else single(micro_batch, part.place)
+    fit = only_fit(own, part.rows.usable)
+    if fit is None:
+        return None
+    reseed(-1 if part.place is None else part.place)
+    try:
+        return back(computation, embed(computation, contrast_of(computation, "Pair"), fit, measured), *cotangents)
+    except Exception:  # of a model that computes otherwise the second time
+        return None
 
 
 def _check_loss(contrast: Contrast, unit: Pair) -> None:
@@ -128,18 +154,10 @@ def _check_precision(computation: Computation) -> None:
         raise Refused("under the Pair unit loss_scale is 1: a scale is for half precision, which is refused here.")
 
 
-def _check_embeddings(computation: Computation, contrast: Contrast, micro_batch: MicroBatch) -> None:
-    """Refuse embeddings that are not of unit norm, seen on made-up rows."""
-    make = computation.synthetic or (lambda n: norms.synthetic_twin(micro_batch.batch, n))
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for side in embed(computation, contrast, MicroBatch(batch=make(3), valid=torch.ones(3, dtype=torch.bool))):
-            if bool(((torch.linalg.vector_norm(side, dim=1) - 1).abs() > _UNIT_NORM).any()):
-                raise Refused("under the Pair unit embeddings must have unit norm: normalise them in embed.")
-
-
-def _check_memory(part: _Part, batch_size: float) -> None:
-    found = part.jacobians
-    needed = batch_size * (found.of_u.num_bytes + found.of_v.num_bytes) / len(found.u)
+def _check_memory(parts: list[_Part], batch_size: float) -> None:
+    found = [part.jacobians for part in parts if part.place is None]  # what single rows hold depends on records
+    held = sum(one.of_u.num_bytes + one.of_v.num_bytes for one in found)
+    needed = batch_size * held / max(sum(len(one.u) for one in found), 1)
     if needed > _JACOBIAN_BYTES:
         raise BadInput(
             "the exact norms of a shared encoder keep every row's Jacobian, which is too much here "
@@ -149,8 +167,38 @@ def _check_memory(part: _Part, batch_size: float) -> None:
 
 
 def _first_pass(
-    computation: Computation, micro_batch: MicroBatch, measured: object, unit: Pair, reseed: Callable[[], None]
-) -> _Part:
+    computation: Computation, micro_batch: MicroBatch, measured: Any, unit: Pair, reseed: Reseed
+) -> tuple[list[_Part], int]:
+    """Embed the rows and measure their Jacobians, jointly where that follows a certified path; else without the rows
+    that raise or leave the certified paths alone, and row by row where that fails too. Returns how many were left out.
+    """
+    try:
+        return [_fit_part(computation, micro_batch, measured, unit, reseed)], 0
+    except Exception:  # whatever the model raises: a message may quote a record
+        rows = contrast_of(computation, "Pair").embeddings
+        failed, odd = kinds_of_rows(computation, rows, micro_batch, measured, reseed)
+    kept_rows = micro_batch.valid & ~failed & ~odd
+    left_out = int((micro_batch.valid & ~kept_rows).sum())
+    fit = only_fit(micro_batch, kept_rows)
+    if fit is None:
+        return [], left_out
+    try:
+        return [_fit_part(computation, fit, measured, unit, reseed)], left_out
+    except Exception:
+        parts = []
+        with contextlib.suppress(Exception):
+            measured.certified(1)  # once, outside the rows
+    for place in kept_rows.nonzero().squeeze(1).tolist():
+        try:
+            alone = lambda number, place=place: reseed(place)  # noqa: E731
+            part = _fit_part(computation, single(micro_batch, place), measured, unit, alone)
+            parts.append(replace(part, place=place))
+        except Exception:
+            left_out += 1
+    return parts, left_out
+
+
+def _fit_part(computation: Computation, micro_batch: MicroBatch, measured: Any, unit: Pair, reseed: Reseed) -> _Part:
     """Embed the rows and measure their Jacobians; again without those that are not fit, if there are any."""
     part = _measured(computation, micro_batch, measured, unit, reseed)
     if torch.equal(part.rows.usable, micro_batch.valid):
@@ -159,10 +207,8 @@ def _first_pass(
     return part if fit is None else _measured(computation, fit, measured, unit, reseed)
 
 
-def _measured(
-    computation: Computation, micro_batch: MicroBatch, measured: object, unit: Pair, reseed: Callable[[], None]
-) -> _Part:
-    reseed()
+def _measured(computation: Computation, micro_batch: MicroBatch, measured: Any, unit: Pair, reseed: Reseed) -> _Part:
+    reseed(-1)
     found = computation.engine.pair_jacobians(
         computation.model,
         contrast_of(computation, "Pair").embeddings,

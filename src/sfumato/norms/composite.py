@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from sfumato.base import Refused
 
@@ -40,3 +41,14 @@ def refuse_row_mixing(name: str, args: tuple, kwargs: Mapping[str, Any]) -> None
                 "BatchNorm in training mode normalises each example with the others of its batch, so one record moves "
                 "every gradient. Put the BatchNorm modules into eval() (frozen statistics) or use GroupNorm."
             )
+
+
+class RefuseMixing(TorchFunctionMode):
+    """Raises Refused where a function ties the examples of a batch together."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func in COMPOSITE:
+            with self:
+                return COMPOSITE[func](*args, **(kwargs or {}))
+        refuse_row_mixing(getattr(func, "__name__", ""), args, kwargs or {})
+        return func(*args, **(kwargs or {}))

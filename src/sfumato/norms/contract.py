@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -9,7 +10,28 @@ from torch import Tensor
 from sfumato.base import Refused
 
 LossFn = Callable[[Any, Any], Tensor]
+Combine = Callable[..., Tensor]
 Autocast = Callable[[], AbstractContextManager]
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A loss in two stages: what the model makes of rows, and what is computed of that without any parameter.
+
+    Attributes:
+        rows: (model, batch) -> the losses (N,), or with `combine` a tuple of tensors that lead with N.
+        combine: these tensors -> one loss for each row or unit of rows.
+    """
+
+    rows: Callable[[Any, Any], Any]
+    combine: Combine | None = None
+
+    def finish(self, made: Any) -> Tensor:
+        """Return the losses from what `rows` made."""
+        return made if self.combine is None else self.combine(*made)
+
+    def __call__(self, model: Any, batch: Any) -> Tensor:
+        return self.finish(self.rows(model, batch))
 
 
 def per_example(losses: Any, num_examples: int) -> Tensor:

@@ -37,8 +37,11 @@ class Draws(TorchDispatchMode):
         self._before = _generators()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        before = _states()
         out = func(*args, **(kwargs or {}))
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if any(not torch.equal(now, then) for now, then in zip(_states(), before, strict=True)):
             name = func.overloadpacket.__name__.rstrip("_")
             if name == _UNIFORM and len(self.found) in self._forced:
                 out.fill_(self._by)
@@ -55,6 +58,31 @@ class Draws(TorchDispatchMode):
         used = [name for name, (now, then) in zip(("random", "numpy"), zip(_generators(), self._before)) if now != then]
         if used:
             raise Refused(f"the model draws random numbers from {used[0]}, once for a whole micro-batch. {_INSTEAD}")
+
+
+class FixedDraws(TorchDispatchMode):
+    """Replaces what is drawn by constants: every row is then computed as if it drew the same, alone or not."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__.rstrip("_")
+        if torch.Tag.nondeterministic_seeded not in func.tags or name.startswith("_scaled_dot"):
+            return out
+        if name == "native_dropout":
+            out[0].copy_(args[0])
+            out[1].fill_(True)
+        elif isinstance(out, Tensor):
+            out.fill_(_CONSTANTS.get(name, 0))
+        return out
+
+
+_CONSTANTS = {"rand": 0.5, "rand_like": 0.5, "uniform": 0.5, "bernoulli": 1, "exponential": 1, "geometric": 1}
+
+
+def _states() -> list[Tensor]:
+    """Return the states of torch's generators, which move where an op draws (attention without dropout does not)."""
+    cuda = [torch.cuda.get_rng_state()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    return [torch.get_rng_state(), *cuda]
 
 
 def _generators() -> tuple[Any, Any]:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from sfumato.base import Refused
 from sfumato.norms import factors as fac
-from sfumato.norms.contract import Autocast, LossFn, per_example, refuse_unmeasured
+from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, per_example, refuse_unmeasured
 from sfumato.norms.factors import Outer, Rows
-from sfumato.norms.probe import Measured
+from sfumato.norms.measured import Measured
+from sfumato.norms.path import OffPath, Path
+from sfumato.norms.scratch import Scratch
 from sfumato.norms.synthetic import batch_size
 from sfumato.norms.tape import Tape
 from sfumato.norms.units import Units
@@ -52,6 +54,7 @@ def clipped_sum(
     loss_scale: float = 1.0,
     autocast: Autocast | None = None,
     units: Sequence[int] | None = None,
+    combine: Combine | None = None,
 ) -> ClippedSum:
     """Return sum_n c_n grad l_n with c_n = clip_factor(||grad l_n||), n over the valid and finite examples.
 
@@ -68,25 +71,66 @@ def clipped_sum(
         loss_scale: public constant that multiplies the loss in the backward pass, divided out before the norms.
         autocast: makes the context under which the loss is computed; norms and sums are in float32 regardless.
         units: sizes of the groups of rows, None for single rows.
+        combine: makes the losses of what `loss_fn` returns (tensors that lead with the rows), where units of rows have
+            a loss of their own. It uses no parameter.
 
     Raises:
+        OffPath: the batch takes no path that was certified for its number of rows.
         Refused: a parameter is used in a way that is not measured exactly; the message names it.
         BadInput: the sizes of `units` do not add up to the rows.
     """
-    parameters = measured.parameters(model)
+    return joint_sum(
+        model,
+        Staged(loss_fn, combine),
+        batch,
+        measured.parameters(model),
+        measured.certified(batch_size(batch)),
+        clip_factor,
+        valid=valid,
+        loss_scale=loss_scale,
+        autocast=autocast,
+        units=units,
+        unused=measured.unused,
+        scratch=measured.scratch,
+    )
+
+
+def joint_sum(
+    model: nn.Module,
+    loss: Staged,
+    batch: Any,
+    parameters: dict[str, nn.Parameter],
+    paths: Sequence[Path],
+    clip_factor: ClipFactor,
+    *,
+    valid: Tensor | None = None,
+    loss_scale: float = 1.0,
+    autocast: Autocast | None = None,
+    units: Sequence[int] | None = None,
+    unused: Sequence[str] | None = None,
+    scratch: Scratch | None = None,
+) -> ClippedSum:
+    """Return `clipped_sum` of a batch that takes one of `paths`; arguments as there.
+
+    Raises:
+        OffPath: it takes none of them.
+    """
     count = batch_size(batch)
-    with measured.scratch.lending():
-        tape = Tape(parameters, measured.layouts, count, units=Units.of(units, count), scratch=measured.scratch)
+    scratch = scratch or Scratch()
+    with scratch.lending():
+        tape = Tape(parameters, paths, count, units=Units.of(units, count), scratch=scratch)
         with torch.enable_grad(), tape:
             with (autocast or nullcontext)():
-                losses = per_example(loss_fn(model, batch), tape.num_units)
-            tape.replaying = True
+                made = loss.rows(model, batch)
+                tape.finish()
+                losses = per_example(loss.finish(made), tape.num_units)
             wanted = [tape.anchor, *parameters.values()]
             grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
         refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
         tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
         with torch.no_grad():
             merged = merge(tape, parameters)
+            _check_all_reached(merged, parameters, unused)
             precision = next(iter(parameters.values())).dtype
             norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
             usable = norms.isfinite() & losses.detach().isfinite()
@@ -96,6 +140,13 @@ def clipped_sum(
             factors = torch.where(usable, clip_factor(torch.where(usable, norms, 1.0)), 0.0)
             sums = _sums(merged, parameters, factors / loss_scale, usable, norms.dtype)
     return ClippedSum(sums, norms, factors, losses.detach())
+
+
+def _check_all_reached(merged: "Merged", parameters: dict[str, nn.Parameter], unused: Sequence[str] | None) -> None:
+    """Raise OffPath where a parameter gets no gradient that got one when it was certified (None: nothing is known)."""
+    lost = [] if unused is None else [name for name in parameters if name not in merged and name not in unused]
+    if lost:
+        raise OffPath(f"no gradient reaches {lost[0]} here, as it did on the made-up rows.")
 
 
 Merged = dict[str, Outer | Rows | tuple[Outer, ...]]

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from sfumato.norms.contract import Autocast, refuse_unmeasured
 from sfumato.norms.factors import Outer
 from sfumato.norms.ghost import through_derivation
-from sfumato.norms.probe import Measured
+from sfumato.norms.measured import Measured
 from sfumato.norms.stacks import Product, Stack, Written, alike, cross, stacked
 from sfumato.norms.synthetic import batch_size
 from sfumato.norms.tape import Factor, Tape
@@ -107,11 +107,12 @@ def pair_jacobians(
         Refused: a parameter is used in a way that is not measured exactly; the message names it.
     """
     parameters = measured.parameters(model)
-    tape = _Directions(parameters, measured.layouts, batch_size(batch))
+    count = batch_size(batch)
+    tape = _Directions(parameters, measured.certified(count), count)
     with torch.enable_grad(), tape:
         with (autocast or nullcontext)():
             u, v = embed(model, batch)
-        tape.replaying = True
+        tape.finish()
         of_u = _passes(tape, parameters, u, last=False)
         half = None if exact else _side(of_u, u)
         of_v = _passes(tape, parameters, v, last=True)

@@ -17,9 +17,11 @@ from torch.overrides import TorchFunctionMode
 from sfumato.base import Refused
 from sfumato.norms.composite import COMPOSITE
 from sfumato.norms.contract import Autocast, LossFn
-from sfumato.norms.probe import Measured, prepare, trainable
+from sfumato.norms.measured import Measured, trainable
+from sfumato.norms.probe import prepare
 from sfumato.norms.synthetic import synthetic_twin
-from sfumato.norms.tape import flat_tensors, has_rule, results
+from sfumato.norms.tape import has_rule
+from sfumato.norms.tracked import flat_tensors, results
 
 _SIZES = (3, 4)  # rows of two batches: what grows from one to the other holds examples
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sfumato.norms.contract import Autocast, LossFn, per_example
 from sfumato.norms.ghost import ClipFactor, ClippedSum
-from sfumato.norms.probe import Measured
+from sfumato.norms.measured import Measured
 from sfumato.norms.synthetic import batch_size
 
 

@@ -1,63 +1,32 @@
 """Before training: which parameters are measured, where the examples are, and whether rows are independent.
 
-Everything here runs on synthetic inputs (DESIGN section 6, decision 5).
+Everything here runs on made-up rows (`made_up`), at the number of rows that trains and at one row:
 
-1. Two forward passes with different batch sizes: the dimension of a result that grows with the batch carries it; what
-   is drawn at random must grow with it too (`draws`).
-2. One forward pass on the tape, and a backward pass for each row alone: its gradient must be zero at all entries of
-   other rows, at every use of every parameter and at the inputs.
-3. One row is exchanged: no other row's loss may move (this sees what gradients do not: detached or discrete coupling).
+1. Two recorded forward passes, the second with one row more: the dimension of a result that grows carries the batch;
+   what is drawn at random must grow with it too (`recorder`, `draws`).
+2. Backward passes of sets of rows: no gradient may arrive at other rows' entries, at any use of any parameter or at the
+   inputs (`rows`).
+3. What the tape measures of whole batches is compared with what every row gives alone (`certify`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput, Refused
-from sfumato.norms.contract import Autocast, LossFn
-from sfumato.norms.layout import Layouts
-from sfumato.norms.recorder import find_layouts
-from sfumato.norms.rows import check_exchange, check_rows_apart
-from sfumato.norms.scratch import Scratch
+from sfumato.norms.certify import certify
+from sfumato.norms.composite import RefuseMixing
+from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, per_example
+from sfumato.norms.draws import Draws
+from sfumato.norms.ghost import joint_sum
+from sfumato.norms.measured import Measured, refuse_unmeasurable, trainable
+from sfumato.norms.path import Path
+from sfumato.norms.pool import Subject, make_pool
 from sfumato.norms.synthetic import batch_size, synthetic_twin
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What `prepare` found out about a model and its loss.
-
-    Attributes:
-        names: the trainable parameters, all of which are measured exactly.
-        layouts: where the examples are, for every use of a parameter.
-        unused: trainable parameters that no gradient reaches (only with `unused="zero"`).
-        scratch: memory that goes from one micro-batch to the next.
-    """
-
-    names: tuple[str, ...]
-    layouts: Layouts
-    unused: tuple[str, ...] = ()
-    scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)
-
-    def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Return the trainable parameters of `model` by name, ties once.
-
-        Raises:
-            BadInput: they are not those that were measured.
-        """
-        found = trainable(model)
-        if tuple(found) != self.names:
-            changed = sorted(set(found) ^ set(self.names))
-            raise BadInput(f"trainable parameters changed since they were measured: {', '.join(changed[:5])}.")
-        return found
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of `model` that require a gradient, by name, tied ones once."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def prepare(
@@ -67,9 +36,11 @@ def prepare(
     *,
     autocast: Autocast | None = None,
     synthetic: Callable[[int], Any] | None = None,
+    combine: Combine | None = None,
     unused: str = "refuse",
+    seed: int = 0,
 ) -> Measured:
-    """Check that `loss_fn(model, batch)` can be trained under per-example clipping, and measure where examples are.
+    """Certify `loss_fn(model, batch)` for per-example clipping at the size of `batch`.
 
     Args:
         model: any module; left as it was, its random state too.
@@ -77,31 +48,132 @@ def prepare(
         batch: a micro-batch, read for its structure, shapes and types alone.
         autocast: makes the context under which the loss is computed.
         synthetic: n -> a synthetic batch of n rows, where ones and zeros are no valid integers for the model.
+        combine: where `loss_fn` returns tensors that lead with the rows, makes one value per row of them, without any
+            parameter. Only `loss_fn` is compared with the certified paths.
         unused: "refuse" or "zero": what to do with trainable parameters that no gradient reaches.
+        seed: of the made-up rows.
 
     Raises:
+        BadInput: the loss reaches something trainable outside the model.
         Refused: the loss is not one value per row, a row depends on another row, a parameter's use has no rule, a
-            buffer learns from the data, or a trainable parameter gets no gradient. The message names it.
+            buffer learns from the data, a trainable parameter gets no gradient, or the model does not take the made-up
+            rows. The message names it.
     """
     parameters = trainable(model)
     if not parameters:
         raise BadInput("the model has no parameter with requires_grad=True.")
-    batch_size(batch)
-    make = synthetic or (lambda n: synthetic_twin(batch, n))
-    context = autocast or nullcontext
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng(devices=_cuda_devices(parameters)), torch.enable_grad(), _shaken(parameters):
-        layouts = find_layouts(model, loss_fn, make, parameters, context)
-        layouts, fired = check_rows_apart(model, loss_fn, make(3), parameters, layouts, context)
-        check_exchange(model, loss_fn, make(3), context)
-    _check_buffers(model, buffers)
-    missing = tuple(name for name in parameters if name not in fired)
+    refuse_unmeasurable(parameters)
+    count = batch_size(batch)
+    form = synthetic_twin(batch, 1)  # no value of a private row is kept
+    make = synthetic or (lambda n: synthetic_twin(form, n))
+    certifier = _Certifier(model, Staged(loss_fn, combine), make, parameters, autocast, seed)
+    certifier(count)
+    missing = tuple(name for name in parameters if name not in certifier.reached)
     if missing and unused == "refuse":
         raise Refused(
             f"no gradient reaches {_list(missing)}: freeze with requires_grad_(False), or remove the module "
             "(with gradient checkpointing use use_reentrant=False)."
         )
-    return Measured(names=tuple(parameters), layouts=layouts, unused=missing)
+    return Measured(
+        names=tuple(parameters),
+        certified=certifier,
+        singles=certifier.singles,
+        repeat=certifier.repeat,
+        unused=missing,
+    )
+
+
+class _Certifier:
+    """Certifies numbers of rows as they are asked for."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Staged,
+        make: Callable[[int], Any],
+        parameters: Mapping[str, nn.Parameter],
+        autocast: Autocast | None,
+        seed: int,
+    ) -> None:
+        self._make, self._seed = make, seed
+        self._known: dict[int, tuple[Path, ...]] = {}
+        self.reached: frozenset[str] = frozenset()
+        self.singles: tuple[Path, ...] = ()
+        low = autocast is not None or any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+
+        def measure(batch: Any, paths: Any, weights: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+            now = trainable(model)
+            device = next(iter(now.values())).device
+            found = joint_sum(
+                model, loss, batch, now, paths, lambda norms: weights.to(norms), valid=valid.to(device),
+                autocast=autocast,
+            )  # fmt: skip
+            return found.losses, found.norms, found.grads
+
+        self._subject = Subject(
+            model=model,
+            loss_fn=loss,
+            parameters=parameters,
+            context=autocast or nullcontext,
+            measure=measure,
+            low=low,
+        )
+
+    def __call__(self, count: int) -> tuple[Path, ...]:
+        """Return the certified paths of `count` rows. Raises as `prepare`."""
+        if count not in self._known:
+            self._known[count] = ()  # where it is refused: asked again, there is no path
+            self._known[count] = self._certify(count, self._seed)
+        return self._known[count]
+
+    def repeat(self, seed: int) -> None:
+        """Hold the certified paths to other made-up rows; none is added, so that a resumed run has the same paths."""
+        for count, paths in list(self._known.items()):
+            self._known[count] = self._certify(count, seed, paths)
+
+    def _certify(self, count: int, seed: int, known: tuple[Path, ...] = ()) -> tuple[Path, ...]:
+        subject = self._subject
+        model, parameters = subject.model, subject.parameters
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        with torch.random.fork_rng(devices=_cuda_devices(parameters)), torch.enable_grad(), _shaken(parameters):
+            try:
+                _check_start(subject, self._make(count), count)
+                subject = replace(subject, draws=_draws(subject, self._make(2)))
+                pool = make_pool(subject, self._make, seed)
+                paths = certify(subject, pool, count, seed, known)
+                self.reached |= pool.reached
+                self.singles = self.singles or pool.singles
+            except (BadInput, Refused):
+                raise
+            except Exception as error:
+                _check_buffers(model, buffers)
+                raise Refused(
+                    f"the model or its loss fails on made-up rows ({type(error).__name__}: {_short(error)}). Where it "
+                    "needs special values, pass synthetic=, rows that it takes; with gradient checkpointing use "
+                    "use_reentrant=False."
+                ) from error
+            finally:
+                changed = _restore_buffers(model, buffers)
+        if changed:
+            raise Refused(_learns(changed))
+        return paths
+
+
+def _check_start(subject: Subject, batch: Any, count: int) -> None:
+    """Refuse by name what shows in one forward pass: BatchNorm in training, and a loss that is not one for each row."""
+    with torch.no_grad(), subject.context(), RefuseMixing():
+        per_example(subject.loss_fn(subject.model, batch), count)
+
+
+def _draws(subject: Subject, batch: Any) -> bool:
+    draws = Draws()
+    with torch.no_grad(), subject.context(), draws:
+        subject.loss_fn(subject.model, batch)
+    return bool(draws.found)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def _list(names: tuple[str, ...]) -> str:
@@ -129,11 +201,24 @@ def _shaken(parameters: Mapping[str, Tensor]) -> Iterator[None]:
                 parameter.copy_(kept[name])
 
 
-def _check_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> str | None:
+    """Put buffers back as they were; return the name of one that had changed."""
+    changed = None
     for name, buffer in model.named_buffers():
-        if name in before and not torch.equal(buffer, before[name]):
-            buffer.copy_(before[name])
-            raise Refused(
-                f"the buffer {name} changes in the forward pass: it would carry un-noised statistics of private data. "
-                "Put its module into eval() or remove the update."
-            )
+        if name in before and buffer.shape == before[name].shape and not torch.equal(buffer, before[name]):
+            buffer.data.copy_(before[name])
+            changed = changed or name
+    return changed
+
+
+def _check_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> None:
+    changed = _restore_buffers(model, before)
+    if changed:
+        raise Refused(_learns(changed))
+
+
+def _learns(name: str) -> str:
+    return (
+        f"the buffer {name} changes in the forward pass: it would carry un-noised statistics of private data. "
+        "Put its module into eval() or remove the update."
+    )

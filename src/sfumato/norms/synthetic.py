@@ -1,5 +1,6 @@
 """Synthetic twins of a batch: same structure, shapes and types, none of its values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,16 @@ def synthetic_twin(batch: Any, num_examples: int, seed: int = 0) -> Any:
         return _staircase(shape, generator).to(leaf.dtype).to(leaf.device)
 
     return pytree.tree_map(twin, batch)
+
+
+def row_of(batch: Any, place: int) -> Any:
+    """Return the batch of one row alone."""
+    return pytree.tree_map(lambda leaf: leaf[place : place + 1] if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def joined(rows: Sequence[Any]) -> Any:
+    """Return one batch of batches of single rows."""
+    return pytree.tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *rows)
 
 
 def _staircase(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

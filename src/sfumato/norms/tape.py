@@ -12,7 +12,7 @@ is caught after the backward pass, by name.
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,10 @@ from torch.overrides import TorchFunctionMode
 from sfumato.base import Refused
 from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
-from sfumato.norms.layout import Axis, Layout, Layouts
+from sfumato.norms.layout import Axis, Layout
+from sfumato.norms.path import Path, Walk
 from sfumato.norms.scratch import Scratch
+from sfumato.norms.tracked import Tracked, looked_up, results
 from sfumato.norms.units import Units
 
 Factor = Outer | Rows
@@ -59,22 +61,6 @@ def has_rule(function_name: str) -> bool:
 def wide(tensor: Tensor) -> Tensor:
     """Return `tensor` in at least float32: per-example gradients are neither measured nor summed in less."""
     return tensor if tensor.dtype in _WIDE else tensor.float()
-
-
-def flat_tensors(args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """Return the tensors among the arguments, looking one level into lists and tuples."""
-    found: list[Tensor] = []
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(item for item in value if isinstance(item, Tensor))
-    return found
-
-
-def results(output: Any) -> list[Tensor]:
-    """Return the tensors that a function returned."""
-    return flat_tensors((output,), {})
 
 
 @dataclass
@@ -162,7 +148,7 @@ class Tape(TorchFunctionMode):
 
     Args:
         parameters: the trainable parameters, by name.
-        layouts: which dimension of a call's result carries the examples (see `probe`).
+        paths: of which the forward pass must follow one; they say where the examples are (see `certify`).
         num_examples: N of this micro-batch.
         observe: called with (slot, out_grad) as gradients arrive; used by the probes.
         units: groups of examples that are clipped together; None: every example by itself.
@@ -174,7 +160,7 @@ class Tape(TorchFunctionMode):
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        layouts: Layouts,
+        paths: Sequence[Path],
         num_examples: int,
         observe: Callable[[Slot, Tensor], None] | None = None,
         units: Units | None = None,
@@ -189,7 +175,7 @@ class Tape(TorchFunctionMode):
         self.slots: list[Slot] = []
         self.unruled: dict[str, str] = {}
         self.replaying = False  # in the backward pass, where calls come from gradient checkpointing
-        self._layouts = layouts
+        self._walk = Walk(paths, num_examples)
         self._num_examples = num_examples
         self._position = 0
         self._observe = observe
@@ -207,13 +193,29 @@ class Tape(TorchFunctionMode):
         refuse_row_mixing(name, args, kwargs)
         operands = self.tracked.among(args, kwargs)
         if not operands or not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        if name not in _RULES:
-            return self._without_rule(func, name, args, kwargs, operands)
+            out = func(*args, **kwargs)
+        elif name in _RULES:
+            out = self._by_rule(func, name, args, kwargs, operands)
+        else:
+            out = self._without_rule(func, name, args, kwargs, operands)
+        if not self.replaying:
+            self._walk.step(name, args, kwargs, out)
+        return out
+
+    def finish(self) -> None:
+        """End the forward pass: what is called from here on belongs to the backward pass.
+
+        Raises:
+            OffPath: the forward pass did not follow a certified path to its end.
+        """
+        self._walk.finish()
+        self.replaying = True
+
+    def _by_rule(self, func: Callable, name: str, args: tuple, kwargs: dict, operands: list[Tensor]) -> Any:
         names = self.tracked.names(operands)
         axis = self._next_axis(names, name)
         if axis is None:
-            return self._derive(func(*args, **kwargs), operands, lookup=(name, args))
+            return self._derive(func(*args, **kwargs), operands, lookup=looked_up(name, args, kwargs))
         label = f"{', '.join(sorted(names))} (used in {name})"
         call = Call(func, args, kwargs, operands, Layout(axis, self._num_examples), label, self._position - 1)
         return _RULES[name](self, call)
@@ -229,7 +231,7 @@ class Tape(TorchFunctionMode):
             self.unruled.setdefault(parameter, name)
         return out
 
-    def _derive(self, out: Any, operands: list[Tensor], lookup: tuple[str, tuple] | None = None) -> Any:
+    def _derive(self, out: Any, operands: list[Tensor], lookup: Tensor | None = None) -> Any:
         for tensor in results(out):
             if tensor.requires_grad:
                 self.tracked.add(tensor, operands, lookup)
@@ -238,7 +240,7 @@ class Tape(TorchFunctionMode):
     def _next_axis(self, names: frozenset[str], function: str) -> Axis | None:
         position = None if self.replaying else self._position
         self._position += not self.replaying
-        return self._layouts.of(names, function, position)
+        return self._walk.axis(names, function, position)
 
     def tap(self, call: Call, out: Tensor, saved: tuple[Tensor, ...], gradients: Gradients) -> Tensor:
         """Return `out` with a stop where `gradients(out_grad, saved)` states the per-example gradients.
@@ -297,33 +299,3 @@ class Tape(TorchFunctionMode):
     def rows(self, values: Tensor) -> Factor:
         """Return gradients that are written out, of each unit."""
         return Rows(values if self._units is None else self._units.sum(values))
-
-
-class Tracked:
-    """The tensors that a tape follows: parameters, and what is computed from parameters alone."""
-
-    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
-        self._tensors: dict[int, Tensor] = {id(p): p for p in parameters.values()}  # holding them keeps ids unique
-        self._names = {id(p): frozenset([name]) for name, p in parameters.items()}
-        self._lookups: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def among(self, args: tuple, kwargs: Mapping[str, Any]) -> list[Tensor]:
-        return [tensor for tensor in flat_tensors(args, kwargs) if id(tensor) in self._tensors]
-
-    def names(self, operands: list[Tensor]) -> frozenset[str]:
-        return frozenset().union(*(self._names[id(operand)] for operand in operands))
-
-    def add(self, tensor: Tensor, operands: list[Tensor], lookup: tuple[str, tuple] | None) -> None:
-        if id(tensor) in self._tensors:
-            return
-        self._tensors[id(tensor)] = tensor
-        self._names[id(tensor)] = self.names(operands)
-        if lookup is not None and lookup[0] == "embedding":
-            self._lookups[id(tensor)] = (operands[0], lookup[1][0])
-
-    def tensor(self, key: int) -> Tensor:
-        return self._tensors[key]
-
-    def lookup_of(self, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return (table, entries) if `tensor` is a table lookup that does not depend on the batch."""
-        return self._lookups.get(id(tensor))

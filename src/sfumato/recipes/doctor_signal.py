@@ -13,8 +13,9 @@ from torch import Tensor
 from sfumato import mechanisms, norms
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
-from sfumato.mechanisms.group import clip_whole, sizes_of
-from sfumato.mechanisms.group_loss import NotFinite, group_loss
+from sfumato.mechanisms.example import clip_rows
+from sfumato.mechanisms.group import clip_groups_of
+from sfumato.mechanisms.group_loss import group_loss
 from sfumato.plan import Plan
 from sfumato.recipes.doctor_case import Case
 from sfumato.recipes.doctor_data import Rows
@@ -143,13 +144,11 @@ def _part(whole: MicroBatch, start: int, stop: int) -> MicroBatch:
 
 def _clipped(case: Case, computation: Any, batch: MicroBatch, measured: Any, factor: Any) -> norms.ClippedSum:
     if case.unit == "group":
-        sizes, used = sizes_of(batch)
-        loss = group_loss(computation).whole(batch, sizes)
-        try:
-            return clip_whole(computation, loss, batch, measured, factor, sizes, used)
-        except NotFinite as error:
-            raise BadInput("the loss of some of these rows is not finite.") from error
-    return norms.clipped_sum(case.model, computation.loss_fn, batch.batch, measured, factor)
+        whole = clip_groups_of(group_loss(computation), computation, batch, measured, factor, lambda place: None)
+        if whole.nonfinite:
+            raise BadInput("the loss of some of these rows is not finite.")
+        return whole.parted.result
+    return clip_rows(computation, batch, measured, factor, lambda place: None).result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from sfumato import norms
 from sfumato.base import BadInput
 from sfumato.train.world import World
 
@@ -34,6 +35,7 @@ def check_plain(model: nn.Module) -> None:
     Raises:
         BadInput: naming the wrapper, and what to pass in its place.
     """
+    norms.refuse_unmeasurable(norms.trainable(model))
     for name, module in model.named_modules():
         where = f"{name} of the model" if name else "the model"
         for kind in (base.__name__ for base in type(module).__mro__):
@@ -46,6 +48,28 @@ def check_plain(model: nn.Module) -> None:
                 f"{where} was given an autocast of its own by accelerator.prepare: do not prepare the model, and pass "
                 "PrivateGradients(autocast=torch.bfloat16)."
             )
+
+
+def check_stepped(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimizer of other parameters than those that are trained.
+
+    Raises:
+        BadInput: it lacks a trainable parameter of the model, or has one that the model has not.
+    """
+    stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    lacking = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in stepped]
+    if lacking:
+        more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
+        raise BadInput(
+            f"the optimizer lacks {', '.join(lacking[:3])}{more}: their gradients would be charged and never applied. "
+            "Make it of the model's parameters, or freeze these with requires_grad_(False)."
+        )
+    foreign = len(stepped - {id(p) for p in model.parameters()})
+    if foreign:
+        raise BadInput(
+            f"the optimizer has {foreign} parameters that do not belong to the model: they get no private gradient. "
+            "Make it of the parameters of the model that is passed, once the model is complete."
+        )
 
 
 def check_precision(device: torch.device) -> None:
@@ -109,6 +133,8 @@ class Watch:
         """Put the hooks on. Called when the fingerprint is settled: from then on the model is what it speaks of."""
         self.close()
         check_plain(self._model)
+        if self._optimizer is not None:
+            check_stepped(self._model, self._optimizer)
         self._parameters = _trained(self._model)
         hooked = [parameter.register_post_accumulate_grad_hook(self.refuse_raw) for parameter in self._parameters]
         self._handles = [*hooked]
@@ -124,6 +150,8 @@ class Watch:
         """
         if not self._begun:
             check_plain(self._model)  # again: a trainer may have wrapped it since
+            if self._optimizer is not None:
+                check_stepped(self._model, self._optimizer)
         self._begun = True
         check_precision(self._world.device)
         if self._joined:

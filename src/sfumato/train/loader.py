@@ -111,6 +111,13 @@ class DrawnBatch:
         """The run that it was drawn for."""
         return self.loader.run
 
+    @property
+    def template(self) -> MicroBatch:
+        """A micro-batch of zeros in the form of those that train."""
+        size, form = self.loader.assemble.micro_batch_size, self.loader.rows.form
+        assert form is not None, "settled before the loader is made"
+        return MicroBatch(batch=form.batch(size), valid=torch.ones(size, dtype=torch.bool))
+
     def to(self, *_: Any, **__: Any) -> "DrawnBatch":
         """Return itself, to trainers that move every batch: its rows are made later, on the model's device."""
         return self

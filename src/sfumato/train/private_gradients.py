@@ -23,6 +23,7 @@ from sfumato.train import fingerprint, log
 from sfumato.train.attempts import Verdict
 from sfumato.train.book import Book
 from sfumato.train.folder import RunFolder
+from sfumato.train.guard import StepGuard
 from sfumato.train.host import Watch, check_plain, plain_optimizer
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
@@ -110,6 +111,7 @@ class PrivateGradients:
         self._tally: Tally | None = None
         self._book = Book(RunFolder(Path(out)), self.world, plan=plan, seed=seed, accept=accept_new_attempt)
         self._commitment_key = seeds.derive(self._book.seed.value, "commitment")
+        self._guard = StepGuard(model)
         self._watch = Watch(model, optimizer, self.world, joined=world is None)
 
     # ---------------------------------------------------------------- the run and its attempt
@@ -196,6 +198,7 @@ class PrivateGradients:
         """
         self._check_turn(step, micro_batches)
         self._watch.before(step)
+        self._certify(step, micro_batches)
         weights = self._hash(moving_state(self._computation.model))
         for _ in range(2):
             clipped, tally, failures = self._clip(step, micro_batches)
@@ -213,6 +216,13 @@ class PrivateGradients:
         self._tally = tally
         if self.world.first:
             log.private_line(self.folder.log, attempt=self.attempt, step=step, tally=tally, failures=failures)
+
+    def _certify(self, step: int, micro_batches: Iterable[MicroBatch]) -> None:
+        """Hold the model to made-up rows where that is due, before any private row of the step is looked at."""
+        template = micro_batches.template if isinstance(micro_batches, DrawnBatch) else None
+        device = self.world.device
+        with full_float32(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            self._measure.before(step, None if template is None else self._shape.take(template))
 
     def _check_turn(self, step: int, micro_batches: Iterable[MicroBatch]) -> None:
         if not (DECLARED in self._bound or self._drawn_for(step, micro_batches)):
@@ -243,8 +253,18 @@ class PrivateGradients:
         def reseed(chunk: int) -> None:
             reseed_model(self.keys.key("model", step, self.world.rank, chunk), device)
 
+        self._guard.before()
+        try:
+            return (*self._summed(step, micro_batches, reseed, failures), failures)
+        finally:
+            self._guard.after()
+
+    def _summed(
+        self, step: int, micro_batches: Iterable[MicroBatch], reseed: Callable[[int], None], failures: Counter[str]
+    ) -> tuple[Clipped, Tally]:
+        device = self.world.device
         with full_float32(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            clipped, tally = mechanisms.clip_batch(
+            return mechanisms.clip_batch(
                 self._computation,
                 Prepared(micro_batches, self._shape, failures),
                 self.plan.unit,
@@ -255,7 +275,6 @@ class PrivateGradients:
                 ranks=Ranks(gather=self.world.gather, add_up=self.world.add_up, first=self.world.first),
                 batch_size=self.plan.batch_size,
             )
-        return clipped, tally, failures
 
     def _hash(self, tensors: Mapping[str, Tensor]) -> str:
         return keyed_hash(tensors, self._commitment_key)

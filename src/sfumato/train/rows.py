@@ -78,6 +78,14 @@ class Form:
         leaves, structure = pytree.tree_flatten(batch)
         return cls(structure, tuple((x.dtype, x.shape) if isinstance(x, Tensor) else _constant(x) for x in leaves))
 
+    def batch(self, num_rows: int) -> Any:
+        """Return a batch of this form with `num_rows` rows of zeros."""
+        leaves = [
+            torch.zeros(num_rows, *leaf[1][1:], dtype=leaf[0]) if isinstance(leaf, tuple) else leaf
+            for leaf in self.leaves
+        ]
+        return pytree.tree_unflatten(leaves, self.structure)
+
     @property
     def leads_with_one(self) -> bool:
         """Whether it has tensors, and nothing but tensors of one row and constants."""

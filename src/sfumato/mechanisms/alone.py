@@ -1,0 +1,224 @@
+"""What a record adds, by its definition: its rows computed by themselves, and an ordinary backward pass.
+
+The joint pass over a micro-batch is an optimisation for the paths that are certified. A micro-batch that follows none
+of them, or that the model does not take, is parted by what each row does alone:
+
+- rows that raise contribute nothing;
+- units with a row that leaves the certified paths by itself are computed alone;
+- the others are tried jointly once more, with copies of one of them in the free places, and alone where that fails.
+
+So no exception of the model leaves a step, and what a record adds does not depend on the values of the others. The
+additional time can be observed from outside; the card says so.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sfumato import norms
+from sfumato.mechanisms.batch import MicroBatch
+from sfumato.mechanisms.clip import ClipFactor
+from sfumato.mechanisms.computation import Computation
+from sfumato.norms import ClippedSum
+
+Reseed = Callable[[int], None]
+Joint = Callable[[MicroBatch, Tensor], ClippedSum]
+"""(micro-batch, which units count) -> their clipped sum, from the norm engine."""
+
+
+class RowsAlone(Protocol):
+    """How the loss of a unit is computed from its rows alone. See `group_loss`."""
+
+    @property
+    def rows(self) -> Callable[[Any, Any], Any]: ...
+
+    def alone(self, micro_batch: MicroBatch, places: Sequence[int], made: dict[int, Any]) -> Tensor | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parted:
+    """The clipped sum of a micro-batch, and how it came about.
+
+    Attributes:
+        result: of all units.
+        failed: rows that raised alone, bool (N,).
+        alone: units that were computed alone.
+    """
+
+    result: ClippedSum
+    failed: Tensor
+    alone: int = 0
+
+
+def row_seed(chunk: int, place: int) -> int:
+    """Return the number under which the generators are seeded for one row alone; other than that of any micro-batch."""
+    return chunk + ((place + 1) << 32)
+
+
+def seeds_of_rows(reseed: Reseed, chunk: int) -> Reseed:
+    """Return what seeds the generators for a micro-batch (called with -1), or for the row at a place alone."""
+    return lambda place: reseed(chunk if place < 0 else row_seed(chunk, place))
+
+
+def clip_jointly_or_parted(
+    computation: Computation,
+    loss: RowsAlone,
+    micro_batch: MicroBatch,
+    units: Sequence[Sequence[int]],
+    used: Tensor,
+    measured: Any,
+    factor: ClipFactor,
+    joint: Joint,
+    reseed: Reseed,
+) -> Parted:
+    """Return the clipped sum of a micro-batch from the joint pass, or by `clip_parted`; arguments as there.
+
+    Whatever the model raises is caught: a message may quote a record.
+    """
+    reseed(-1)
+    try:
+        return Parted(result=joint(micro_batch, used), failed=torch.zeros_like(micro_batch.valid))
+    except Exception:
+        return clip_parted(computation, loss, micro_batch, units, used, measured, factor, joint, reseed)
+
+
+def single(micro_batch: MicroBatch, place: int) -> MicroBatch:
+    """Return one row as a micro-batch of its own."""
+    named = {name: getattr(micro_batch, name) for name in ("groups", "records")}
+    own = {name: None if value is None else value[place : place + 1] for name, value in named.items()}
+    return replace(
+        micro_batch,
+        batch=norms.row_of(micro_batch.batch, place),
+        valid=micro_batch.valid[place : place + 1],
+        failures=(),
+        **own,
+    )
+
+
+def kinds_of_rows(
+    computation: Computation, rows: Callable[[Any, Any], Any], micro_batch: MicroBatch, measured: Any, reseed: Reseed
+) -> tuple[Tensor, Tensor]:
+    """Return which rows raise alone, and which take alone a path that is not certified, bool (N,) each."""
+    failed, odd = torch.zeros_like(micro_batch.valid), torch.zeros_like(micro_batch.valid)
+    for place in micro_batch.valid.nonzero().squeeze(1).tolist():
+        reseed(place)
+        try:
+            with torch.enable_grad(), (computation.autocast or nullcontext)(), norms.following(measured.singles, 1):
+                rows(computation.model, norms.row_of(micro_batch.batch, place))
+        except norms.OffPath:
+            odd[place] = True
+        except Exception:
+            failed[place] = True
+    return failed, odd
+
+
+def clip_parted(
+    computation: Computation,
+    loss: RowsAlone,
+    micro_batch: MicroBatch,
+    units: Sequence[Sequence[int]],
+    used: Tensor,
+    measured: Any,
+    factor: ClipFactor,
+    joint: Joint,
+    reseed: Reseed,
+) -> Parted:
+    """Return the clipped sum of a micro-batch that the joint pass did not give.
+
+    Args:
+        loss: how a unit is computed alone.
+        units: the places of the rows of each, all of the micro-batch in order.
+        used: bool (number of units), those that count.
+        joint: tried again with the units that are ordinary.
+        reseed: called with -1 before a joint pass, with the place of a row before the row alone.
+    """
+    failed, odd = kinds_of_rows(computation, loss.rows, micro_batch, measured, reseed)
+    ordinary = torch.tensor([not bool((failed | odd)[list(unit)].any()) for unit in units]).to(used.device)
+    result = none_of(computation, len(units), used.device)
+    left = used.clone()
+    if bool((used & ordinary).any()) and not bool(ordinary[used].all()):
+        reseed(-1)
+        try:
+            result = joint(_only(micro_batch, units, used & ordinary), used & ordinary)
+            left &= ~ordinary
+        except Exception:
+            result = none_of(computation, len(units), used.device)
+    for number in left.nonzero().squeeze(1).tolist():
+        _add_alone(computation, loss, micro_batch, units[number], number, factor, result, failed, reseed)
+    return Parted(result=result, failed=failed, alone=int(left.sum()))
+
+
+def none_of(computation: Computation, num_units: int, device: torch.device) -> ClippedSum:
+    """Return the clipped sum of units of which none counts."""
+    parameters = computation.parameters
+    wide = torch.float64 if next(iter(parameters.values())).dtype == torch.float64 else torch.float32
+    sums = {name: torch.zeros_like(p, dtype=wide) for name, p in parameters.items()}
+    norms_of = torch.full((num_units,), torch.inf, dtype=wide, device=device)
+    return ClippedSum(sums, norms_of, torch.zeros_like(norms_of), torch.zeros_like(norms_of))
+
+
+def _only(micro_batch: MicroBatch, units: Sequence[Sequence[int]], kept: Tensor) -> MicroBatch:
+    """Return the micro-batch with the rows of other units replaced by copies of one that is kept."""
+    places = torch.arange(len(micro_batch.valid), device=micro_batch.valid.device)
+    fit = torch.zeros_like(micro_batch.valid)
+    for number in kept.nonzero().squeeze(1).tolist():
+        fit[list(units[number])] = True
+    source = torch.where(fit, places, fit.nonzero()[0])
+    batch = pytree.tree_map(lambda x: x[source] if isinstance(x, Tensor) else x, micro_batch.batch)
+    return replace(micro_batch, batch=batch, valid=micro_batch.valid & fit)
+
+
+def _add_alone(
+    computation: Computation,
+    loss: RowsAlone,
+    micro_batch: MicroBatch,
+    places: Sequence[int],
+    number: int,
+    factor: ClipFactor,
+    result: ClippedSum,
+    failed: Tensor,
+    reseed: Reseed,
+) -> None:
+    """Add one unit, computed alone, to the result."""
+    made: dict[int, Any] = {}
+    value: Tensor | None = None
+    grads: dict[str, Tensor] = {}
+    for place in places:
+        if not bool(micro_batch.valid[place]) or bool(failed[place]):
+            continue
+        reseed(place)
+        try:
+            with torch.enable_grad(), (computation.autocast or nullcontext)():
+                made[place] = loss.rows(computation.model, norms.row_of(micro_batch.batch, place))
+        except Exception:
+            failed[place] = True
+    try:
+        with torch.enable_grad():
+            value = loss.alone(micro_batch, places, made)
+            grads = {} if value is None else _gradient(computation, value)
+    except Exception:
+        failed[list(places)] = True
+    if value is None or not grads:
+        return
+    result.losses[number] = value.detach()
+    norm = torch.stack([torch.linalg.vector_norm(grad).square() for grad in grads.values()]).sum().sqrt()
+    if not bool(norm.isfinite() & value.detach().isfinite()):
+        return
+    result.norms[number], result.factors[number] = norm, factor(norm[None])[0]
+    for name, grad in grads.items():
+        result.grads[name].add_(grad * result.factors[number])
+
+
+def _gradient(computation: Computation, value: Tensor) -> dict[str, Tensor]:
+    parameters, scale = computation.parameters, computation.loss_scale
+    grads = torch.autograd.grad(value * scale, list(parameters.values()), allow_unused=True)
+    return {
+        name: grad.to(torch.promote_types(grad.dtype, torch.float32)) / scale
+        for (name, _), grad in zip(parameters.items(), grads, strict=True)
+        if grad is not None
+    }

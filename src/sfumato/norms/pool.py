@@ -1,0 +1,236 @@
+"""What made-up rows give alone, and the batches that are put together of them: the material of a certification."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.base import BadInput, Refused
+from sfumato.norms import made_up
+from sfumato.norms.contract import Autocast, Staged, per_example
+from sfumato.norms.draws import FixedDraws
+from sfumato.norms.follow import noting
+from sfumato.norms.layout import Layouts
+from sfumato.norms.path import Path, Visit
+from sfumato.norms.rows import row_sets
+from sfumato.norms.synthetic import joined
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is certified.
+
+    Attributes:
+        model, loss_fn: `loss_fn(model, batch)` gives one value per row.
+        parameters: the trainable ones, by name.
+        context: of the forward pass.
+        measure: (batch, paths, weights, valid) -> losses, norms (N,) and sums by name, as the tape measures them.
+        low: whether something is of lower precision than float32.
+        draws: whether the model draws random numbers.
+    """
+
+    model: Any
+    loss_fn: Staged
+    parameters: Mapping[str, Tensor]
+    context: Autocast
+    measure: Callable[[Any, Sequence[Path], Tensor, Tensor], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
+    low: bool = False
+    draws: bool = False
+
+    @property
+    def tolerance(self) -> float:
+        """How far two ways of computing one number may be apart, relative to it."""
+        if self.low:
+            return 0.1
+        return 1e-7 if next(iter(self.parameters.values())).dtype == torch.float64 else 1e-3
+
+
+@dataclass(frozen=True)
+class Alone:
+    """One made-up row and what it gives alone: its loss, and its gradient's norm and product with r by parameter."""
+
+    row: Any
+    loss: Tensor
+    norms: Tensor
+    products: Tensor
+
+    @property
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.loss) & torch.isfinite(self.norms).all())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The made-up rows of a certification.
+
+    Attributes:
+        ordinary: with what they give alone.
+        hostile: of which nothing is compared.
+        reached: parameters that get a gradient from any of them.
+        singles: the paths that ordinary rows take by themselves.
+        vector: r.
+    """
+
+    ordinary: list[Alone]
+    hostile: list[Any]
+    reached: frozenset[str]
+    singles: tuple[Path, ...]
+    vector: Tensor = field(repr=False)
+
+
+def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
+    """Return made-up rows that the model takes one by one.
+
+    Raises:
+        Refused: a row of `make` alone has not one loss of shape (1,).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(p.numel() for p in subject.parameters.values())
+    first = next(iter(subject.parameters.values()))
+    vector = torch.randn(longest, generator=generator, dtype=torch.float32).to(first.device)
+    base = made_up.base_rows(make)
+    taken: list[tuple[Visit, ...]] = []
+    found = [_alone(subject, row, vector, taken) for row in base]
+    ranges = made_up.find_ranges(base[0], lambda row: _works(subject, row))
+    reached = frozenset().union(*(names for _, names in found))
+    ordinary = [alone for alone, _ in found]
+    for row in made_up.ordinary_rows(base, ranges, seed):
+        if _works(subject, row):
+            alone, names = _alone(subject, row, vector, taken)
+            ordinary.append(alone)
+            reached |= names
+    hostile = [row for row in made_up.hostile_rows(base, seed) if _works(subject, row)]
+    finite = [alone for alone in ordinary if alone.finite]
+    if not finite:
+        raise Refused("no made-up row has a finite loss and gradient: pass synthetic=, rows that the model takes.")
+    singles = tuple(Path(visits, Layouts(())) for visits in dict.fromkeys(taken))
+    return Pool(ordinary=finite, hostile=hostile, reached=reached, singles=singles, vector=vector)
+
+
+def _alone(subject: Subject, row: Any, vector: Tensor, taken: list[tuple[Visit, ...]]) -> tuple[Alone, frozenset[str]]:
+    visits: list[Visit] = []
+    with fixed(subject), torch.enable_grad(), subject.context():
+        with noting(visits, 1):
+            made = subject.loss_fn.rows(subject.model, row)
+        losses = per_example(subject.loss_fn.finish(made), 1)
+    taken.append(tuple(visits))
+    if not losses.requires_grad:
+        raise Refused("the loss does not depend on any trainable parameter.")
+    _check_leaves(losses, subject.parameters)
+    with fixed(subject):
+        grads = torch.autograd.grad(losses[0], list(subject.parameters.values()), allow_unused=True)
+    named = [(name, grad) for name, grad in zip(subject.parameters, grads, strict=True)]
+    norms = torch.stack([_number(grad, lambda g: torch.linalg.vector_norm(_wide(g))) for _, grad in named])
+    products = torch.stack([_number(grad, lambda g: product(g, vector)) for _, grad in named])
+    reached = frozenset(name for name, grad in named if grad is not None)
+    return Alone(row, losses[0].detach().double(), norms, products), reached
+
+
+def _check_leaves(losses: Tensor, parameters: Mapping[str, Tensor]) -> None:
+    """Refuse a loss that reaches something trainable outside the model: it would be neither clipped nor stepped.
+
+    Raises:
+        BadInput: it does.
+    """
+    known = {id(parameter) for parameter in parameters.values()}
+    stack, seen = [losses.grad_fn], set()
+    while stack:
+        node: Any = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and id(leaf) not in known:
+            raise BadInput(
+                f"the loss depends on a trainable tensor of shape {tuple(leaf.shape)} that is not a parameter of the "
+                "model: make its module a part of the model that is passed, or freeze it with requires_grad_(False)."
+            )
+        stack.extend(following for following, _ in node.next_functions)
+
+
+def _number(grad: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.zeros((), dtype=torch.float64) if grad is None else of(grad).double().cpu()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def product(tensor: Tensor, vector: Tensor) -> Tensor:
+    wide = _wide(tensor).flatten()
+    return wide @ vector[: wide.numel()].to(wide.dtype)
+
+
+def _works(subject: Subject, row: Any) -> bool:
+    try:
+        with torch.no_grad(), fixed(subject), subject.context():
+            per_example(subject.loss_fn(subject.model, row), 1)
+    except Exception:
+        return False
+    return True
+
+
+def fixed(subject: Subject) -> Any:
+    return FixedDraws() if subject.draws else nullcontext()
+
+
+# ---------------------------------------------------------------- batches of made-up rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """A batch of made-up rows.
+
+    Attributes:
+        batch, longer: of N rows, and with one row more.
+        alones: by row, what it gives alone; None for a hostile one, which is not compared.
+        poison: rows whose looked-up entries are replaced, and by what.
+    """
+
+    batch: Any
+    longer: Any
+    alones: list[Alone | None]
+    poison: tuple[Tensor, float] | None = None
+
+    @property
+    def compared(self) -> Tensor:
+        """Which rows are, bool (N,)."""
+        return torch.tensor([alone is not None for alone in self.alones])
+
+
+def assemblies(pool: Pool, count: int, seed: int) -> list[Assembly]:
+    """Return batches of `count` rows: base rows, all kinds in several orders, one row everywhere, and ordinary rows
+    among hostile ones, so that for any two places the one is once hostile where the other is not.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def ordinary(number: int) -> list[Alone]:
+        order = torch.cat([torch.randperm(len(pool.ordinary), generator=generator) for _ in range(number)])
+        return [pool.ordinary[place] for place in order[:number].tolist()]
+
+    if count == 1:
+        return [_assembly([alone, alone]) for alone in pool.ordinary]
+    base = [pool.ordinary[place % min(4, len(pool.ordinary))] for place in range(count + 1)]
+    found = [_assembly(base), _assembly(ordinary(count + 1))]
+    found.append(_assembly([pool.ordinary[-1]] * (count + 1)))
+    for number, rows in enumerate(row_sets(count)):
+        found.append(_among_hostile(pool, ordinary(count + 1), rows, number))
+    return found
+
+
+def _assembly(alones: Sequence[Alone]) -> Assembly:
+    rows = [alone.row for alone in alones]
+    return Assembly(batch=joined(rows[:-1]), longer=joined(rows), alones=list(alones[:-1]))
+
+
+def _among_hostile(pool: Pool, alones: list[Alone], hostile: Tensor, number: int) -> Assembly:
+    rows = [alone.row for alone in alones]
+    if pool.hostile:
+        for place in hostile.nonzero().squeeze(1).tolist():
+            rows[place] = pool.hostile[(place + number) % len(pool.hostile)]
+    poison = None if pool.hostile else (hostile, (torch.nan, torch.inf, 1e6)[number % 3])
+    kept = [None if own else alone for own, alone in zip(hostile.tolist(), alones[:-1], strict=True)]
+    return Assembly(batch=joined(rows[:-1]), longer=joined(rows), alones=kept, poison=poison)
