@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from _step_bench import CLIP_NORM, Bench, Step
 from torch import Tensor
 
-from sfumato import mechanisms
+from sfumato import mechanisms, norms
 from sfumato.losses import Contrast
 from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch
 from sfumato.mechanisms.batch import Sums

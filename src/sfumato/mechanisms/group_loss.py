@@ -149,8 +149,9 @@ class OfPairs:
         return self._contrast.rows(rows.u @ rows.v.mT, rows.meets).sum() / len(fit)
 
     def first(self, micro_batch: MicroBatch, measured: Any) -> Embedded:
-        with torch.no_grad():
-            return kept(micro_batch, *embed(self._computation, self._contrast, micro_batch, measured))
+        with torch.enable_grad():  # as it was certified; nothing of the graph is kept
+            u, v = embed(self._computation, self._contrast, micro_batch, measured)
+        return kept(micro_batch, u.detach(), v.detach())
 
     def first_alone(self, micro_batch: MicroBatch, made: dict[int, Any]) -> Embedded:
         return kept_alone(micro_batch, made)

@@ -35,7 +35,7 @@ def first_pass(
     try:
         return loss.first(micro_batch, measured), 0
     except Exception:  # off the certified paths, or a row that the model does not take: each row alone
-        made = rows_alone(loss, computation, micro_batch, micro_batch.valid, reseed, grad=False)
+        made = rows_alone(loss, computation, micro_batch, micro_batch.valid, reseed)
         raised = int(micro_batch.valid.sum()) - len(made)
         return (loss.first_alone(micro_batch, made) if made else None), raised
 
@@ -64,7 +64,7 @@ def _alone(
     for place in (usable & micro_batch.valid).nonzero().squeeze(1).tolist():
         only = torch.zeros_like(usable)
         only[place] = True
-        for made in rows_alone(loss, computation, micro_batch, only, reseed, grad=True).values():
+        for made in rows_alone(loss, computation, micro_batch, only, reseed).values():
             try:
                 part = loss.row_part(made, places.start + place)
             except Exception:
@@ -74,14 +74,14 @@ def _alone(
 
 
 def rows_alone(
-    loss: GroupLoss, computation: Computation, micro_batch: MicroBatch, rows: Tensor, reseed: Reseed, *, grad: bool
+    loss: GroupLoss, computation: Computation, micro_batch: MicroBatch, rows: Tensor, reseed: Reseed
 ) -> dict[int, Any]:
     """Return what the model makes of each of `rows` (bool (N,)) alone, by its place; rows that raise are left out."""
     made = {}
     for place in rows.nonzero().squeeze(1).tolist():
         reseed(place)
         try:
-            with torch.set_grad_enabled(grad), (computation.autocast or nullcontext)():
+            with torch.enable_grad(), (computation.autocast or nullcontext)():
                 made[place] = loss.rows(computation.model, norms.row_of(micro_batch.batch, place))
         except Exception:
             continue

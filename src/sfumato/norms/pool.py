@@ -166,7 +166,7 @@ def product(tensor: Tensor, vector: Tensor) -> Tensor:
 
 def _works(subject: Subject, row: Any) -> bool:
     try:
-        with torch.no_grad(), fixed(subject), subject.context():
+        with torch.enable_grad(), fixed(subject), subject.context():  # as in training, hooks on tensors included
             per_example(subject.loss_fn(subject.model, row), 1)
     except Exception:
         return False

@@ -161,13 +161,13 @@ class _Certifier:
 
 def _check_start(subject: Subject, batch: Any, count: int) -> None:
     """Refuse by name what shows in one forward pass: BatchNorm in training, and a loss that is not one for each row."""
-    with torch.no_grad(), subject.context(), RefuseMixing():
+    with torch.enable_grad(), subject.context(), RefuseMixing():
         per_example(subject.loss_fn(subject.model, batch), count)
 
 
 def _draws(subject: Subject, batch: Any) -> bool:
     draws = Draws()
-    with torch.no_grad(), subject.context(), draws:
+    with torch.enable_grad(), subject.context(), draws:
         subject.loss_fn(subject.model, batch)
     return bool(draws.found)
 

@@ -117,8 +117,8 @@ def _layouts(small: list[Recorded], large: list[Recorded], count: int) -> Layout
 
 def _losses(model: Any, loss: Staged, batch: Any, context: Autocast, draws: Draws) -> Tensor:
     torch.manual_seed(0)
-    with torch.no_grad(), context(), draws:
-        return loss(model, batch)
+    with torch.enable_grad(), context(), draws:
+        return loss(model, batch).detach()
 
 
 def _batch_axis(small: list[torch.Size], large: list[torch.Size], label: str, count: int) -> Axis | None:
