@@ -118,7 +118,9 @@ def test_splits_that_share_a_picture_are_refused(tmp_path):
     one, other = table(), table(image=[picture_in((9, n)) for n in (1, 2, 3)] + [{"bytes": picture(COLOURS[2])}])
     empty = table(image=[picture_in((8, 1)), picture_in((8, 2)), None, picture_in((8, 3))])
     datasets.DatasetDict({"train": one, "test": other, "empty": empty, "void": empty}).save_to_disk(tmp_path / "s")
-    train, test, empty, void = (hugging_face(tmp_path / "s", split) for split in ("train", "test", "empty", "void"))
+    train, test, empty, void = (
+        hugging_face(tmp_path / "s", split, missing="zero") for split in ("train", "test", "empty", "void")
+    )
     with pytest.raises(BadInput, match="share 1 picture files"):
         check_disjoint(train, test)
     check_disjoint(train, empty)
@@ -186,7 +188,9 @@ def test_several_captions_and_broken_rows(tmp_path):
     images = [*rows["image"][:2], {"bytes": b"no picture", "path": None}, None]
     rows = rows.remove_columns("image").add_column("image", images).cast_column("image", datasets.Image())
     rows.save_to_disk(tmp_path / "saved")
-    found = hugging_face(tmp_path / "saved")
+    with pytest.raises(BadInput, match=r"1 row \(4\) of 4 have no picture in column 'image'.*--missing zero"):
+        hugging_face(tmp_path / "saved")
+    found = hugging_face(tmp_path / "saved", missing="zero")
     assert len(found) == 4
     assert {found.draw(0, np.random.default_rng(seed))["caption"] for seed in range(20)} == {"one", "uno"}
     for index in (2, 3):

@@ -82,7 +82,7 @@ def test_unknown_names(spec, words):
         ("mnist", Options(num=3), "num"),
         ("mnist", Options(columns=Columns(owner="p")), "columns"),
         (".", Options(image_size=32), "image-size"),
-        ("hf:x", Options(missing="zero"), "missing"),
+        ("hf:x", Options(captions="x.csv"), "captions"),
         ("emoji", Options(num=3), "num"),
         ("emoji", Options(templates=("a {label}",)), "templates"),
         ("cifar10:x", Options(coarse=True), "coarse"),
