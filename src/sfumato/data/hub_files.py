@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ from sfumato.data.table import TABLES
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _OPENED = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
+_SPLITS = {  # as `datasets` reads them from names
+    "validation": {"validation", "valid", "val", "dev"},
+    "test": {"test", "testing", "eval", "evaluation"},
+    "train": {"train", "training"},
+}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -85,7 +91,9 @@ def _of_path(datasets: Any, path: Path, split: str) -> Any:
             return datasets.load_dataset("parquet", data_files={split: name})
         if is_saved(path):
             return datasets.load_from_disk(name)
-        return datasets.load_dataset("parquet" if _is_parquet(path) else "imagefolder", data_dir=name)
+        if _is_parquet(path):
+            return datasets.load_dataset("parquet", **_parquet_files(path))
+        return datasets.load_dataset("imagefolder", data_dir=name)
     except Exception as error:  # its message may quote rows
         raise BadInput(f"{name} cannot be loaded by the datasets library: {type(error).__name__}.") from None
 
@@ -110,6 +118,20 @@ def _is_parquet(path: Path) -> bool:
     described = any(name in _METADATA for name in names)
     pictures = any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
     return any(name.lower().endswith(".parquet") for name in names) and not (described and pictures)
+
+
+def _parquet_files(path: Path) -> dict[str, Any]:
+    """Return the setting by which `datasets` reads the parquet files of a folder, and no other file as one."""
+    names = [os.path.join(place, name) for place, name in _visible(path)]
+    files = [name for name in sorted(names) if name.lower().endswith(".parquet")]
+    if len(files) == len(names):
+        return {"data_dir": str(path)}
+    of_split: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[-._ 0-9/]+", os.path.relpath(file, path).lower())
+        split = next((split for split, known in _SPLITS.items() if known & {*words}), "train")
+        of_split.setdefault(split, []).append(file)
+    return {"data_files": of_split}
 
 
 def _visible(path: Path) -> Iterator[tuple[str, str]]:
