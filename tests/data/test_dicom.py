@@ -172,6 +172,16 @@ def test_values_beyond_a_table_take_its_ends():
     assert Decoder(window=(0, 255))(raw)[0, :, 0].tolist() == [8, 9, 9]  # unsigned values less a negative first
 
 
+def test_a_table_of_all_values_is_read_whole():
+    pixels = np.array([[0, 1, 40000, 65535]], np.uint16)
+    raw = file_of(pixels, bits=16, ModalityLUTSequence=table_of(range(65535, -1, -1), vr="OW"))
+    found = Decoder(window=(0, 65535))(raw)[0, :, 0]
+    assert np.allclose(found, (65535 - pixels[0].astype(float)) / 257, atol=1e-3)
+    odd = table_of(range(256), bits=7, vr="OW")
+    with pytest.raises(UndecodableRow, match="depth"):
+        Decoder(window=(0, 255))(file_of(np.array([[1]], np.uint8), bits=8, ModalityLUTSequence=odd))
+
+
 def test_a_modality_table_of_eight_bits_needs_no_window():
     eight = np.array([[0, 100, 255]], np.uint8)
     for vr in ("US", "OW", "packed"):
@@ -209,6 +219,7 @@ def test_a_suggested_window_does_not_replace_the_declared_one():
         ({"RescaleSlope": "2"}, 2, 0),
         ({"RescaleIntercept": "-1000"}, 1, -1000),
         ({"ModalityLUTSequence": []}, 1, 0),
+        ({"ModalityLUTSequence": [pydicom.Dataset()], "VOILUTSequence": [pydicom.Dataset()]}, 1, 0),
     ],
 )
 def test_an_empty_or_missing_slope_is_one(tags, slope, intercept):

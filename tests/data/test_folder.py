@@ -241,6 +241,9 @@ def test_a_caption_file_is_found_in_every_spelling(root):
     picture(root / f"{NFD}.png")
     with pytest.raises(BadInput, match="share the caption file"):
         image_folder(root)
+    (root / f"{NFC}.txt").write_text("y")
+    found = image_folder(root)  # each picture has the file of its own name
+    assert {found.rows.file(row)[-8:]: found[row]["caption"] for row in range(2)}[f"{NFC}.png"[-8:]] == "y"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])

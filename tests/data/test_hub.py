@@ -403,9 +403,9 @@ def test_every_header_is_read(tmp_path):
     images = [picture((number % 251, number // 251, 7)) for number in range(700)]
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((4, 5), np.uint16)).save(buffer, "PNG")
-    images[501] = buffer.getvalue()
+    images[502] = buffer.getvalue()
     folder = rows_of(tmp_path / "set", images)
-    with pytest.raises(BadInput, match=r"row 502: .*window"):
+    with pytest.raises(BadInput, match=r"row 503: .*window"):
         hugging_face(folder)
 
 

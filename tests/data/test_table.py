@@ -209,6 +209,8 @@ def test_a_table_without_header_shows_nothing_of_its_first_row(columns, names):
         resolve(columns, names, "t.csv")
     for private in ("secret", "Ann", "IM0001", "1.DCM"):
         assert private not in str(caught.value)
+    with pytest.raises(BadInput, match=r"Its columns are .*Ann"):  # keys of JSON lines are names for certain
+        resolve(columns, names, "t.jsonl", declared=True)
 
 
 def test_a_column_is_found_in_every_spelling_and_never_suggested_as_itself():

@@ -182,14 +182,18 @@ def _looked_up(apply: Any, values: np.ndarray, data: Any, name: str) -> tuple[np
     """Return what pydicom makes of the values, and the bits of the table's entries (0 without a table)."""
     table = _table(data, name)
     if table is None:
+        if name in data:
+            del data[name]  # without entries
         return apply(values, data), 0
     entries, first, bits = (int(number) for number in table.LUTDescriptor)
+    if not 8 <= bits <= 16:
+        raise UndecodableRow("a DICOM picture has a look-up table of a depth that is not read.")
     if isinstance(table.LUTData, bytes):
-        most = entries or 1 << 16
+        most = entries % (1 << 16) or 1 << 16  # 0 stands for 65,536; half of the numbers may look negative
         wide = table.LUTData if len(table.LUTData) >= 2 * most else _widened(table.LUTData, data)
         table.LUTData = wide[: 2 * most]
     # pydicom counts in the type of the entries: where these have 8 bits, numbers above 255 would wrap
-    table.LUTDescriptor = [entries, first, 16]
+    table.LUTDescriptor = [entries % (1 << 16), first, 16]
     return apply(values, data), bits
 
 

@@ -19,6 +19,7 @@ from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
 from sfumato.data.sidecar import sidecars
 from sfumato.data.table import (
+    JSON_LINES,
     Columns,
     check_answers,
     check_captions,
@@ -116,7 +117,7 @@ def image_folder(
 def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
     table = read_table(path, folder)
     where = str(path)
-    chosen = resolve(columns, list(table), where)
+    chosen = resolve(columns, list(table), where, declared=path.suffix.lower() in JSON_LINES)
     if chosen.question is not None:
         return _asked(folder, table, chosen, where)
     texts = check_captions(table[str(chosen.caption)], where)

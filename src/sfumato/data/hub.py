@@ -52,7 +52,7 @@ def hugging_face(
     decoder = decoder or Decoder()
     table, places = loaded(_library(), str(name), split)
     where = f"data set {name}"
-    chosen = resolve(columns or Columns(), table.column_names, where)
+    chosen = resolve(columns or Columns(), table.column_names, where, declared=True)
     image = str(chosen.image)
     table = _undecoded(table, chosen, where)
     questions = kinds = owners = None
@@ -62,7 +62,7 @@ def hugging_face(
         texts, questions, kinds = _asked(table, chosen, where)
     picture_owned = chosen.owner == image
     if chosen.owner and not picture_owned:
-        owners = names_of(list(table[chosen.owner]), where, "owner")
+        owners = names_of(_named(table, chosen.owner), where, "owner")
     pictures = ArrowColumn(table=table.select_columns([image]), column=image)
     check_pictures(pictures, places, decoder, missing=missing, where=where, split=split)
     owners = [text_key(key) for key in pictures.keys] if picture_owned else owners
@@ -134,8 +134,11 @@ def _library() -> Any:
 def _labels(table: Any, column: str | None, where: str) -> list[str] | None:
     if column is None:
         return None
+    return names_of(_named(table, column), where, "label")
+
+
+def _named(table: Any, column: str) -> list[Any]:
+    """Return the cells of a column, of a ClassLabel the names instead of their numbers."""
     values = list(table[column])
-    names = getattr(table.features[column], "names", None)  # of a ClassLabel
-    if names:
-        values = [None if value is None or value < 0 else names[value] for value in values]  # -1: not labelled
-    return names_of(values, where, "label")
+    names = getattr(table.features[column], "names", None)
+    return [None if value is None or value < 0 else names[value] for value in values] if names else values  # -1: none

@@ -34,10 +34,11 @@ def text_key(text: str) -> str:
     >>> text_key(" Jose\\u0301\\u200b  O\\u2019Neill ") == text_key("Jos\\u00e9 O'Neill")
     True
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_ALIKE))
-    seen = "".join(map(_plain, " ".join(text.split())))
-    return " ".join(unicodedata.normalize("NFKC", _UNSEEN.sub("", seen).translate(_ALIKE)).split())
+    if text.isascii() and text.isprintable():
+        return " ".join(text.replace("`", "'").split())
+    text = unicodedata.normalize("NFKC", text.translate(_ALIKE))
+    text = unicodedata.normalize("NFKC", _UNSEEN.sub("", "".join(map(_plain, " ".join(text.split())))))
+    return " ".join(text.translate(_ALIKE).split())
 
 
 def _plain(character: str) -> str:
@@ -54,6 +55,8 @@ def owner_key(name: str) -> str:
     ['7', '7', '7', '10000000', '10000000', '7a', 'Ann']
     """
     text = text_key(name)
+    if text.isascii() and text.isdigit() and len(text) <= _MOST_ZEROS:
+        return text.lstrip("0") or "0"
     plain = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", ".")
     return _value(plain) or text if _NUMBER.fullmatch(plain) else text
 

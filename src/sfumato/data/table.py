@@ -21,7 +21,8 @@ from sfumato.data.keys import is_blank, owner_key, spells_missing
 from sfumato.data.regular import text_of
 from sfumato.data.separated import separated
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 _OF_CAPTIONS = ("image", "caption", "owner", "label")
 _OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
 _UNSHOWN = " The first line must name the columns; it is not shown, because it may be a row of the data."
@@ -73,7 +74,7 @@ def read_table(path: Path, folder: Path | None = None) -> dict[str, list[Any]]:
     if ending not in TABLES:
         raise BadInput(f"caption table {path} must end in {', '.join(TABLES)}.")
     text = text_of(path)
-    table = _json_lines(path, text) if ending in (".jsonl", ".ndjson") else separated(path, text, folder)
+    table = _json_lines(path, text) if ending in JSON_LINES else separated(path, text, folder)
     if not table or not next(iter(table.values())):
         raise BadInput(f"{path} has no rows.")
     return table
@@ -111,11 +112,21 @@ def parsed(text: str) -> Any:
     return value
 
 
-def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
-    """Return `columns` with the guesses filled in. Raises BadInput naming a column that is not there."""
+def resolve(columns: Columns, names: Sequence[str], where: str, *, declared: bool = False) -> Columns:
+    """Return `columns` with the guesses filled in.
+
+    Args:
+        columns: what the user names.
+        names: of the columns that are there.
+        where: of messages.
+        declared: each name is one for certain, as keys in JSON lines are; the first line of a CSV may be a row of data.
+
+    Raises:
+        BadInput: naming a column that is not there, or a role whose column is not clear.
+    """
     chosen: dict[str, str | None] = {}
     named = [name for name in vars(columns).values() if name is not None]
-    known = shown(names, named)
+    known = list(names) if declared else shown(names, named)
     listing = f" Its columns are {', '.join(known)}." if known else _UNSHOWN
     for role in _OF_QUESTIONS if _asks(columns, names, where) else _OF_CAPTIONS:
         name = getattr(columns, role)
