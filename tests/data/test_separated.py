@@ -37,6 +37,25 @@ def test_what_spreadsheets_write(tmp_path, text, encoding):
     assert read_table(written(tmp_path, text, encoding=encoding)) == TWO
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("file;text, long, wide\na.png;x\nb.png;y, z\n", ["file", "text, long, wide"]),
+        ("file;text, long\na.png;x\n", ["file", "text, long"]),
+        ("file,text;long;wide\na.png,x;y\n", ["file", "text;long;wide"]),
+        ("file|text\na.png|x, y; z\n", ["file", "text"]),
+        ("file,text\na.png,x\nb.png,y\nc.png;z;z\n", None),
+    ],
+)
+def test_the_separator_is_the_one_that_makes_rows_of_one_length(tmp_path, text, names):
+    path = written(tmp_path, text)
+    if names is None:
+        with pytest.raises(BadInput, match=r"2 columns, but 1 row \(3\)"):
+            read_table(path)
+    else:
+        assert list(read_table(path)) == names
+
+
 def test_separators_inside_quotes_of_the_header_do_not_count(tmp_path):
     path = written(tmp_path, '"a, b, c";file;text\n1;a.png;x\n')
     assert list(read_table(path)) == ["a, b, c", "file", "text"]

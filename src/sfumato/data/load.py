@@ -94,8 +94,9 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
     if not path.is_dir():
         if path.is_file() or is_special(path):
             raise BadInput(f"--data {spec} {not_data(path)}")
+        hint = near(spec, [*BUILT_IN, *_beside(path)])
         raise BadInput(
-            f"--data '{spec}' is no folder and none of {', '.join(BUILT_IN)}{near(spec, [*BUILT_IN, *_beside(path)])}. "
+            f"--data '{spec}' is no folder and none of {', '.join(BUILT_IN)}{hint or '.'} "
             f"A data set of the hub is written hf:{spec}."
         )
     if options.captions is None and _is_arrow(path):

@@ -5,6 +5,7 @@ A message names lines of the file (its first line is 1) and columns, never the c
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from sfumato.data.keys import text_key
 _SEPARATORS = ",;\t|"
 _EXCEL = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 _FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
+_TRIED = 20  # rows by which the separator is found
 _Row = tuple[int, list[str]]  # the line on which it begins, and its cells
 
 
@@ -33,6 +35,7 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
     Raises:
         BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated.
     """
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     excel = _EXCEL.match(text)
     body = text[excel.end() :] if excel else text
     separator = excel[1] if excel else "\t" if path.suffix.lower() == ".tsv" else _separator(body)
@@ -48,13 +51,20 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
 
 
 def _separator(text: str) -> str:
-    """Return the separator that stands most often in the first line, outside quotes."""
-    first = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").splitlines()[0] if text.strip() else "")
-    return max(_SEPARATORS, key=first.count)
+    """Return the separator by which most of the first rows have as many cells as the first, then the most cells."""
+    return max(_SEPARATORS, key=lambda separator: _fit(text, separator))
+
+
+def _fit(text: str, separator: str) -> tuple[int, int]:
+    rows = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        lengths = [len(row) for row in itertools.islice(rows, _TRIED)]
+    except csv.Error:
+        return 0, 0
+    return (lengths.count(lengths[0]), lengths[0]) if lengths and lengths[0] > 1 else (0, 0)
 
 
 def _rows(path: Path, text: str, separator: str, skipped: int) -> Iterator[_Row]:
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     while True:
         line = skipped + reader.line_num + 1
