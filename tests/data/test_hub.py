@@ -2,6 +2,7 @@ import ast
 import io
 import json
 import os
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -430,3 +431,15 @@ def test_parquet_files_beside_others_keep_their_splits(tmp_path):
     found = [hugging_face(tmp_path, split) for split in ("train", "test", "validation")]
     assert [len(split) for split in found] == [2, 1, 1]
     assert [split[0]["caption"] for split in found] == ["one", "three", "four"]
+
+
+def test_archives_are_to_be_unpacked_and_not_to_be_linked(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        archive.writestr("0.png", picture(COLOURS[0]))
+        archive.writestr("metadata.jsonl", '{"file_name": "0.png", "text": "a disc"}')
+    refused("unpack archives|outside the data set", folder)
+    (folder / "train.zip").rename(tmp_path / "private.zip")
+    (folder / "train.zip").symlink_to(tmp_path / "private.zip")
+    refused("leads out of its folder", folder)

@@ -16,7 +16,7 @@ from sfumato.data.regular import is_special, opened
 from sfumato.data.table import TABLES
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
-_OPENED = (".parquet", ".arrow", ".json", ".jsonl", ".csv")
+_OPENED = (".parquet", ".arrow", ".json", ".jsonl", ".csv", *_ARCHIVES)
 _SPLITS = {  # as `datasets` reads them from names
     "validation": {"validation", "valid", "val", "dev"},
     "test": {"test", "testing", "eval", "evaluation"},
@@ -31,7 +31,7 @@ class Places:
 
     Attributes:
         folder: of the data set; relative paths begin here.
-        roots: real paths below which a file may lie.
+        roots: real paths below which a file may lie; of a hub name also where `datasets` unpacks its archives.
     """
 
     folder: str
@@ -60,12 +60,11 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
     else:
         found = _of_hub(datasets, name)
         folder = os.path.join(_hub_cache(), f"datasets--{name.replace('/', '--')}")
-        roots = [os.path.realpath(folder)]
+        roots = [os.path.realpath(place) for place in (folder, datasets.config.DOWNLOADED_DATASETS_PATH)]
     if not hasattr(found, "keys"):
         found = {"train" if found.split is None else str(found.split): found}  # one table is no test set of itself
     if split not in found:
         raise BadInput(f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found))}.")
-    roots.append(os.path.realpath(datasets.config.DOWNLOADED_DATASETS_PATH))  # where archives are unpacked
     return found[split], Places(folder=folder, roots=tuple(roots))
 
 

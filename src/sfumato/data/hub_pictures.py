@@ -80,7 +80,8 @@ def check_pictures(
     if absent and (missing == "error" or len(absent) == num_rows):
         raise BadInput(
             f"{where}: {counted(absent)} of {num_rows} have no picture in column '{pictures.column}': neither bytes "
-            f"nor a file in {places.folder}. Rows may be kept with zero contribution by --missing zero."
+            f"nor a file in {places.folder} (unpack archives). Rows may be kept with zero contribution by "
+            "--missing zero."
         )
     if not readable:
         raise BadInput(f"{where}: column '{pictures.column}' holds no picture in any of {num_rows} rows.")
