@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
@@ -11,6 +12,18 @@ from sfumato.data.decode import Decoder, header
 
 NAME = "Doe^Jane"
 VALUES = np.array([[0, 1000, 2000], [3000, 4000, 4095]], np.uint16)
+
+
+def table_of(entries, first=0, bits=16, vr="US"):
+    """A look-up table as a sequence of one item; `vr` OW writes its entries as bytes."""
+    from pydicom.dataset import Dataset
+    from pydicom.sequence import Sequence
+
+    item = Dataset()
+    item.add_new(0x00283002, "SS" if first < 0 else "US", [len(entries) % 65536, first, bits])
+    wide = np.asarray(entries, "u1" if vr == "packed" else "<u2").tobytes()
+    item.add_new(0x00283006, "US" if vr == "US" else "OW", list(entries) if vr == "US" else wide)
+    return Sequence([item])
 
 
 def file_of(pixels=VALUES, *, photometric="MONOCHROME2", bits=12, **tags):
@@ -134,3 +147,200 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch):
     for read in (Decoder(window=(0, 1)), header):
         with pytest.raises(BadInput, match=r"sfumato\[dicom\]"):
             read(raw)
+
+
+INVERSE = list(range(4095, -1, -1))
+
+
+@pytest.mark.parametrize("vr", ["US", "OW"])
+def test_the_modality_table_is_looked_up_before_the_window(vr):
+    raw = file_of(ModalityLUTSequence=table_of(INVERSE, vr=vr))
+    found = Decoder(window=(0, 4095))(raw)
+    assert np.allclose(found, 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
+    assert np.allclose(found, Decoder(window=(0, 4095))(file_of(photometric="MONOCHROME1")), atol=1e-3)
+    assert header(raw) == (3, 2, True, 1)
+    with pytest.raises(BadInput, match="window"):
+        Decoder()(raw)
+
+
+def test_values_beyond_a_table_take_its_ends():
+    pixels = np.array([[-9, -2, -1, 0, 1, 99]], np.int16)
+    raw = file_of(pixels, bits=16, ModalityLUTSequence=table_of([100, 200, 300], first=-1))
+    assert Decoder(window=(0, 255))(raw)[0, :, 0].tolist() == [100, 100, 100, 200, 255, 255]
+    eight = np.array([[0, 5, 200]], np.uint8)
+    raw = file_of(eight, bits=8, ModalityLUTSequence=table_of([7, 8, 9], first=-1))
+    assert Decoder(window=(0, 255))(raw)[0, :, 0].tolist() == [8, 9, 9]  # unsigned values less a negative first
+
+
+def test_a_table_of_all_values_is_read_whole():
+    pixels = np.array([[0, 1, 40000, 65535]], np.uint16)
+    raw = file_of(pixels, bits=16, ModalityLUTSequence=table_of(range(65535, -1, -1), vr="OW"))
+    found = Decoder(window=(0, 65535))(raw)[0, :, 0]
+    assert np.allclose(found, (65535 - pixels[0].astype(float)) / 257, atol=1e-3)
+    odd = table_of(range(256), bits=7, vr="OW")
+    with pytest.raises(UndecodableRow, match="depth"):
+        Decoder(window=(0, 255))(file_of(np.array([[1]], np.uint8), bits=8, ModalityLUTSequence=odd))
+
+
+def test_a_modality_table_of_eight_bits_needs_no_window():
+    eight = np.array([[0, 100, 255]], np.uint8)
+    for vr in ("US", "OW", "packed"):
+        raw = file_of(eight, bits=8, ModalityLUTSequence=table_of(range(255, -1, -1), bits=8, vr=vr))
+        assert header(raw) == (3, 1, False, 1)
+        assert Decoder()(raw)[0, :, 0].tolist() == [255, 155, 0]
+
+
+def test_a_voi_table_takes_the_place_of_the_window():
+    curve = [min(4095, 2 * value) for value in range(4096)]
+    raw = file_of(VOILUTSequence=table_of(curve, bits=12))
+    expected = np.minimum(2.0 * VALUES, 4095) / 4095 * 255
+    for window in (None, (0, 9)):
+        assert np.allclose(Decoder(window=window)(raw)[:, :, 0], expected, atol=1e-3)
+    assert header(raw) == (3, 2, False, 1)
+    inverted = file_of(VOILUTSequence=table_of(curve, bits=12), photometric="MONOCHROME1")
+    assert np.allclose(Decoder()(inverted)[:, :, 0], 255 - expected, atol=1e-3)
+    narrow = file_of(VOILUTSequence=table_of([value // 16 for value in range(4096)], bits=8))
+    assert Decoder()(narrow)[:, :, 0].tolist() == (VALUES // 16).tolist()  # 4096 entries of 8 bits
+    rescaled = file_of(VOILUTSequence=table_of(curve, bits=12), RescaleSlope="0.5", RescaleIntercept="0")
+    assert np.allclose(Decoder()(rescaled)[:, :, 0], VALUES / 4095 * 255, atol=0.1)
+
+
+def test_a_suggested_window_does_not_replace_the_declared_one():
+    raw = file_of(WindowCenter="100", WindowWidth="10")
+    assert np.array_equal(Decoder(window=(0, 4095))(raw), Decoder(window=(0, 4095))(file_of()))
+
+
+@pytest.mark.parametrize(
+    ("tags", "slope", "intercept"),
+    [
+        ({"RescaleSlope": None, "RescaleIntercept": None}, 1, 0),
+        ({"RescaleSlope": "", "RescaleIntercept": "-1000"}, 1, -1000),
+        ({"RescaleSlope": "2", "RescaleIntercept": ""}, 2, 0),
+        ({"RescaleSlope": "2"}, 2, 0),
+        ({"RescaleIntercept": "-1000"}, 1, -1000),
+        ({"ModalityLUTSequence": []}, 1, 0),
+        ({"ModalityLUTSequence": [pydicom.Dataset()], "VOILUTSequence": [pydicom.Dataset()]}, 1, 0),
+    ],
+)
+def test_an_empty_or_missing_slope_is_one(tags, slope, intercept):
+    raw = file_of(**tags)
+    found = Decoder(window=(-1000, 9000))(raw)[:, :, 0]
+    assert np.allclose(found, np.clip((1.0 * VALUES * slope + intercept + 1000) / 10000, 0, 1) * 255, atol=1e-3)
+    assert header(raw) == (3, 2, True, 1)
+    eight = np.array([[0, 100, 255]], np.uint8)
+    assert Decoder()(file_of(eight, bits=8, RescaleSlope=None)).tolist() == eight[:, :, None].tolist()
+
+
+def test_a_slope_of_zero_is_refused():
+    with pytest.raises(BadInput, match="RescaleSlope of 0"):
+        header(file_of(RescaleSlope="0", RescaleIntercept="5"))
+
+
+def test_the_slope_of_an_enhanced_file_is_found():
+    from pydicom.dataset import Dataset
+
+    values, group = Dataset(), Dataset()
+    values.RescaleSlope, values.RescaleIntercept = "2", "-1000"
+    group.PixelValueTransformationSequence = [values]
+    plain = Decoder(window=(-1000, 3000))(file_of(RescaleSlope=2, RescaleIntercept=-1000))
+    for name in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        assert np.array_equal(Decoder(window=(-1000, 3000))(file_of(**{name: [group]})), plain)
+
+
+def bare(raw, *, implicit):
+    """The data of a file without preamble and file meta information, as old archives hold it."""
+    data = pydicom.dcmread(io.BytesIO(raw))
+    del data.file_meta, data.preamble
+    buffer = io.BytesIO()
+    data.save_as(buffer, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+    return buffer.getvalue()
+
+
+def test_files_without_a_preamble():
+    raw = file_of(RescaleSlope=2, RescaleIntercept=-1000)
+    expected = Decoder(window=(-1000, 3000))(raw)
+    for short in (raw[132:], bare(raw, implicit=True), bare(raw, implicit=False)):
+        assert dicom.is_dicom(short)
+        assert header(short) == (3, 2, True, 1)
+        assert np.array_equal(Decoder(window=(-1000, 3000))(short), expected)
+    looked_up = bare(file_of(ModalityLUTSequence=table_of(INVERSE, vr="OW")), implicit=True)
+    assert np.allclose(Decoder(window=(0, 4095))(looked_up), 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
+    for other in (b"\x08\x00\x05\x00" + b"\xff" * 200, b"II*\0" + bytes(200), bytes(200), b"\x08", b""):
+        assert not dicom.is_dicom(other)
+
+
+def compressed(syntax, pixels=VALUES, bits=12, **tags):
+    from pydicom.encaps import encapsulate
+
+    data = pydicom.dcmread(io.BytesIO(file_of(pixels, bits=bits, **tags)))
+    data.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+    data.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
+    data["PixelData"].is_undefined_length = True
+    buffer = io.BytesIO()
+    data.save_as(buffer, implicit_vr=False, little_endian=True)
+    return buffer.getvalue()
+
+
+LOSSLESS, LS, EXTENDED, MPEG = (f"1.2.840.10008.1.2.4.{number}" for number in (70, 80, 51, 100))
+
+
+@pytest.fixture
+def few_plugins(monkeypatch):
+    """pydicom as it comes by itself: what other packages would decompress is not available."""
+    base = pydicom.pixels.decoders.base.Decoder
+    own = base.available_plugins.fget
+    monkeypatch.setattr(base, "available_plugins", property(lambda self: tuple({*own(self)} & {"pydicom", "pillow"})))
+
+
+@pytest.mark.usefixtures("few_plugins")
+@pytest.mark.parametrize("syntax", [LOSSLESS, LS, EXTENDED])
+def test_a_missing_decompressor_is_named(syntax):
+    with pytest.raises(dicom.NeedsPackage, match=r'pip install "pylibjpeg>=[\d.]+" "pylibjpeg-libjpeg>=[\d.]+"'):
+        header(compressed(syntax))
+    eight = np.array([[0, 100, 255]], np.uint8)
+    assert header(compressed("1.2.840.10008.1.2.4.50", eight, bits=8))[:2] == (3, 1)  # Pillow reads baseline JPEG
+    assert header(compressed("1.2.840.10008.1.2.4.90"))[:2] == (3, 2)
+
+
+def test_a_compression_that_pydicom_does_not_know_is_refused():
+    for syntax in (MPEG, "1.2.840.113619.5.2"):
+        with pytest.raises(BadInput, match="which pydicom does not read: export it uncompressed"):
+            header(compressed(syntax))
+
+
+def test_what_pydicom_decompresses_itself_is_read():
+    data = pydicom.dcmread(io.BytesIO(file_of()))
+    data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    assert np.array_equal(Decoder(window=(0, 4095))(buffer.getvalue()), Decoder(window=(0, 4095))(file_of()))
+    assert header(buffer.getvalue()) == (3, 2, True, 1)
+
+
+def test_deep_colour_is_read_as_that_of_other_files():
+    colour = np.array([[[65535, 256, 0], [0, 0, 51200]]], np.uint16)
+    raw = file_of(colour, photometric="RGB", bits=16)
+    assert header(raw) == (2, 1, True, 3)
+    assert Decoder(window=(0, 65535))(raw).tolist() == (colour >> 8).tolist()
+    for window in (None, (0, 4095)):
+        with pytest.raises(BadInput, match="window"):
+            Decoder(window=window)(raw)
+
+
+@pytest.mark.usefixtures("few_plugins")
+@pytest.mark.parametrize("num_plain", [0, 2])
+def test_all_headers_are_read_before_the_first_step(tmp_path, num_plain):
+    from sfumato.data import image_folder
+
+    lines = ["file,text"]
+    files = [compressed(LOSSLESS)] * 3 + [compressed(LS)] + [file_of()] * num_plain + [b"no picture"]
+    for place, raw in enumerate(files):
+        (tmp_path / f"IM{place}").write_bytes(raw)
+        lines.append(f"IM{place},a finding")
+    if num_plain:
+        Image.new("L", (4, 4)).save(tmp_path / "x.png")
+        lines.append("x.png,a finding")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    total = len(lines) - 1
+    with pytest.raises(BadInput, match=rf"3 of {total} pictures: .*pylibjpeg-libjpeg.* 1 of {total} pictures: "):
+        image_folder(tmp_path, tmp_path / "t.csv", decoder=Decoder(window=(0, 4095)))

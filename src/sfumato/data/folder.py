@@ -13,22 +13,21 @@ from typing import Any, NamedTuple
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
-from sfumato.data.files import check_rows, listed, probe, stamps
+from sfumato.data.files import MISSING, check_rows, listed, probe, stamps
+from sfumato.data.hints import near, siblings
+from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
 from sfumato.data.sidecar import sidecars
 from sfumato.data.table import (
+    JSON_LINES,
     Columns,
     check_answers,
     check_captions,
     check_questions,
     names_of,
-    near,
     read_table,
     resolve,
-    siblings,
 )
-
-MISSING = ("error", "zero")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,17 +115,19 @@ def image_folder(
 
 
 def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
-    table = read_table(path)
+    table = read_table(path, folder)
     where = str(path)
-    chosen = resolve(columns, list(table), where)
+    chosen = resolve(columns, list(table), where, declared=path.suffix.lower() in JSON_LINES)
     if chosen.question is not None:
         return _asked(folder, table, chosen, where)
     texts = check_captions(table[str(chosen.caption)], where)
     files = listed(folder, table[str(chosen.image)], where)
-    owners = names_of(table[chosen.owner], where, "owner") if chosen.owner else None
     labels = names_of(table[chosen.label], where, "label") if chosen.label else None
-    if chosen.owner is not None and chosen.owner == chosen.image:
-        owners = files  # a picture written in two ways is still one owner
+    owners = None
+    if chosen.owner is not None and chosen.owner != chosen.image:
+        owners = names_of(table[chosen.owner], where, "owner")
+    elif chosen.owner is not None:
+        owners = [text_key(file) for file in files]  # a picture written in two ways is still one owner
     check_rows(files, texts, owners, where)
     return _Listed(files, texts, owners, labels)
 
@@ -138,7 +139,7 @@ def _asked(folder: Path, table: dict[str, list[Any]], chosen: Columns, where: st
     files = listed(folder, table[str(chosen.image)], where)
     labels, kinds = (names_of(table[name], where, role) if name else None for name, role in _extra(chosen))
     by_picture = chosen.owner in (None, chosen.image)
-    owners = files if by_picture else names_of(table[str(chosen.owner)], where, "owner")
+    owners = [text_key(file) for file in files] if by_picture else names_of(table[str(chosen.owner)], where, "owner")
     texts = [(question, *given) for question, given in zip(questions, answers)]
     same = "same picture, question and answer; several answers to a question are a list in one row of JSON lines"
     check_rows(files, texts, owners, where, same)

@@ -4,51 +4,20 @@
 as the data.
 """
 
-import contextlib
-import hashlib
 import importlib.util
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data.captioned import Captioned
+from sfumato.base.errors import BadInput
+from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
-from sfumato.data.files import check_rows, probe_headers
+from sfumato.data.files import MISSING, check_rows
+from sfumato.data.hub_files import loaded
+from sfumato.data.hub_pictures import ArrowColumn, check_pictures
+from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
-from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, near, resolve
-
-_PROBED = 256  # headers read before training, evenly spaced: reading all would read the whole data set
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ArrowColumn:
-    """Pictures of a `datasets.Dataset`: its image column, undecoded; pictures are decoded by our decoder.
-
-    Attributes:
-        table: the rows.
-        column: where the pictures are.
-        keys: of each row what tells its picture from others (see `_keys`).
-    """
-
-    table: Any = field(repr=False)
-    column: str
-    keys: list[str] = field(repr=False)
-
-    def source(self, row: int) -> bytes | str:
-        """Return bytes or path of the row's picture. Raises UndecodableRow where there is none."""
-        found = _source(self.table[row][self.column])
-        if found is None:
-            raise UndecodableRow("a row has no picture.")
-        return found
-
-    def file(self, row: int) -> str:
-        """Return the key of the row's picture, by which two sets are compared."""
-        return self.keys[row]
+from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, resolve
 
 
 def hugging_face(
@@ -57,17 +26,20 @@ def hugging_face(
     *,
     columns: Columns | None = None,
     decoder: Decoder | None = None,
+    missing: str = "error",
     public: bool = False,
 ) -> Captioned:
     """Return a Hugging Face data set with captions, or with questions (see `Columns`).
 
     Pictures are told apart by their path, or by a digest of their bytes where those lie in the rows: then all bytes are
-    read once before the first step, a few rows at a time.
+    read once before the first step, a few rows at a time. A path must lead to a regular file inside the data set's
+    folder (relative ones begin there).
 
     Args:
         name: folder of `save_to_disk`, folder or file of parquet, folder of pictures with metadata, or hub name.
         split: which split, where there are several.
         columns, decoder, public: as `image_folder`.
+        missing: "error", or "zero": a row without bytes and without a file stays a record with zero contribution.
 
     Raises:
         BadInput: `datasets` is not installed, nothing of that name can be loaded, or columns, captions or pictures
@@ -75,27 +47,27 @@ def hugging_face(
             questions without an owner column, because copies of a picture in several rows are known only where their
             bytes are equal.
     """
+    if missing not in MISSING:
+        raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     decoder = decoder or Decoder()
-    table = _loaded(str(name), split)
+    table, places = loaded(_library(), str(name), split)
     where = f"data set {name}"
-    chosen = resolve(columns or Columns(), table.column_names, where)
+    chosen = resolve(columns or Columns(), table.column_names, where, declared=True)
     image = str(chosen.image)
-    if hasattr(table.features[image], "decode"):
-        table = table.cast_column(image, _library().Image(decode=False))
-    questions = kinds = None
+    table = _undecoded(table, chosen, where)
+    questions = kinds = owners = None
     if chosen.question is None:
         texts = check_captions(list(table[str(chosen.caption)]), where)
     else:
         texts, questions, kinds = _asked(table, chosen, where)
-    images = table.select_columns([image])
-    pictures = ArrowColumn(table=images, column=image, keys=_keys(images, image, f"{where} ({split})"))
     picture_owned = chosen.owner == image
-    owners = pictures.keys if picture_owned else None
     if chosen.owner and not picture_owned:
-        owners = names_of(list(table[chosen.owner]), where, "owner")
+        owners = names_of(_named(table, chosen.owner), where, "owner")
+    pictures = ArrowColumn(table=table.select_columns([image]), column=image)
+    check_pictures(pictures, places, decoder, missing=missing, where=where, split=split)
+    owners = [text_key(key) for key in pictures.keys] if picture_owned else owners
     said = texts if questions is None else [(question, *given) for question, given in zip(questions, texts)]
     check_rows(pictures.keys, said, owners, where, "same picture, same text")
-    _probe_some(pictures, len(texts), decoder, where)
     return tabled(
         name=f"{Path(name).name} ({split})",
         kind="hugging_face",
@@ -104,7 +76,11 @@ def hugging_face(
         owners=owners,
         labels=_labels(table, chosen.label, where),
         decoder=decoder,
-        facts={"split": split, "bytes": int(table.data.nbytes)},
+        facts={
+            "split": split,
+            "bytes": int(table.data.nbytes),
+            "pictures": digest_of(part for pair in zip(pictures.keys, pictures.stamps) for part in pair),
+        },
         public=public,
         questions=questions,
         kinds=kinds,
@@ -124,25 +100,27 @@ def _asked(table: Any, chosen: Columns, where: str) -> tuple[list[tuple[str, ...
     return check_answers(list(table[str(chosen.answer)]), where), questions, kinds
 
 
-def _keys(table: Any, column: str, where: str) -> list[str]:
-    """Return of each row what tells its picture from others: a digest of its bytes, else its real path. Never shown.
+def _undecoded(table: Any, chosen: Columns, where: str) -> Any:
+    """Return the table with its pictures as they are stored. Raises BadInput where reading another column opens files.
 
-    Rows are streamed: all bytes of the column are read once, of which a few rows are in memory. A row without a picture
-    is known by its number.
+    `datasets` decodes a column as the data set declares it, and would open whatever path stands in it.
     """
-    return [_key(_source(row[column]), f"{where} row {number}") for number, row in enumerate(table, 1)]
+    columns = dict.fromkeys(name for name in vars(chosen).values() if name is not None)
+    image = _library().Image
+    for name in columns:
+        feature = table.features[name]
+        if name == chosen.image and isinstance(feature, image):
+            table = table.cast_column(name, image(decode=False))
+        elif _opens_files(feature):
+            kind = "one picture in each row" if name == chosen.image else "text"
+            raise BadInput(f"{where}: column '{name}' is not declared as {kind}, but as {type(feature).__name__}.")
+    return table
 
 
-def _key(source: bytes | str | None, otherwise: str) -> str:
-    if isinstance(source, bytes):
-        return hashlib.blake2b(source, digest_size=16).hexdigest()
-    return otherwise if source is None else os.path.realpath(source)
-
-
-def _source(cell: Any) -> bytes | str | None:
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    return cell if isinstance(cell, bytes | str) and cell else None
+def _opens_files(feature: Any) -> bool:
+    inner = [feature.feature] if hasattr(feature, "feature") else feature
+    parts = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list) else ()
+    return hasattr(feature, "decode_example") or any(_opens_files(part) for part in parts)
 
 
 def _library() -> Any:
@@ -153,55 +131,14 @@ def _library() -> Any:
     return datasets
 
 
-def _loaded(name: str, split: str) -> Any:
-    datasets = _library()
-    path = Path(name)
-    try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = datasets.load_from_disk(name)
-        elif path.is_file() and path.suffix == ".parquet":
-            found = datasets.load_dataset("parquet", data_files={split: name})
-        elif path.is_dir() and any(path.glob("**/*.parquet")):
-            found = datasets.load_dataset("parquet", data_dir=name)
-        elif path.is_dir():
-            found = datasets.load_dataset("imagefolder", data_dir=name)
-        elif path.exists():
-            raise BadInput(f"{name} is no parquet file and no folder.")
-        else:
-            found = datasets.load_dataset(name)
-    except BadInput:
-        raise
-    except Exception as error:  # its message may quote rows
-        if path.exists():
-            raise BadInput(f"{name} cannot be loaded by the datasets library: {type(error).__name__}.") from None
-        raise BadInput(
-            f"no folder {name} here, and the hub has no data set of that name or cannot be reached "
-            f"({type(error).__name__}). Offline, name a folder made by save_to_disk, or parquet files."
-        ) from None
-    if not hasattr(found, "keys"):
-        found = {"train" if found.split is None else str(found.split): found}  # one table is no test set of itself
-    if split not in found:
-        raise BadInput(f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found))}.")
-    return found[split]
-
-
 def _labels(table: Any, column: str | None, where: str) -> list[str] | None:
     if column is None:
         return None
+    return names_of(_named(table, column), where, "label")
+
+
+def _named(table: Any, column: str) -> list[Any]:
+    """Return the cells of a column, of a ClassLabel the names instead of their numbers."""
     values = list(table[column])
-    names = getattr(table.features[column], "names", None)  # of a ClassLabel
-    if names:
-        values = [None if value is None or value < 0 else names[value] for value in values]  # -1: not labelled
-    return names_of(values, where, "label")
-
-
-def _probe_some(pictures: ArrowColumn, num_rows: int, decoder: Decoder, where: str) -> None:
-    places = np.unique(np.linspace(0, num_rows - 1, min(_PROBED, num_rows)).astype(int)).tolist()
-
-    def sources() -> Iterator[tuple[bytes | str, str]]:
-        for place in places:
-            with contextlib.suppress(UndecodableRow):
-                yield pictures.source(place), f"{where} row {place + 1}"
-
-    if not probe_headers(sources(), decoder):
-        raise BadInput(f"{where}: column '{pictures.column}' holds no picture in any of {len(places)} rows looked at.")
+    names = getattr(table.features[column], "names", None)
+    return [None if value is None or value < 0 else names[value] for value in values] if names else values  # -1: none

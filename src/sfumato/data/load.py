@@ -11,11 +11,14 @@ from sfumato.data.decode import Decoder
 from sfumato.data.easy_vqa import easy_vqa
 from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
+from sfumato.data.hints import near
 from sfumato.data.hub import hugging_face
+from sfumato.data.hub_files import holds, is_saved, not_data
 from sfumato.data.idx import fashion_mnist, mnist
+from sfumato.data.regular import is_special
 from sfumato.data.shape_questions import shape_questions
 from sfumato.data.shapes import shapes
-from sfumato.data.table import Columns, near
+from sfumato.data.table import Columns
 from sfumato.data.vqa2 import vqa2_folder
 
 WITH_QUESTIONS = ("shape-questions", "easy-vqa", "vqa2")
@@ -38,7 +41,7 @@ class Options:
         captions: table of a picture folder.
         columns: of the table or data set.
         decoder: declared window and size limit.
-        missing: "error" or "zero", of a picture folder and of vqa2.
+        missing: "error" or "zero", of a picture folder, of vqa2 and of a Hugging Face data set.
         public: the user declares pictures and captions public.
         num, seed, image_size, scenes: of shapes and shape-questions.
         templates: captions of labelled pictures (Fashion-MNIST, MNIST, CIFAR) with {label} and {a}; () takes the usual.
@@ -86,14 +89,17 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
             raise BadInput("hf: needs a name, for example hf:owner/name or hf:folder.")
         return _hugging_face(rest, split, options)
     path = Path(spec)
-    if path.suffix == ".parquet" and path.is_file():
+    if path.suffix.lower() == ".parquet" and path.is_file():
         return _hugging_face(spec, split, options)
     if not path.is_dir():
+        if path.is_file() or is_special(path):
+            raise BadInput(f"--data {spec} {not_data(path)}")
+        hint = near(spec, [*BUILT_IN, *_beside(path)])
         raise BadInput(
-            f"--data '{spec}' is no folder and none of {', '.join(BUILT_IN)}{near(spec, [*BUILT_IN, *_beside(path)])}. "
+            f"--data '{spec}' is no folder and none of {', '.join(BUILT_IN)}{hint or '.'} "
             f"A data set of the hub is written hf:{spec}."
         )
-    if _is_arrow(path) and options.captions is None:
+    if options.captions is None and _is_arrow(path):
         return _hugging_face(spec, split, options)
     if split != "train":
         raise BadInput(f"a picture folder has no split '{split}': hold a part out with --holdout.")
@@ -174,10 +180,15 @@ def _vqa2(rest: str, split: str, options: Options) -> Captioned:
 
 
 def _hugging_face(name: str, split: str, options: Options) -> Captioned:
-    _refuse_unread(
-        options, ("captions", "missing", *_OF_SHAPES, *_OF_QUESTIONED, *_OF_LABELLED), "a Hugging Face data set"
+    _refuse_unread(options, ("captions", *_OF_SHAPES, *_OF_QUESTIONED, *_OF_LABELLED), "a Hugging Face data set")
+    return hugging_face(
+        name,
+        split,
+        columns=options.columns,
+        decoder=options.decoder,
+        missing=options.missing,
+        public=options.public,
     )
-    return hugging_face(name, split, columns=options.columns, decoder=options.decoder, public=options.public)
 
 
 def _refuse_unread(options: Options, names: tuple[str, ...], kind: str) -> None:
@@ -188,10 +199,19 @@ def _refuse_unread(options: Options, names: tuple[str, ...], kind: str) -> None:
 
 
 def _is_arrow(path: Path) -> bool:
-    marks = ("dataset_dict.json", "state.json")
-    return any((path / mark).is_file() for mark in marks) or any(path.glob("**/*.parquet"))
+    """Say whether a folder is read by `datasets`. Raises BadInput where it holds pictures and parquet files."""
+    if is_saved(path):
+        return True
+    pictures, captioned, parquet = holds(path)
+    if parquet and pictures and not captioned:
+        raise BadInput(
+            f"{path} holds pictures and parquet files: write hf:{path} to read the parquet files, or give the table "
+            "of the pictures with --captions."
+        )
+    return parquet and not pictures
 
 
 def _beside(path: Path) -> list[str]:
     parent = path.parent
-    return [str(parent / name) for name in sorted(os.listdir(parent))] if parent.is_dir() else []
+    names = sorted(os.listdir(parent)) if parent.is_dir() else []
+    return [str(parent / name) for name in names if name.endswith(".parquet") or (parent / name).is_dir()]

@@ -7,6 +7,8 @@ from pathlib import Path
 from sfumato.base.errors import BadInput
 from sfumato.data.decode import EXTENSIONS
 from sfumato.data.files import inside, listed
+from sfumato.data.keys import text_key
+from sfumato.data.regular import text_of
 from sfumato.data.table import TABLES, check_captions
 
 
@@ -35,9 +37,8 @@ def sidecars(folder: Path) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return files and captions of a folder where x.txt captions x.png; sorted, so that row numbers are stable."""
     names = _names(folder)
     pictures = [os.path.relpath(path, folder) for path in picture_files(folder)]
-    text_of = {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(".txt")}
-    stems = [os.path.splitext(name)[0] for name in pictures]
-    bare = [name for name, stem in zip(pictures, stems) if stem not in text_of]
+    chosen = _caption_files(names, pictures)
+    bare = [name for name, text in zip(pictures, chosen) if not text]
     if bare:
         tables = [name for name in names if os.path.splitext(name)[1].lower() in TABLES]
         hint = f" Is {tables[0]} the caption table? Then give --captions." if tables else ""
@@ -45,18 +46,23 @@ def sidecars(folder: Path) -> tuple[list[str], list[tuple[str, ...]]]:
             f"{len(bare)} of {len(pictures)} pictures in {folder} have no caption beside them: {bare[0]} needs "
             f"{os.path.splitext(bare[0])[0]}.txt, or give a table with --captions.{hint}"
         )
-    shared = [stem for stem, times in Counter(stems).items() if times > 1]
+    shared = [text for text, times in Counter(chosen).items() if times > 1]
     if shared:
-        raise BadInput(f"several pictures in {folder} share the caption file {text_of[shared[0]]}.")
+        raise BadInput(f"several pictures in {folder} share the caption file {shared[0]}.")
     root = os.path.realpath(folder)
     files = listed(folder, pictures, str(folder))
-    texts = [_sidecar_text(folder, root, text_of[stem]) for stem in stems]
+    texts = [_sidecar_text(folder, root, text) for text in chosen]
     return files, check_captions(texts, f"caption files of {folder}")
+
+
+def _caption_files(names: list[str], pictures: list[str]) -> list[str]:
+    """Return the .txt file of each picture, "" where it has none; a copied file's name may be composed otherwise."""
+    texts = {os.path.splitext(name)[0]: name for name in names if name.lower().endswith(".txt")}
+    by_key = {text_key(stem): name for stem, name in texts.items()}
+    stems = [os.path.splitext(name)[0] for name in pictures]
+    return [texts.get(stem) or by_key.get(text_key(stem), "") for stem in stems]
 
 
 def _sidecar_text(folder: Path, root: str, name: str) -> str:
     inside(root, name, f"caption file {name}")
-    try:
-        return (folder / name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError):
-        raise BadInput(f"caption file {folder / name} cannot be read as UTF-8 text.") from None
+    return text_of(folder / name)

@@ -5,6 +5,7 @@ import numpy as np
 from sfumato.base.errors import BadInput
 from sfumato.base.seeds import derive, words
 from sfumato.data.captioned import Captioned
+from sfumato.data.keys import owner_key, text_key
 
 _PUBLIC = bytes(32)  # which records are held out is no secret: the same split on every machine
 
@@ -50,7 +51,7 @@ def _owner_name(captioned: Captioned, index: int) -> str:
 
 
 def check_disjoint(train: Captioned, test: Captioned) -> None:
-    """Refuse a pair of sets that share an owner, a picture file or a row.
+    """Refuse a pair of sets that share an owner, a picture file or a row; names are compared as `keys` says.
 
     Raises:
         BadInput: with the number of shared owners, files or rows; never their names.
@@ -75,14 +76,14 @@ def _owner_set(captioned: Captioned) -> set[str]:
     if captioned.owner_codes is None or captioned.picture_owned:  # pictures are compared by file
         return set()
     codes = np.unique(captioned.owner_codes[np.asarray(captioned.selection, np.int64)])
-    return {captioned.owner_names[code] for code in codes}
+    return {owner_key(captioned.owner_names[code]) for code in codes}
 
 
 def _file_set(captioned: Captioned) -> set[str]:
     if not len(captioned) or captioned.rows.file(int(captioned.selection[0])) is None:
         return set()
     files = (captioned.rows.file(int(row)) for row in captioned.selection)
-    return {file for file in files if file is not None}
+    return {text_key(file) for file in files if file is not None}
 
 
 def one_per_record(captioned: Captioned) -> Captioned:

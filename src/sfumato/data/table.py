@@ -3,31 +3,30 @@
 Messages name files, columns and row numbers (the first data row is 1), never the content of a cell.
 """
 
-import csv
-import difflib
+import io
 import json
-import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput
+from sfumato.data.header import GUESSES, match_name, shown, usual
+from sfumato.data.hints import counted, near, siblings
+from sfumato.data.keys import is_blank, owner_key, spells_missing
+from sfumato.data.regular import text_of
+from sfumato.data.separated import separated
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-_SHOWN = 5  # row numbers that a message names
-_GUESSES = {
-    "image": ("file", "file_name", "filename", "image", "image_path", "filepath", "path"),
-    "caption": ("caption", "text", "report", "sentence", "description"),
-    "question": ("question",),
-    "answer": ("answer", "answers"),
-}
+JSON_LINES = (".jsonl", ".ndjson")
+TABLES = (".csv", ".tsv", *JSON_LINES)
 _OF_CAPTIONS = ("image", "caption", "owner", "label")
 _OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
+_UNSHOWN = " The first line must name the columns; it is not shown, because it may be a row of the data."
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character outside the first 65,536, as JSON escapes it
-_FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,51 +56,33 @@ class Columns:
     kind: str | None = None
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Return the columns of a CSV, TSV or JSON-lines file in UTF-8.
+def read_table(path: Path, folder: Path | None = None) -> dict[str, list[Any]]:
+    """Return the columns of a CSV, TSV or JSON-lines file in UTF-8, or in UTF-16 with its byte order mark.
+
+    Args:
+        path: of the table.
+        folder: of the pictures, to recognise rows that a stray quote has drawn into a cell (see `separated`).
 
     Raises:
-        BadInput: no such file, another format, not UTF-8, no rows, a row of the wrong length, a repeated column.
+        BadInput: no such file, another format, not UTF-8, no rows, a row of the wrong length, a repeated column, a
+            quote that swallows rows.
     """
     if not path.is_file():
-        raise BadInput(f"caption table {path} does not exist{near(path.name, siblings(path))}.")
-    if path.suffix.lower() not in TABLES:
+        why = "is not a regular file" if path.exists() else f"does not exist{near(path.name, siblings(path))}"
+        raise BadInput(f"caption table {path} {why}.")
+    ending = path.suffix.lower()
+    if ending not in TABLES:
         raise BadInput(f"caption table {path} must end in {', '.join(TABLES)}.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = _json_lines(path, file) if path.suffix.lower() in (".jsonl", ".ndjson") else _separated(path, file)
-    except UnicodeDecodeError:
-        raise BadInput(f"{path} is not UTF-8: save it as UTF-8.") from None
+    text = text_of(path)
+    table = _json_lines(path, text) if ending in JSON_LINES else separated(path, text, folder)
     if not table or not next(iter(table.values())):
         raise BadInput(f"{path} has no rows.")
     return table
 
 
-def _separated(path: Path, file: Any) -> dict[str, list[Any]]:
-    first = file.readline()
-    file.seek(0)
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=first.count)
-    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise BadInput(f"{path} has several columns named {', '.join(map(repr, repeated))}.")
-        rows = [row for row in reader if row]
-    except csv.Error:
-        raise BadInput(
-            f"{path} is no valid table near line {reader.line_num}: a quote or a separator is wrong."
-        ) from None
-    odd = [number for number, row in enumerate(rows, 1) if len(row) != len(names)]
-    if odd:
-        raise BadInput(f"{path} has {len(names)} columns, but {counted(odd)} have another number of cells.")
-    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
-
-
-def _json_lines(path: Path, file: Any) -> dict[str, list[Any]]:
+def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if not line.strip():
             continue
         try:
@@ -131,30 +112,36 @@ def parsed(text: str) -> Any:
     return value
 
 
-def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
-    """Return `columns` with the guesses filled in. Raises BadInput naming a column that is not there."""
+def resolve(columns: Columns, names: Sequence[str], where: str, *, declared: bool = False) -> Columns:
+    """Return `columns` with the guesses filled in.
+
+    Args:
+        columns: what the user names.
+        names: of the columns that are there.
+        where: of messages.
+        declared: each name is one for certain, as keys in JSON lines are; the first line of a CSV may be a row of data.
+
+    Raises:
+        BadInput: naming a column that is not there, or a role whose column is not clear.
+    """
     chosen: dict[str, str | None] = {}
+    named = [name for name in vars(columns).values() if name is not None]
+    known = list(names) if declared else shown(names, named)
+    listing = f" Its columns are {', '.join(known)}." if known else _UNSHOWN
     for role in _OF_QUESTIONS if _asks(columns, names, where) else _OF_CAPTIONS:
         name = getattr(columns, role)
-        if name is None and role in _GUESSES:
-            usual = _usual(role, names)
-            if len(usual) != 1:
-                raise BadInput(
-                    f"{where}: which column is the {role}? Its columns are {', '.join(names)}; name one with "
-                    f"--{role}-column."
-                )
-            name = usual[0]
-        if name is not None and name not in names:
-            raise BadInput(
-                f"{where} has no column '{name}' (--{role}-column); its columns are "
-                f"{', '.join(names)}{near(name, names)}."
-            )
+        if name is None and role in GUESSES:
+            found = usual(role, names)
+            if len(found) != 1:
+                raise BadInput(f"{where}: which column is the {role}? Name it with --{role}-column.{listing}")
+            name = found[0]
+        elif name is not None:
+            name = match_name(name, names)
+            if name is None:
+                given = getattr(columns, role)
+                raise BadInput(f"{where} has no column '{given}' (--{role}-column){near(given, known) or '.'}{listing}")
         chosen[role] = name
     return Columns(**chosen)
-
-
-def _usual(role: str, names: Sequence[str]) -> list[str]:
-    return [known for known in names if known.lower() in _GUESSES[role]]
 
 
 def _asks(columns: Columns, names: Sequence[str], where: str) -> bool:
@@ -166,30 +153,48 @@ def _asks(columns: Columns, names: Sequence[str], where: str) -> bool:
                 "questions, whose answer is what is learned: name only one kind."
             )
         return True
-    return columns.caption is None and not _usual("caption", names) and bool(_usual("question", names))
+    return columns.caption is None and not usual("caption", names) and bool(usual("question", names))
 
 
 def check_captions(values: Sequence[Any], where: str, role: str = "caption") -> list[tuple[str, ...]]:
     """Return each row's captions (a cell is a string or a list of strings), or texts of another role.
 
     Raises:
-        BadInput: with count and first row numbers, where captions are empty or no text.
+        BadInput: with count and first row numbers, where captions are empty, only spell a missing value ("nan") or are
+            no text.
     """
     captions: list[tuple[str, ...]] = []
-    empty, wrong = [], []
+    empty, spelled, wrong = [], [], []
     for number, value in enumerate(values, 1):
         texts = tuple(value) if isinstance(value, list | tuple) else ("" if value is None else value,)
         if not all(isinstance(text, str) for text in texts):
             wrong.append(number)
-        elif not texts or not all(text.strip() for text in texts):
+        elif not texts or any(is_blank(text) for text in texts):
             empty.append(number)
+        elif _says_nothing(value, texts, role):
+            spelled.append(number)
         else:
             captions.append(tuple(joined(text) for text in texts))
     if wrong:
         raise BadInput(f"{where}: the {role} is no text in {counted(wrong)}.")
+    _check_filled(empty, spelled, where, role)
+    return captions
+
+
+def _says_nothing(value: Any, texts: Sequence[str], role: str) -> bool:
+    if role != "answer":
+        return any(spells_missing(text) for text in texts)
+    return isinstance(value, str) and spells_missing(value, answer=True)  # of a list each is what a person wrote
+
+
+def _check_filled(empty: Sequence[int], spelled: Sequence[int], where: str, role: str) -> None:
     if empty:
         raise BadInput(f"{where}: the {role} is empty in {counted(empty)}. Fill or remove these rows.")
-    return captions
+    if spelled:
+        raise BadInput(
+            f"{where}: the {role} only spells a missing value (such as nan, None or NULL) in {counted(spelled)}. "
+            "Fill or remove these rows."
+        )
 
 
 def check_questions(values: Sequence[Any], where: str) -> list[str]:
@@ -237,51 +242,35 @@ def joined(text: str) -> str:
 def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
     """Return names (of owners, labels, kinds, files) as strings: a text as it stands, a whole number by its digits.
 
-    17 and 17.0, which a missing value turns a column of numbers into, are one owner; ["Ann", "Bob"] is none. Labels may
-    also be true or false.
+    Owners are brought to the one form of `owner_key`: 17, "17" and 17.0, which a missing value turns a column of
+    numbers into, are one owner; ["Ann", "Bob"] is none. Labels and kinds are composed (NFC), with single blanks; labels
+    may also be true or false. Files are left as they are written.
 
     Raises:
-        BadInput: with count and first row numbers of cells that are empty, or neither text nor a whole number.
+        BadInput: with count and first row numbers of cells that are empty, or neither text nor a whole number; of
+            owners also of those that spell a missing value.
     """
     texts = [str(value) if role == "label" and isinstance(value, bool) else _name(value) for value in values]
     wrong = [number for number, text in enumerate(texts, 1) if text is None]
     if wrong:
         raise BadInput(f"{where}: the {role} is neither text nor a whole number in {counted(wrong)}.")
-    empty = [number for number, text in enumerate(texts, 1) if not text]
-    if empty:
-        raise BadInput(f"{where}: the {role} is empty in {counted(empty)}.")
-    return [text for text in texts if text]
+    names = [_FORM_OF.get(role, _composed)(text) for text in texts if text is not None]
+    empty = [number for number, name in enumerate(names, 1) if not name]
+    spelled = [number for number, name in enumerate(names, 1) if role == "owner" and spells_missing(name)]
+    _check_filled(empty, spelled, where, role)
+    return names
 
 
 def _name(value: Any) -> str | None:
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else None
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, float | Decimal):
+        return owner_key(str(value)) if value == value // 1 else None
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def counted(numbers: Sequence[int]) -> str:
-    """Return "3 rows (2, 5, 9)".
-
-    >>> counted([1, 2, 3, 4, 5, 6])
-    '6 rows (1, 2, 3, 4, 5, ...)'
-    """
-    shown = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
-    return f"{len(numbers)} row{'' if len(numbers) == 1 else 's'} ({shown})"
+def _composed(name: str) -> str:
+    return joined(unicodedata.normalize("NFC", name))
 
 
-def near(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean 'a', 'b'?" or nothing, comparing without regard to case."""
-    by_lower: dict[str, str] = {}
-    for other in known:
-        by_lower.setdefault(other.lower(), other)
-    found = difflib.get_close_matches(name.lower(), list(by_lower), n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(repr(by_lower[other]) for other in found)}?" if found else ""
-
-
-def siblings(path: Path) -> list[str]:
-    """Return up to 10,000 names beside a path, for near matches."""
-    if not path.parent.is_dir():
-        return []
-    return sorted(os.listdir(path.parent))[:10_000]
+_FORM_OF = {"owner": owner_key, "image": str.strip}

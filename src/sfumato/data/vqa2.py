@@ -10,19 +10,23 @@ COCO number: however many questions a picture has, they are one record.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
-from sfumato.data.files import check_rows, inside, probe, stamps
-from sfumato.data.folder import MISSING, Files
+from sfumato.data.files import MISSING, check_rows, inside, probe, stamps
+from sfumato.data.folder import Files
+from sfumato.data.hints import counted, near, siblings
+from sfumato.data.regular import text_of
 from sfumato.data.rows import tabled
-from sfumato.data.table import check_questions, commonest_first, counted, joined, near, parsed, siblings
+from sfumato.data.table import check_questions, commonest_first, joined, parsed
 
 KINDS = ("answer_type", "question_type")
 SPLITS = ("train", "val")
+_SUBTYPE = re.compile(r"[\w-]+")
 _ENDINGS = (".jpg", ".jpeg", ".png")
 
 
@@ -126,6 +130,8 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
     kinds = [str(entry.get(kind) or "unknown") for entry in found]
     types = [entry.get("answer_type") for entry in found]
     subtype = whole.get("data_subtype")
+    if not isinstance(subtype, str) or not _SUBTYPE.fullmatch(subtype):  # it becomes a part of file names
+        subtype = ""
     return _Asked(
         questions=texts,
         answers=answers,
@@ -133,7 +139,7 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
         answer_types=[told if isinstance(told, str) and told else None for told in types],
         numbers=[entry["question_id"] for entry in asked],
         images=[entry["image_id"] for entry in asked],
-        subtype=subtype if isinstance(subtype, str) else "",
+        subtype=subtype,
     )
 
 
@@ -141,9 +147,10 @@ def _entries(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any
     """Return the list `name` of a JSON file, and the whole."""
     if not path.is_file():
         raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path))}.")
+    text = text_of(path)
     try:
-        whole = parsed(path.read_text(encoding="utf-8-sig"))
-    except ValueError:  # no JSON, or no UTF-8
+        whole = parsed(text)
+    except ValueError:
         raise BadInput(f"{path} is not JSON in UTF-8 that can be read.") from None
     entries = whole.get(name) if isinstance(whole, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):

@@ -21,7 +21,7 @@ class Data:
         holdout: fraction of the owners (or rows) that is held out; 0 where the set has a test split of its own.
         window: declared public range (low, high) of 16-bit and DICOM pictures.
         max_pixels: public limit on the pixels of a picture; larger ones count as unreadable.
-        missing: "error" or "zero": what a listed picture that is absent is.
+        missing: "error" or "zero": whether a listed picture that does not exist is an error or contributes zero.
         public: the user declares pictures and captions public.
         num, seed, scenes: of shapes and shape-questions.
         kinds: of shape-questions: which kinds of question are asked; () is all.

@@ -1,0 +1,120 @@
+"""Tables with separators, CSV and TSV: the separator, Excel's first line, and quotes that swallow rows.
+
+A message names lines of the file (its first line is 1) and columns, never the content of a cell.
+"""
+
+import csv
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sfumato.base.errors import BadInput
+from sfumato.data.decode import EXTENSIONS
+from sfumato.data.header import shown
+from sfumato.data.hints import counted
+from sfumato.data.keys import text_key
+
+_SEPARATORS = ",;\t|"
+_EXCEL = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+_FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
+_TRIED = 20  # rows by which the separator is found
+_Row = tuple[int, list[str]]  # the line on which it begins, and its cells
+
+
+def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]]:
+    """Return the columns of a table with a header line; columns without a name are left out.
+
+    Args:
+        path: of the table.
+        text: its content.
+        folder: the pictures' folder, by which a row inside a cell is recognised; None goes by usual endings only.
+
+    Raises:
+        BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    excel = _EXCEL.match(text)
+    body = text[excel.end() :] if excel else text
+    separator = excel[1] if excel else "\t" if path.suffix.lower() == ".tsv" else _separator(body)
+    rows = list(_rows(path, body, separator, 1 if excel else 0))
+    for line, row in rows:
+        _check_not_merged(path, line, row, separator, folder)
+    if not rows:
+        return {}
+    names = [text_key(name) for name in rows[0][1]]
+    _check_header(path, names)
+    _check_lengths(path, names, rows[1:])
+    return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names) if name}
+
+
+def _separator(text: str) -> str:
+    """Return the separator by which most of the first rows have as many cells as the first, then the most cells."""
+    return max(_SEPARATORS, key=lambda separator: _fit(text, separator))
+
+
+def _fit(text: str, separator: str) -> tuple[int, int]:
+    rows = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        lengths = [len(row) for row in itertools.islice(rows, _TRIED)]
+    except csv.Error:
+        return 0, 0
+    return (lengths.count(lengths[0]), lengths[0]) if lengths and lengths[0] > 1 else (0, 0)
+
+
+def _rows(path: Path, text: str, separator: str, skipped: int) -> Iterator[_Row]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    while True:
+        line = skipped + reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error:
+            raise BadInput(
+                f"{path} is no valid table in the row that begins on line {line}: a quote or a separator is wrong."
+            ) from None
+        if row is None:
+            return
+        if row:
+            yield line, row
+
+
+def _check_not_merged(path: Path, line: int, row: list[str], separator: str, folder: Path | None) -> None:
+    """Refuse a row with a cell that holds further rows: a quote that is never closed runs on to the next one."""
+    for cell in row:
+        lines = cell.splitlines()
+        if len(lines) > 1 and any(_is_row(part, separator, folder) for part in lines):
+            raise BadInput(
+                f"{path} line {line}: a quote in this row runs over the rows that follow, so that several rows would "
+                "be one. Close or remove the quote; a cell that is right as it is can be written in JSON lines."
+            )
+
+
+def _is_row(line: str, separator: str, folder: Path | None) -> bool:
+    parts = [part.strip(' "') for part in line.split(separator)]
+    return len(parts) > 1 and any(_names_picture(part, folder) for part in parts)
+
+
+def _names_picture(part: str, folder: Path | None) -> bool:
+    if os.path.splitext(part)[1].lower() in EXTENSIONS:
+        return True
+    return bool(part) and folder is not None and os.path.isfile(os.path.join(folder, part))
+
+
+def _check_header(path: Path, names: list[str]) -> None:
+    repeated = [place for place, name in enumerate(names) if name and names.index(name) != place]
+    if repeated:
+        known = shown(names)
+        which = f" named {', '.join(sorted({repr(known[place]) for place in repeated}))}" if known else " of one name"
+        raise BadInput(f"{path} has several columns{which}: its first line must name each column once.")
+
+
+def _check_lengths(path: Path, names: list[str], rows: list[_Row]) -> None:
+    odd = [(number, line) for number, (line, row) in enumerate(rows, 1) if len(row) != len(names)]
+    if odd:
+        numbers = counted([number for number, _ in odd])
+        raise BadInput(
+            f"{path} has {len(names)} columns, but {numbers} have another number of cells; the first is on line "
+            f"{odd[0][1]}."
+        )
