@@ -107,9 +107,10 @@ def kinds_of_rows(
     failed, odd = torch.zeros_like(micro_batch.valid), torch.zeros_like(micro_batch.valid)
     for place in micro_batch.valid.nonzero().squeeze(1).tolist():
         reseed(place)
+        row = norms.row_of(micro_batch.batch, place)
         try:
             with torch.enable_grad(), (computation.autocast or nullcontext)(), norms.following(measured.singles, 1):
-                rows(computation.model, norms.row_of(micro_batch.batch, place))
+                rows(computation.model, row)
         except norms.OffPath:
             odd[place] = True
         except Exception:

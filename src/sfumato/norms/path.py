@@ -18,6 +18,8 @@ from sfumato.norms.layout import Axis, Layouts
 Visit = tuple[Any, ...]
 """One call: function, shapes of its results, plain arguments, what it addresses by values."""
 
+_READS = {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__contains__"}
+_READS |= {"__bool__", "__int__", "__float__", "__complex__", "__index__"}
 _PLAIN = (int, float, bool, str, type(None))
 
 
@@ -26,7 +28,12 @@ class OffPath(Refused):
 
 
 def visit(name: str, args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Visit | None:
-    """Return what is compared of a call; None for one that returns no tensor."""
+    """Return what is compared of a call; None for one that returns no tensor and reads no value.
+
+    What is read into Python (`item`, `bool`) may decide anything that follows, so it is compared by value.
+    """
+    if name in _READS:
+        return name, repr(out)
     if isinstance(out, Tensor):
         shapes: Any = out.shape
     elif name == "__setitem__":
