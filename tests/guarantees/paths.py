@@ -1,8 +1,7 @@
 """Models whose path through the layers depends on values, on the number of rows or on what came before.
 
-Each is (model, loss, rows): the loss is one value per row, rows are single-row batches of real values, hostile ones among
-them. What the mechanism makes of a micro-batch of them must be what a loop over single rows gives, or the model must be
-refused before the first step.
+Losses give one value per row; rows are batches of one, hostile ones among them. What a mechanism makes of a micro-batch
+of them must be what a loop over single rows gives, or the model must be refused before the first step.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """What a record adds is what its row adds alone, whatever path a micro-batch takes through the model; or a refusal.
 
-The sums of the mechanisms are compared with loops over single rows that use autograd alone, for models that choose, sort,
-pack or branch by value, and with hostile rows among them.
+The sums of the mechanisms are compared with loops over single rows that use autograd alone, for models that choose,
+sort, pack or branch by value, and with hostile rows among them.
 """
 
 from collections.abc import Callable, Sequence

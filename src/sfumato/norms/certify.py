@@ -79,7 +79,7 @@ def _take(subject: Subject, pool: Pool, assembly: Assembly, paths: list[Path], *
         return
     _check_apart(subject, pool, assembly)
     if first:
-        raise fault if isinstance(fault, Refused) else Refused(f"{type(fault).__name__}: {fault}")
+        raise fault
     if not isinstance(fault, OffPath):  # the same calls, and other entries: what decides is not in the path
         paths[:] = [path for path in paths if _fault_or_off(subject, pool, assembly, path) is None]
     elif add and len(paths) < _MOST_PATHS and not assembly.poison:

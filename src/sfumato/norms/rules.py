@@ -59,6 +59,8 @@ def _affine(tape: Tape, call: Call, x: Tensor, weight: Any, bias: Any, transpose
     if call.is_tracked(x):
         raise call.refuse("the input of a linear map is itself a parameter that was expanded over the batch.")
     measures_weight = call.is_tracked(weight)
+    if measures_weight and weight.dim() != 2:
+        raise call.refuse("a weight that is not a matrix has no rule; use a matrix, or elementwise products.")
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
         left = call.layout.to_tokens(wide(out_grad))

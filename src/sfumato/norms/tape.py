@@ -63,6 +63,10 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in _WIDE else tensor.float()
 
 
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+
+
 @dataclass
 class Call:
     """One call of a torch function on a tracked tensor: a parameter, or one computed from parameters alone."""
@@ -218,7 +222,12 @@ class Tape(TorchFunctionMode):
             return self._derive(func(*args, **kwargs), operands, lookup=looked_up(name, args, kwargs))
         label = f"{', '.join(sorted(names))} (used in {name})"
         call = Call(func, args, kwargs, operands, Layout(axis, self._num_examples), label, self._position - 1)
-        return _RULES[name](self, call)
+        try:
+            return _RULES[name](self, call)
+        except Refused:
+            raise
+        except Exception as error:
+            raise call.refuse(f"no rule measures this use ({_short(error)}).") from error
 
     def _without_rule(self, func: Callable, name: str, args: tuple, kwargs: dict, operands: list[Tensor]) -> Any:
         out = func(*args, **kwargs)
@@ -260,8 +269,10 @@ class Tape(TorchFunctionMode):
                 return self._observe(slot, out_grad)
             try:
                 found = slot.gradients(out_grad, saved)
-            except ValueError as error:
-                raise slot.call.refuse(str(error)) from error
+            except Refused:
+                raise
+            except Exception as error:
+                raise slot.call.refuse(f"no rule measures this use ({_short(error)}).") from error
             for operand, factor in found:
                 if factor.count != self.num_units:
                     raise slot.call.refuse(f"its rule states {factor.count} gradients for {self.num_units} units.")
