@@ -57,7 +57,8 @@ LEFT_OUT = {
 STANDING = {
     "floating_point": "The proof is over real numbers. Noise is drawn and added in 64-bit floating point, whose gaps "
     "can in principle be exploited (Mironov, CCS 2012).",
-    "side_channels": "Run time, memory use and the files in private/ are outside the claim.",
+    "side_channels": "Run time, memory use and the files in private/ are outside the claim. A micro-batch that follows "
+    "no certified path is computed row by row, which takes longer: the time of a step may depend on values of records.",
     "groups": "Records are protected one at a time. What is true of many people (a disease and how it looks) is what "
     "the model is meant to learn.",
 }

@@ -49,7 +49,9 @@ def loader(
     """Return an iterable of (step, micro_batches), from `private.step` to the last step of the plan.
 
     Args:
-        dataset: map-style (`len`, `[index]`). Optional: `draw(index, rng)`, a row augmented by a numpy generator
+        dataset: map-style (`len`, `[index]`). Each row must be made of one record alone: a data set that mixes records
+            (mixup, neighbours) cannot be seen from outside but where it reads several entries of a sequence of its
+            own, which is refused. Optional: `draw(index, rng)`, a row augmented by a numpy generator
             (without it `dataset[index]` runs under seeded global generators); `manifest()`, a dict that names the
             data for the fingerprint; `owners`, a list of arrays: the rows of each owner. With owners a record is an
             owner, and a drawn owner gives one row by its own key, or as many as the unit's `views`.

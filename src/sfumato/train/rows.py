@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 
 from sfumato.base import BadInput, seeds
 from sfumato.mechanisms import MicroBatch
+from sfumato.train.own_rows import check_reads_alone
 
 CollateFn = Callable[[list[Any]], Any]
 _TRIED = 16  # rows that the form of all is seen from
@@ -130,10 +132,7 @@ class Rows(Dataset):
 
     def _make(self, request: RowRequest) -> Any:
         try:
-            if hasattr(self._dataset, "draw"):
-                return self._dataset.draw(request.row, seeds.generator(request.key))
-            with seeded(request.key):
-                return self._dataset[request.row]
+            return _read(self._dataset, request)
         except Exception as error:
             return Failed(type(error).__name__)
 
@@ -159,7 +158,11 @@ class Rows(Dataset):
             )
         if not forms[0].leads_with_one:
             raise BadInput("collate_fn must make a nesting of tensors that lead with the rows: (1, ...) of [row].")
-        self._check_apart([place for place, one in zip(places, made, strict=True) if not isinstance(one, Failed)][:2])
+        readable = [place for place, one in zip(places, made, strict=True) if not isinstance(one, Failed)][:2]
+        for place in readable:
+            request = RowRequest(place, seeds.derive(bytes(32), "alone", place))
+            check_reads_alone(self._dataset, partial(_read, request=request))
+        self._check_apart(readable)
         self.form = forms[0]
 
     def _check_apart(self, places: list[int]) -> None:
@@ -185,6 +188,14 @@ class Rows(Dataset):
                 "collate_fn makes of two rows something else than of each alone (mixup, a mean over the batch, padding "
                 "to the longest): rows must not meet before they are clipped. Make each row by itself."
             )
+
+
+def _read(dataset: Any, request: RowRequest) -> Any:
+    """Return one row as the data set makes it, under the row's own key."""
+    if hasattr(dataset, "draw"):
+        return dataset.draw(request.row, seeds.generator(request.key))
+    with seeded(request.key):
+        return dataset[request.row]
 
 
 @dataclass(frozen=True, kw_only=True)
