@@ -118,7 +118,9 @@ def joint_sum(
     count = batch_size(batch)
     scratch = scratch or Scratch()
     with scratch.lending():
-        tape = Tape(parameters, paths, count, units=Units.of(units, count), scratch=scratch)
+        grouped = Units.of(units, count)
+        open_end = grouped is not None and loss.combine is None
+        tape = Tape(parameters, paths, count, units=grouped, scratch=scratch, open_end=open_end)
         with torch.enable_grad(), tape:
             with (autocast or nullcontext)():
                 made = loss.rows(model, batch)

@@ -112,7 +112,7 @@ def pair_jacobians(
     with torch.enable_grad(), tape:
         with (autocast or nullcontext)():
             u, v = embed(model, batch)
-        tape.finish()
+        tape.finish(whole=False)
         of_u = _passes(tape, parameters, u, last=False)
         half = None if exact else _side(of_u, u)
         of_v = _passes(tape, parameters, v, last=True)

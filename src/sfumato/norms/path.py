@@ -75,9 +75,12 @@ class Walk:
     Args:
         paths: of which one must be followed.
         num_rows: N.
+        open_end: whether calls on no parameter may follow behind the end of a path: what a unit of rows makes of its
+            rows' losses.
     """
 
-    def __init__(self, paths: Sequence[Path], num_rows: int) -> None:
+    def __init__(self, paths: Sequence[Path], num_rows: int, *, open_end: bool = False) -> None:
+        self._open_end = open_end
         self._alive = list(paths)
         self._num_rows = num_rows
         self._place = 0
@@ -95,10 +98,15 @@ class Walk:
         if seen is None:
             return
         place, self._place = self._place, self._place + 1
-        alive = [path for path in self._alive if place < len(path.visits) and path.visits[place] == seen]
+        alive = [path for path in self._alive if self._goes_on(path, place, seen)]
         if not alive:
             self.leave(name)
         self._alive = alive
+
+    def _goes_on(self, path: Path, place: int, seen: Visit) -> bool:
+        if place < len(path.visits):
+            return path.visits[place] == seen
+        return self._open_end
 
     def leave(self, name: str) -> None:
         """Leave all paths. Raises OffPath."""
@@ -122,8 +130,20 @@ class Walk:
             self.leave(function)
         return next(iter(found))
 
-    def finish(self) -> None:
-        """End the forward pass. Raises OffPath where a path goes on."""
-        self._alive = [path for path in self._alive if len(path.visits) == self._place]
+    def _past(self, path: Path) -> bool:
+        return self._open_end and len(path.visits) < self._place
+
+    def finish(self, *, whole: bool = True) -> None:
+        """End the forward pass.
+
+        Args:
+            whole: whether a certified path must end here; a part of one may (embeddings, where a loss of them was
+                certified).
+
+        Raises:
+            OffPath: no path ends here.
+        """
+        if whole:
+            self._alive = [path for path in self._alive if len(path.visits) == self._place or self._past(path)]
         if self._left is not None or not self._alive:
             self.leave("the end")

@@ -157,6 +157,7 @@ class Tape(TorchFunctionMode):
         observe: called with (slot, out_grad) as gradients arrive; used by the probes.
         units: groups of examples that are clipped together; None: every example by itself.
         scratch: memory for gradients that are written out.
+        open_end: whether calls on no parameter may follow behind a path.
     """
 
     many_passes = False  # whether several backward passes follow one forward pass
@@ -169,6 +170,7 @@ class Tape(TorchFunctionMode):
         observe: Callable[[Slot, Tensor], None] | None = None,
         units: Units | None = None,
         scratch: Scratch | None = None,
+        open_end: bool = False,
     ) -> None:
         super().__init__()
         device = next(iter(parameters.values())).device
@@ -179,7 +181,7 @@ class Tape(TorchFunctionMode):
         self.slots: list[Slot] = []
         self.unruled: dict[str, str] = {}
         self.replaying = False  # in the backward pass, where calls come from gradient checkpointing
-        self._walk = Walk(paths, num_examples)
+        self._walk = Walk(paths, num_examples, open_end=open_end)
         self._num_examples = num_examples
         self._position = 0
         self._observe = observe
@@ -206,13 +208,13 @@ class Tape(TorchFunctionMode):
             self._walk.step(name, args, kwargs, out)
         return out
 
-    def finish(self) -> None:
+    def finish(self, *, whole: bool = True) -> None:
         """End the forward pass: what is called from here on belongs to the backward pass.
 
         Raises:
             OffPath: the forward pass did not follow a certified path to its end.
         """
-        self._walk.finish()
+        self._walk.finish(whole=whole)
         self.replaying = True
 
     def _by_rule(self, func: Callable, name: str, args: tuple, kwargs: dict, operands: list[Tensor]) -> Any:
@@ -227,6 +229,8 @@ class Tape(TorchFunctionMode):
         except Refused:
             raise
         except Exception as error:
+            if self.replaying:  # gradient checkpointing ends what it computes again by an exception
+                raise
             raise call.refuse(f"no rule measures this use ({_short(error)}).") from error
 
     def _without_rule(self, func: Callable, name: str, args: tuple, kwargs: dict, operands: list[Tensor]) -> Any:
