@@ -146,3 +146,19 @@ def test_grid_has_the_papers_row() -> None:
     (row,) = accounting_grid(233_804_767, [1_310_720], [0.728], 5708, 1 / 233_804_767)
     assert round(row["epsilon_rdp"], 2) == 8.05
     assert round(row["epsilon_pld"], 2) == 7.34
+
+
+def test_what_the_card_cannot_state_costs_no_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cap of one: the cross-check of epsilon has no delta left, which showed only when all steps were spent."""
+    command = ["dp-cap", "--data", "shapes:60", "--expected-batch-size", "16", "--steps", "3", "--size", "pico"]
+    assert main(["train", *command, "--cap", "1", "--noise-multiplier", "1", "--out", str(tmp_path / "run")]) != 0
+    assert "raise the cap" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_card_that_lacks_a_fact_costs_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = small(tmp_path / "run")
+    made = make(run)
+    with pytest.raises(BadInput, match="vocabulary"):
+        train_run(run, made=replace(made, public={}))
+    assert not (tmp_path / "run").exists()

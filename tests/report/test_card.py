@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from sfumato.base import BadInput
+from sfumato.base.rounding import upper
 from sfumato.report import card
 
 Facts = dict[str, Any]
@@ -107,3 +108,15 @@ def test_card_is_plain_json(facts: Facts) -> None:
     built = card.build(facts)
     assert json.loads(json.dumps(built)) == built
     assert built["schema"] == card.SCHEMA
+
+
+@pytest.mark.parametrize("epsilon", [1e-9, 0.00123456, 0.0999])
+def test_a_small_epsilon_shows_its_digits(facts: Facts, epsilon: float) -> None:
+    built = card.build(
+        {**facts, "epsilon": epsilon, "epsilon_pld": epsilon, "epsilon_rdp": epsilon, "delta": 1.66666e-6}
+    )
+    shown = upper(epsilon)
+    assert float(shown) >= epsilon > 0.99 * float(shown)
+    assert built["statement"].startswith(f"({shown}, 1.66666e-06)-")
+    for row in (f"| epsilon | {shown} |", f"| epsilon by RDP | {shown} |", "| delta | 1.66666e-06 |"):
+        assert row in card.markdown(built)

@@ -7,7 +7,7 @@ from tests.train.case import STEPS, Records, Run, loss_fn, make_model, make_plan
 import sfumato as sf
 from sfumato.base import BadInput, Refused, ledger
 from sfumato.report import build
-from sfumato.train import PrivateGradients, card_facts, loader, record_look
+from sfumato.train import PrivateGradients, card_facts, loader, planned_facts, record_look
 
 WORDS = {
     "record": "one row",
@@ -147,3 +147,59 @@ def test_a_folder_without_a_run(tmp_path):
         pass
     with pytest.raises(BadInput, match="nothing was trained"):
         _facts(tmp_path)
+
+
+TIGHT = sf.Poisson(num_records=60, expected_batch_size=16, cap=1)
+UNCLAIMABLE = {
+    "cap": {"sampler": TIGHT},
+    "cap under replace-one": {"sampler": TIGHT, "relation": "replace_one", "delta": 1e-18},
+    "delta": {"delta": 1e-18},
+    "noise": {"noise_multiplier": 0.001, "sampler": sf.Poisson(num_records=60, expected_batch_size=60)},
+}
+
+
+@pytest.mark.parametrize("case", UNCLAIMABLE)
+def test_what_its_card_cannot_state_is_refused_before_the_first_step(case, tmp_path):
+    with Run(tmp_path, plan=make_plan(**UNCLAIMABLE[case]), options={}) as run:
+        with pytest.raises(Refused, match=r"raise (the cap|delta|it)"):
+            run.loader()
+        history = ledger.read(tmp_path / "private" / "ledger.jsonl")
+        assert not history.steps
+        assert not history.attempts
+
+
+def test_a_run_that_claims_nothing_is_not_refused(tmp_path):
+    """Its micro-batches are drawn elsewhere, or there is no noise to speak of: the card is stamped, and whole."""
+    with Run(tmp_path / "declared", plan=make_plan(sampler=TIGHT), options={}) as run:
+        run.private.declare_batches("mine")
+    for noise in (0.0, 1e-9):
+        out = tmp_path / str(noise)
+        with Run(out, plan=make_plan(noise_multiplier=noise), options={}) as run:
+            run.train()
+        card = build(_facts(out))
+        assert card["epsilon"] is card["epsilon_pld"] is card["epsilon_rdp"] is None
+        assert any("NOT PRIVATE" in stamp for stamp in card["stamps"])
+
+
+def test_what_was_spent_has_a_card_whatever_the_accountant_says(tmp_path, monkeypatch):
+    with Run(tmp_path, options={}) as run:
+        run.train()
+
+    def refuse(*_, **__):
+        raise Refused("no figure for this: raise delta.")
+
+    monkeypatch.setattr("sfumato.accounting.epsilon", refuse)
+    card = build(_facts(tmp_path))
+    assert card["stamps"] == ["NOT PROVED: no figure for this: raise delta."]
+    assert card["epsilon"] is card["epsilon_pld"] is card["max_true_positive_rate"] is None
+
+
+def test_the_rehearsed_card_is_the_card(tmp_path):
+    with Run(tmp_path, options={}) as run:
+        run.train()
+    whole, planned = _facts(tmp_path), planned_facts(run.plan, **WORDS)
+    of_the_ledger = {"attempts", "steps_by_attempt", "ledger_head", "versions"}
+    assert set(whole) == set(planned)
+    assert {k: v for k, v in whole.items() if k not in of_the_ledger} == {
+        k: v for k, v in planned.items() if k not in of_the_ledger
+    }

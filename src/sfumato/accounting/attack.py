@@ -4,7 +4,8 @@ import math
 
 from scipy.optimize import minimize_scalar
 
-from sfumato.accounting.epsilon import REPORT_DISCRETIZATION, Steps, charged_delta, compose_pld, merge
+from sfumato.accounting.compose import REPORT_DISCRETIZATION
+from sfumato.accounting.epsilon import Steps, charged_delta, compose_pld, merge
 from sfumato.base import BadInput
 
 _LOWEST_LOG_E = -20.0  # 1 - e is then within 1e-8 of 1
@@ -37,9 +38,8 @@ def max_true_positive_rate(
     merged = merge(steps)
     if not merged:
         return false_positive_rate
-    # The direction in which the record is present under P: dp_accounting's public methods take the worse of both
-    # directions, which for subsampled steps is not the question asked here.
-    present = compose_pld(merged, discretization)._pmf_remove
+    # The direction in which the record is present under P: the worse of both is not the question asked here.
+    present = compose_pld(merged, discretization).present
 
     def bound(log_e: float) -> float:
         return float(present.get_delta_for_epsilon(log_e)) + false_positive_rate * math.exp(log_e)

@@ -10,13 +10,18 @@ from dataclasses import replace
 
 from scipy.optimize import brentq
 
+from sfumato.accounting.compose import REPORT_DISCRETIZATION, SEARCH_DISCRETIZATION
 from sfumato.accounting.conventions import Accountant, check_supported, supported
-from sfumato.accounting.epsilon import REPORT_DISCRETIZATION, SEARCH_DISCRETIZATION, check_delta, epsilon
-from sfumato.base import BadInput, GaussianStep, Refused
+from sfumato.accounting.epsilon import check_delta, epsilon
+from sfumato.base import BadInput, FixedSizeDraw, GaussianStep, Refused
 
 MAX_EPSILON = 1000.0
 MAX_STEPS = 1_000_000
-_LEAST_NOISE, _MOST_NOISE = 0.02, 1e6
+_LEAST_NOISE = 0.02
+_MOST_NOISE: dict[Accountant, float] = {"pld": 1e12, "rdp": 1e6}
+"""Beyond, more noise counts as this much (`conventions`)."""
+_FAR = 8.0  # a guess at the noise from which the search starts there, and not at 1
+_OTHER_WAY = " RDP has no small epsilons (its orders end at 1,024): Poisson sampling has PLD."
 _DIGITS = 5  # of a calibrated noise multiplier: what is printed is what is used
 
 
@@ -33,7 +38,7 @@ def calibrate_noise_multiplier(
         accountant: None takes PLD where it is supported, else RDP.
 
     Raises:
-        Refused: no proved charge, or no noise up to 10^6 reaches the target.
+        Refused: no proved charge, or no noise (up to 10^12, by RDP 10^6) reaches the target.
         BadInput: a number is out of range.
     """
     accountant = _checked(step, epsilon, delta, accountant)
@@ -48,15 +53,29 @@ def calibrate_noise_multiplier(
     def fine(multiplier: float) -> float:
         return at(multiplier, REPORT_DISCRETIZATION)
 
-    found = _least_noise(coarse, epsilon, tolerance=2e-3)
+    most = _MOST_NOISE[accountant]
+    try:
+        found = _least_noise(coarse, epsilon, most, start=min(_guess(step, num_steps, epsilon, delta), most))
+    except Refused as error:
+        raise Refused(f"{error}{_OTHER_WAY if accountant == 'rdp' else ''}") from None
     found = _newton(found, coarse, fine(found) - epsilon)
     if abs(fine(found) - epsilon) > 1e-3 * epsilon:
         # Many steps sharing a small epsilon: coarse and fine differ too much for one step to join them.
-        found = _least_noise(fine, epsilon, tolerance=1e-5, start=found)
+        found = _least_noise(fine, epsilon, most, tolerance=1e-5, start=found)
     found = _round_up(found)
     while fine(found) > epsilon:
         found = _round_up(found * (1.0 + 1e-9))  # the next number of five digits
     return found
+
+
+def _guess(step: GaussianStep, num_steps: int, epsilon: float, delta: float) -> float:
+    """Return where to look first: 1, or near the noise of a Gaussian at a small epsilon where that is much."""
+    draw = step.draw
+    prob = (
+        draw.batch_size / draw.num_records if isinstance(draw, FixedSizeDraw) else getattr(draw, "sampling_prob", 1.0)
+    )
+    noise = prob * math.sqrt(num_steps * 2.0 * math.log(1.25 / delta)) / epsilon
+    return noise if noise > _FAR and epsilon < 1.0 else 1.0
 
 
 def calibrate_steps(step: GaussianStep, *, epsilon: float, delta: float, accountant: Accountant | None = None) -> int:
@@ -128,13 +147,15 @@ def _epsilon_or_inf(step: GaussianStep, num_steps: int, delta: float, accountant
         return math.inf
 
 
-def _least_noise(epsilon_at: Callable[[float], float], target: float, *, tolerance: float, start: float = 1.0) -> float:
+def _least_noise(
+    epsilon_at: Callable[[float], float], target: float, most: float, *, start: float, tolerance: float = 2e-3
+) -> float:
     """Return the root of epsilon_at(multiplier) = target; epsilon falls with the noise."""
     high = start
     while epsilon_at(high) > target:
         high *= 2.0
-        if high > _MOST_NOISE:
-            raise Refused(f"no noise multiplier up to {_MOST_NOISE:g} reaches epsilon = {target:g} at this delta.")
+        if high > most:
+            raise Refused(f"no noise multiplier up to {most:g} reaches epsilon = {target:g} at this delta.")
     low = high
     while low > _LEAST_NOISE and epsilon_at(low) <= target:
         high, low = low, low * 0.75

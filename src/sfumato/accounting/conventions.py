@@ -80,6 +80,8 @@ _WHY_NO_RELATION: dict[tuple[type, Relation], str] = {
 }
 _NEGLIGIBLE = 1e-17  # over 10^6 steps 1e-11, where delta is 1e-7 or so
 _SWAP_SLACK = 1e-9  # presence and swap are products of floats: 2 * C may differ from swap in its last bit
+_LARGEST_PLD, _LARGEST_RDP, _LEAST_PROB = 1e12, 1e6, 1e-15
+"""More noise, and rarer draws, count as this much: upper bounds, where the accountants' arithmetic would break down."""
 _PLD_RELATIONS = {
     Relation.ADD_REMOVE: NeighborRel.ADD_OR_REMOVE_ONE,
     Relation.ZERO_OUT: NeighborRel.REPLACE_SPECIAL,
@@ -97,7 +99,6 @@ class PldTerms:
         relation: dp_accounting's relation.
         truncation: (N, cap) if the truncated event is used, else None.
         delta: what one step takes from delta.
-        by_fft: whether T steps are composed numerically (else in closed form).
     """
 
     noise_multiplier: float
@@ -105,7 +106,11 @@ class PldTerms:
     relation: NeighborRel
     truncation: tuple[int, int] | None = None
     delta: float = 0.0
-    by_fft: bool = True
+
+    @property
+    def is_gaussian(self) -> bool:
+        """Whether nothing is drawn: T such steps are one Gaussian with the noise divided by sqrt(T)."""
+        return self.sampling_prob == 1.0 and self.truncation is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +157,16 @@ def pld_terms(step: GaussianStep) -> PldTerms:
     """Return what a privacy loss distribution is given for one step. Raises Refused outside the table."""
     check_supported(step, "pld")
     relation = _PLD_RELATIONS[step.relation]
-    draw, multiplier = step.draw, step.std / step.presence
+    draw, multiplier = step.draw, min(step.std / step.presence, _LARGEST_PLD)
     if isinstance(draw, FullBatchDraw):
-        return PldTerms(noise_multiplier=2.0 * step.std / step.swap, sampling_prob=1.0, relation=relation, by_fft=False)
+        multiplier = min(2.0 * step.std / step.swap, _LARGEST_PLD)
+        return PldTerms(noise_multiplier=multiplier, sampling_prob=1.0, relation=relation)
     assert isinstance(draw, PoissonDraw | CappedPoissonDraw)
-    terms = {"noise_multiplier": multiplier, "sampling_prob": draw.sampling_prob, "relation": relation}
+    terms = {
+        "noise_multiplier": multiplier,
+        "sampling_prob": max(draw.sampling_prob, _LEAST_PROB),
+        "relation": relation,
+    }
     overflow = cap_overflow(draw)
     if isinstance(draw, PoissonDraw) or overflow == 0.0:
         return PldTerms(**terms)
@@ -170,15 +180,17 @@ def rdp_terms(step: GaussianStep) -> RdpTerms:
     check_supported(step, "rdp")
     draw = step.draw
     if isinstance(draw, FullBatchDraw):
-        return RdpTerms(event=dp_accounting.GaussianDpEvent(step.std / step.swap), relation=NeighborRel.REPLACE_ONE)
+        return RdpTerms(event=_gaussian_event(step.std, step.swap), relation=NeighborRel.REPLACE_ONE)
     if isinstance(draw, FixedSizeDraw):
         # Under ZERO_OUT the null record is one of the records that may be exchanged, at distance presence.
         distance = step.swap if step.relation is Relation.REPLACE_ONE else max(step.swap, step.presence)
         event = dp_accounting.SampledWithoutReplacementDpEvent(
-            draw.num_records, draw.batch_size, dp_accounting.GaussianDpEvent(step.std / distance)
+            draw.num_records, draw.batch_size, _gaussian_event(step.std, distance)
         )
         return RdpTerms(event=event, relation=NeighborRel.REPLACE_ONE)
-    event = dp_accounting.PoissonSampledDpEvent(
-        draw.sampling_prob, dp_accounting.GaussianDpEvent(step.std / step.presence)
-    )
+    event = dp_accounting.PoissonSampledDpEvent(draw.sampling_prob, _gaussian_event(step.std, step.presence))
     return RdpTerms(event=event, relation=_PLD_RELATIONS[step.relation], delta=cap_overflow(draw))
+
+
+def _gaussian_event(std: float, distance: float) -> dp_accounting.GaussianDpEvent:
+    return dp_accounting.GaussianDpEvent(min(std / distance, _LARGEST_RDP))

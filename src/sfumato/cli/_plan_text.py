@@ -19,7 +19,7 @@ def head(title: str, plan: "Plan", row: dict[str, Any]) -> Text:
         f"{title} ({row['num_parameters']:,} trainable parameters), {row['unit']}\n"
         f"{describe_sampling(plan)}\n"
         f"{plan.steps:,} steps of {_count(plan.batch_size)} records in expectation; "
-        f"delta {plan.delta:.3g}, relation {row['relation']}"
+        f"delta {upper(plan.delta)}, relation {row['relation']}"
     )
 
 
@@ -60,7 +60,7 @@ def listing(row: dict[str, Any], plan: "Plan") -> Table:
     lines = {
         "epsilon (PLD)": _epsilon(row["epsilon_pld"]),
         "epsilon (RDP)": _epsilon(row["epsilon_rdp"]),
-        "delta": f"{row['delta']:.4g}",
+        "delta": upper(row["delta"], digits=4),
         "relation": row["relation"],
         "unit": row["unit"],
         "sampling": describe_sampling(plan),
@@ -139,7 +139,7 @@ def sentences(rows: list[dict[str, Any]]) -> list[Text]:
         )
     ]
     for row in rows:
-        named = f"epsilon {_short(row['epsilon_pld'] or row['epsilon_rdp'])}: " if len(rows) > 1 else ""
+        named = f"epsilon {_epsilon(row['epsilon_pld'] or row['epsilon_rdp'])}: " if len(rows) > 1 else ""
         found += [Text(f"Warning: {named}{warning}", style="yellow") for warning in row["warnings"]]
     found.append(Text("Epsilon does not cover:"))
     return found + [Text(f"  - {sentence}") for sentence in rows[0]["not_covered"]]

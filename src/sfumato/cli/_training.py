@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sfumato.base.rounding import upper
 from sfumato.recipes.run import Run
 
 
@@ -30,8 +31,8 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
     for warning in plan.warnings:
         console.print(f"[yellow]warning[/] {warning}", highlight=False)
     console.print(
-        f"{plan.unit.describe()}; noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of "
-        f"{plan.batch_size:g} expected records, delta {plan.delta:.3g}",
+        f"{plan.unit.describe()}; noise multiplier {plan.noise_multiplier:.5g}, {plan.steps} steps of "
+        f"{plan.batch_size:g} expected records, delta {upper(plan.delta)}",
         highlight=False,
     )
     epsilon = train_run(
@@ -42,7 +43,9 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
         seed=seed,
         made=made,
     )
-    claim = f"epsilon {epsilon:.3f} at delta {plan.delta:.3g}" if epsilon is not None else "no epsilon is proved"
+    claim = (
+        f"epsilon {upper(epsilon, 3)} at delta {upper(plan.delta)}" if epsilon is not None else "no epsilon is proved"
+    )
     console.print(f"[bold]{claim}[/]; to share: {settings.out / 'export'}", highlight=False)
     return 0
 
@@ -51,7 +54,7 @@ def show_progress(console: Console) -> Callable[[Any], None]:
     """Return what prints a line of public progress."""
 
     def show(progress: Any) -> None:
-        epsilon = "" if progress.epsilon is None else f"  epsilon {progress.epsilon:.3f}"
+        epsilon = "" if progress.epsilon is None else f"  epsilon {upper(progress.epsilon, 3)}"
         loss = "" if progress.loss is None else f"  loss {progress.loss:.4f} (un-noised)"
         held_out = "" if progress.measured is None else f"  held-out loss {progress.measured:.3f}"
         console.print(

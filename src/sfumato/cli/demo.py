@@ -24,6 +24,7 @@ class DemoCommand:
 def run(command: DemoCommand) -> int:
     """Show the table, five captions and the report's path."""
     from sfumato import evaluate
+    from sfumato.base.rounding import upper
     from sfumato.cli._training import show_progress
     from sfumato.recipes.demo import demo
     from sfumato.report import tables
@@ -32,7 +33,7 @@ def run(command: DemoCommand) -> int:
     shown = demo(command.out, on_progress=show_progress(Console(file=sys.stderr)))
     console = Console()
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(shown["results"])]
-    console.print(tables.table(rows, list(evaluate.COLUMNS), title=f"epsilon {shown['epsilon']:.2f}"))
+    console.print(tables.table(rows, list(evaluate.COLUMNS), title=f"epsilon {upper(shown['epsilon'])}"))
     for sample in shown["samples"][:5]:
         console.print(f"  says [bold]{sample['generated']}[/]  (is: {sample['reference']})", highlight=False)
     minutes = (time.monotonic() - begun) / 60

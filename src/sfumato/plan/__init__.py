@@ -4,7 +4,7 @@ from sfumato.plan.claim import Claim
 from sfumato.plan.contrast import ConjecturedLoss, InfoNCE, PairLoss, Sigmoid, SpreadOut
 from sfumato.plan.coupled import Group, Pair
 from sfumato.plan.defaults import default_batch_size, default_steps
-from sfumato.plan.explain import card_facts, describe_sampling, figures, num_parameters
+from sfumato.plan.explain import card_facts, check_claim, describe_sampling, figures, num_parameters, plan_facts
 from sfumato.plan.grid import epsilon_grid
 from sfumato.plan.plan import Plan
 from sfumato.plan.units import Conjectured, Example, Unit
@@ -23,10 +23,12 @@ __all__ = [
     "SpreadOut",
     "Unit",
     "card_facts",
+    "check_claim",
     "default_batch_size",
     "default_steps",
     "describe_sampling",
     "epsilon_grid",
     "figures",
     "num_parameters",
+    "plan_facts",
 ]

@@ -52,6 +52,6 @@ class Claim:
         if self.steps_charged != self.steps_executed:
             charged += f" ({self.steps_executed:,} executed)"
         return (
-            f"({upper(self.epsilon)}, {self.delta:.3g})-differential privacy for {_PROTECTS[self.relation]}, "
+            f"({upper(self.epsilon)}, {upper(self.delta)})-differential privacy for {_PROTECTS[self.relation]}, "
             f"after {charged}, accountant {self.accountant}."
         )

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato import accounting
 from sfumato.base import BadInput, Relation
+from sfumato.base.rounding import upper
 from sfumato.plan.plan import Plan
 from sfumato.sampling import FixedSize, FullBatch
 
@@ -43,7 +44,7 @@ def not_covered(plan: Plan) -> list[str]:
     if plan.relation is Relation.ADD_REMOVE:
         found.append(
             "The number of records is protected only if it is nowhere printed. "
-            f"delta = {plan.delta:.3g} has to be well below 1 / N, which cannot be checked here."
+            f"delta = {upper(plan.delta)} has to be well below 1 / N, which cannot be checked here."
         )
     elif plan.sampler.num_records is not None:
         found.append(f"The number of records, {plan.sampler.num_records:,}, is public.")
@@ -121,16 +122,21 @@ def describe_sampling(plan: Plan) -> str:
     return words
 
 
-def card_facts(plan: Plan, steps_executed: int, *, stop_was_public: bool = False) -> dict[str, Any]:
-    """Return what the plan knows of a run's card, in the card's keys: plain JSON values.
+def check_claim(plan: Plan) -> None:
+    """Compute whatever the card of a finished run states by an accountant, so that what fails does so before step 1.
 
-    Args:
-        plan: the plan of the run.
-        steps_executed: all executed steps, all attempts together.
-        stop_was_public: see `Plan.claim`.
+    A plan that claims nothing (a simulation, a conjecture, no noise) has nothing to fail.
+
+    Raises:
+        Refused: an accountant that the card names has no figure for all planned steps.
     """
-    claim = plan.claim(steps_executed, stop_was_public=stop_was_public)
-    rate = None if claim.epsilon is None else max_true_positive_rate(plan, claim.steps_charged)
+    claim = plan.claim(plan.steps)
+    if claim.epsilon is not None:
+        max_true_positive_rate(plan, claim.steps_charged)
+
+
+def plan_facts(plan: Plan) -> dict[str, Any]:
+    """Return what a card states of the plan itself, in the card's keys: plain JSON values, whatever was executed."""
     return {
         "unit": plan.unit.describe(),
         "relation": str(plan.relation),
@@ -144,21 +150,39 @@ def card_facts(plan: Plan, steps_executed: int, *, stop_was_public: bool = False
         "noise_std": plan.noise_std,
         "noise_multiplier": plan.noise_multiplier,
         "divisor": plan.divisor,
-        "accountant": claim.accountant or "none",
-        "epsilon": claim.epsilon,
-        "epsilon_pld": claim.epsilon_pld,
-        "epsilon_rdp": claim.epsilon_rdp,
         "delta": plan.delta,
-        "max_true_positive_rate": rate,
-        "steps_executed": claim.steps_executed,
-        "steps_charged": claim.steps_charged,
         "steps_planned": plan.steps,
         "tan_eta": tan_eta(plan),
         "num_records": plan.sampler.num_records,
         "is_simulation": plan.is_simulation,
-        "stamps": list(claim.stamps),
         "warnings": plan.warnings,
         "not_covered": not_covered(plan),
+    }
+
+
+def card_facts(plan: Plan, steps_executed: int, *, stop_was_public: bool = False) -> dict[str, Any]:
+    """Return what the plan knows of a run's card, in the card's keys: plain JSON values.
+
+    Args:
+        plan: the plan of the run.
+        steps_executed: all executed steps, all attempts together.
+        stop_was_public: see `Plan.claim`.
+
+    Raises:
+        Refused: an accountant that the card names has no figure for these steps; `check_claim` says so beforehand.
+    """
+    claim = plan.claim(steps_executed, stop_was_public=stop_was_public)
+    rate = None if claim.epsilon is None else max_true_positive_rate(plan, claim.steps_charged)
+    return {
+        **plan_facts(plan),
+        "accountant": claim.accountant or "none",
+        "epsilon": claim.epsilon,
+        "epsilon_pld": claim.epsilon_pld,
+        "epsilon_rdp": claim.epsilon_rdp,
+        "max_true_positive_rate": rate,
+        "steps_executed": claim.steps_executed,
+        "steps_charged": claim.steps_charged,
+        "stamps": list(claim.stamps),
     }
 
 

@@ -145,8 +145,7 @@ class Plan:
         """
         self.check_proved()
         count = self.steps if steps is None else whole("steps", steps, low=0)
-        chosen = accountant or self.default_accountant
-        return accounting.epsilon([(self.step_event, count)], self.delta, chosen)
+        return accounting.epsilon([(self.step_event, count)], self.delta, accountant or self.default_accountant)
 
     def epsilon_pld(self, steps: int | None = None) -> float | None:
         """Return epsilon by PLD, None where this sampler and relation have no PLD charge; errors as `epsilon`."""
@@ -247,8 +246,7 @@ class Plan:
         """
         executed = whole("steps", steps, low=0)
         charged = executed if stop_was_public else max(executed, self.steps)
-        stamps = self._stamps()
-        proved = not stamps
+        proved = not self.stamps
         return Claim(
             steps_executed=executed,
             steps_planned=self.steps,
@@ -260,11 +258,12 @@ class Plan:
             accountant=self.default_accountant if proved else None,
             relation=self.relation,
             unit=self.unit.describe(),
-            stamps=stamps,
+            stamps=self.stamps,
         )
 
-    def _stamps(self) -> tuple[str, ...]:
-        """Return why nothing may be claimed, in the words of the card; empty where something may."""
+    @property
+    def stamps(self) -> tuple[str, ...]:
+        """Why nothing may be claimed, in the words of the card; empty where something may."""
         stamps = []
         if self.is_simulation:
             stamps.append("NOT PROVED: a scaled-down simulation (TAN) carries no epsilon")
@@ -272,6 +271,8 @@ class Plan:
             stamps.append(f"NOT PROVED: {self.unit.describe()}")
         if self.noise_std == 0.0:
             stamps.append("NOT PRIVATE: no noise was added")
+        elif (self.noise_multiplier or 0.0) < warnings.HARDLY_ANY_NOISE:
+            stamps.append("NOT PRIVATE: there is too little noise for any epsilon")
         return tuple(stamps)
 
     @property
@@ -290,7 +291,7 @@ class Plan:
             steps=self.steps,
             sampling_prob=self.sampling_prob,
             noise_multiplier=self.noise_multiplier,
-            epsilon=self.epsilon() if calibrated and not self._stamps() else None,
+            epsilon=warnings.epsilon_of(self) if calibrated else None,
             signal_to_noise=self.signal_to_noise(num_parameters or warnings.FEW_PARAMETERS) if calibrated else None,
             num_parameters=num_parameters,
             caution=self.unit.caution(self.batch_size),
@@ -312,7 +313,7 @@ class Plan:
         Raises:
             BadInput: the plan has no noise yet.
         """
-        claimed = not self._stamps()
+        claimed = not self.stamps
         return {
             "noise_multiplier": self.noise_multiplier,
             "noise_std": self.noise_std,

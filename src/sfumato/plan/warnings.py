@@ -1,9 +1,14 @@
 """Sentences that a user should hear before training: what is allowed, and rarely what was meant."""
 
 import math
+from typing import Any
+
+from sfumato.base import Refused
+from sfumato.base.rounding import upper
 
 HIGH_EPSILON = 10.0
 LOW_NOISE = 0.3
+HARDLY_ANY_NOISE = 1e-3  # a step that shows a record costs epsilon 500,000 and more
 SMALL_BATCH = 8.0
 FEW_PARAMETERS = 1000
 """Stands in for the number of trainable parameters where it is not known: fewer than any model here has."""
@@ -32,20 +37,28 @@ def find(
     return [sentence for sentence in found if sentence]
 
 
+def epsilon_of(plan: Any) -> float | None:
+    """Return the plan's epsilon, None where it has none."""
+    try:
+        return plan.epsilon()
+    except Refused:
+        return None
+
+
 def _delta(delta: float, num_records: int | None) -> str | None:
     # delta = 1/N comes back from JSON and from arithmetic a last bit lower
     if num_records is None or delta * num_records < 1.0 - 1e-9:
         return None
     return (
-        f"delta {delta:.3g} is not below 1/N = {1.0 / num_records:.3g}: publishing one whole record, picked at random, "
-        "would satisfy it. Take 1/(10 N) or less."
+        f"delta {upper(delta)} is not below 1/N = {1.0 / num_records:.3g}: publishing one whole record, picked at "
+        "random, would satisfy it. Take 1/(10 N) or less."
     )
 
 
 def _epsilon(epsilon: float | None) -> str | None:
     if epsilon is None or epsilon < HIGH_EPSILON:
         return None
-    return f"epsilon {epsilon:.2f} is {HIGH_EPSILON:g} or more: alone it promises almost nothing to a record."
+    return f"epsilon {upper(epsilon)} is {HIGH_EPSILON:g} or more: alone it promises almost nothing to a record."
 
 
 def _noise(noise_multiplier: float | None) -> str | None:

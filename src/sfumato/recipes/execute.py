@@ -1,6 +1,5 @@
 """Train a run and hand on what may be shared: weights, tokenizer, card. The same call again resumes."""
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import torch
 
 from sfumato import report, train
 from sfumato.base import BadInput
+from sfumato.base.rounding import upper
 from sfumato.recipes.config import CONFIG, changes, write_config
 from sfumato.recipes.course import FILE, course_of
 from sfumato.recipes.made import Made
@@ -75,6 +75,7 @@ def train_run(
         measure=course.measure if course else None,
         on_progress=on_progress,
     )
+    report.build(facts(run, made, train.planned_facts, made.plan))  # whatever the card lacks shows before step 1
     first = train.join_world(_device()).first
     changed = changes(run)
     if first and changed is None:
@@ -89,7 +90,7 @@ def train_run(
         ) from None
     if changed and not accept_new_attempt:
         raise BadInput(
-            f"the run in {run.out} is finished (epsilon {finished.epsilon}) with other settings: {'; '.join(changed)}. "
+            f"the run in {run.out} is finished ({_words(finished.epsilon)}) with other settings: {'; '.join(changed)}. "
             "Name another folder with --out."
         )
     if first:
@@ -172,14 +173,16 @@ def _device() -> torch.device:
 def hand_on(run: Run, made: Made) -> None:
     """Write export/: model, what goes with it, and card. Everything in it is released or declared public."""
     made.export(run.out / "export")
-    report.card.write(report.build(facts(run, made)), run.out / "export")
+    report.card.write(report.build(facts(run, made, train.card_facts, run.out)), run.out / "export")
 
 
-def facts(run: Run, made: Made) -> dict[str, Any]:
-    """Return the facts of the card: measured from plan and ledger, and declared."""
+def facts(run: Run, made: Made, facts_of: Callable[..., dict[str, Any]], what: Any) -> dict[str, Any]:
+    """Return the facts of the card: measured from the ledger (`card_facts` of a folder) or planned (of a plan), and
+    declared.
+    """
     owner = run.data.owner_column
-    return train.card_facts(
-        run.out,
+    return facts_of(
+        what,
         record=f"all rows of one value of the column {owner!r}" if owner else made.record,
         owner_column=owner,
         public={
@@ -195,6 +198,10 @@ def facts(run: Run, made: Made) -> dict[str, Any]:
             "who_sees_what": "export/ is meant to be shared; private/ (seed, ledger, logs, checkpoints) is not",
         },
     )
+
+
+def _words(epsilon: float | None) -> str:
+    return "no epsilon" if epsilon is None else f"epsilon {upper(epsilon)}"
 
 
 def _normalisation(made: Made) -> str:
@@ -220,9 +227,10 @@ def _composition(run: Run) -> dict[str, str]:
     card = start / "export" / "card.json"
     if not card.is_file():
         return {"start": f"training starts from {start.name}, which carries no card: NOT PRIVATE for its own records"}
-    claim = json.loads(card.read_text(encoding="utf-8"))
-    told = "an unproved claim" if claim.get("epsilon") is None else f"epsilon {claim['epsilon']:.4g}"
+    claim = report.card.read(card)
+    told = "an unproved claim" if claim["epsilon"] is None else f"epsilon {upper(claim['epsilon'], 4)}"
+    at = "" if claim["delta"] is None else f" at delta {upper(claim['delta'])}"
     return {
-        "start": f"training starts from {start.name}, whose own claim is {told} at delta {claim['delta']:.3g}: for a "
+        "start": f"training starts from {start.name}, whose own claim is {told}{at}: for a "
         "person whose records are in both, epsilons and deltas add up"
     }

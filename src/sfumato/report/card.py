@@ -76,7 +76,7 @@ def statement(card: Mapping[str, Any]) -> str:
     if card["stamps"]:
         return "No (epsilon, delta) is claimed."
     return (
-        f"({upper(card['epsilon'])}, {card['delta']:.6g})-differential privacy, relation {card['relation']}, "
+        f"({upper(card['epsilon'])}, {_delta(card)})-differential privacy, relation {card['relation']}, "
         f"unit {_head(card['unit'])}, sampling {_head(card['sampling'])}, "
         f"{plain(card['accountant']).upper()} accountant, {charged_steps(card):,} steps charged."
     )
@@ -100,9 +100,13 @@ def _epsilon(card: Mapping[str, Any]) -> str:
     return upper(card["epsilon"])
 
 
+def _delta(card: Mapping[str, Any]) -> str:
+    return plain(None) if card["delta"] is None else upper(card["delta"], digits=6)
+
+
 def sections(card: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the card as titled lists of (what, value), all text, for Markdown and HTML alike."""
-    claim = [("epsilon", _epsilon(card)), ("delta", plain(card["delta"]))]
+    claim = [("epsilon", _epsilon(card)), ("delta", _delta(card))]
     if not card["stamps"]:
         for accountant in ("pld", "rdp"):
             if card.get(f"epsilon_{accountant}") is not None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.base import BadInput, Relation
+from sfumato.base.rounding import upper
 
 SECRET = "secret"
 NOT_PROVED = "NOT PROVED"
@@ -156,7 +157,7 @@ def _warnings(facts: Mapping[str, Any]) -> list[str]:
     num_records = facts["public"]["num_records"]
     if num_records and facts["delta"] is not None and facts["delta"] >= 1 / num_records:
         found.append(
-            f"delta {facts['delta']:g} is not below 1/N = {1 / num_records:g}: "
+            f"delta {upper(facts['delta'])} is not below 1/N = {1 / num_records:.3g}: "
             "publishing one whole record, picked at random, would satisfy it."
         )
     return list(dict.fromkeys(found))

@@ -79,7 +79,7 @@ def _tiles(card: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [steps]
     return [
         ("epsilon", upper(card["epsilon"])),
-        ("delta", f"{card['delta']:.3g}"),
+        ("delta", upper(card["delta"])),
         ("recognised, at most", percent_at_most(recognised(card))),
         steps,
     ]

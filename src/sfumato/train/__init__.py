@@ -1,7 +1,7 @@
 """Train: the primitive `PrivateGradients`, the loader that is accounted, and a thin loop over both."""
 
 from sfumato.train.ema import WeightAverage
-from sfumato.train.facts import card_facts, record_look
+from sfumato.train.facts import card_facts, planned_facts, record_look
 from sfumato.train.fingerprint import differences, flatten
 from sfumato.train.folder import RunFolder
 from sfumato.train.loader import DrawnBatch, Loader, loader
@@ -28,6 +28,7 @@ __all__ = [
     "flatten",
     "join_world",
     "loader",
+    "planned_facts",
     "record_look",
     "train_without_privacy",
     "warmup_cosine",

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 from sfumato.base import BadInput, Refused
 from sfumato.base.ledger import Ledger
-from sfumato.plan import Plan
+from sfumato.base.rounding import upper
+from sfumato.plan import Plan, check_claim
 from sfumato.train import fingerprint
-from sfumato.train.spent import QUICK, spent
+from sfumato.train.spent import DECLARED, QUICK, spent
 
 _HOW = "To go on all the same, pass accept_new_attempt=True (--new-attempt)."
 
@@ -32,6 +33,7 @@ def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, ac
     Raises:
         BadInput: steps were charged under another fingerprint, and a new attempt was not accepted. The message names
             each field that differs, and what going on would cost.
+        Refused: what the run's card needs cannot be computed for the planned steps: nothing is spent on it.
     """
     attempts, digest = ledger.history.attempts, fingerprint.digest(fields)
     if attempts and (attempts[-1].fingerprint == digest or step >= plan.steps):
@@ -42,6 +44,8 @@ def join(ledger: Ledger, fields: Mapping[str, Any], plan: Plan, *, step: int, ac
         hidden = "data." if plan.sampler.num_records is None else "\0"  # N is not public under ADD_REMOVE
         named = "; ".join(fingerprint.differences(attempts[-1].fields, fields, hidden))
         raise BadInput(f"this run was begun with other settings: {named}. {_cost(ledger, plan, step)} {_HOW}")
+    if DECLARED not in fields:
+        check_claim(plan)
     return open_attempt(ledger, fields, plan, step=step), digest
 
 
@@ -74,6 +78,6 @@ def _cost(ledger: Ledger, plan: Plan, step: int) -> str:
     except Refused as error:
         return f"No epsilon can be given: {error}"
     return (
-        f"So far epsilon is {now:.2f}; a new attempt draws anew and charges {more} steps more, "
-        f"which brings it to {then:.2f} at delta {plan.delta:.3g}."
+        f"So far epsilon is {upper(now)}; a new attempt draws anew and charges {more} steps more, "
+        f"which brings it to {upper(then)} at delta {upper(plan.delta)}."
     )

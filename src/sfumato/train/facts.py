@@ -17,6 +17,8 @@ from sfumato.plan import Plan
 from sfumato.train.folder import RunFolder
 from sfumato.train.spent import Spent, plan_of, spent
 
+_FIGURES = ("epsilon", "epsilon_pld", "epsilon_rdp", "max_true_positive_rate")
+
 
 def card_facts(
     out: str | Path,
@@ -30,7 +32,7 @@ def card_facts(
     """Return what the card of the run in `out` states; `report.build` makes the card of it.
 
     Epsilon counts every charged step of every attempt, and the steps that the plan has left. Where it is not proved it
-    is None, and a stamp says why.
+    is None, and a stamp says why: what was spent is spent, and its card can be written all the same.
 
     Args:
         record: what one person contributes, in words.
@@ -46,31 +48,61 @@ def card_facts(
     if not history.attempts:
         raise BadInput(f"{out} has a ledger without an attempt: nothing was trained there.")
     plan = plan_of(history.attempts[-1])
-    seeds = [str(a.fields.get("seed", "")) for a, _ in history.charged_attempts()]
-    of_plan = plans.card_facts(plan, sum(count for _, count in history.charged_attempts()))
+    charged = history.charged_attempts()
+    seeds = [str(attempt.fields.get("seed", "")) for attempt, _ in charged]
+    executed = sum(count for _, count in charged)
     return {
-        **of_plan,
-        **_claim(history, plan, of_plan["stamps"], stop_was_public=stop_was_public),
+        "steps_executed": executed,
+        "steps_charged": executed if stop_was_public else max(executed, plan.steps),
+        **_claim(history, plan, stop_was_public=stop_was_public),
         "attempts": len(history.attempts),
-        "steps_by_attempt": {str(attempt.number): count for attempt, count in history.charged_attempts()},
+        "steps_by_attempt": {str(attempt.number): count for attempt, count in charged},
         "ledger_head": history.head,
-        "plan": plan.to_json(),
-        "record": record,
-        "owner_column": owner_column,
-        "public": {
-            **public,
-            "num_records": plan.sampler.num_records,
-            "seed": "secret" if all(seed.startswith("secret") for seed in seeds) else "chosen by the user: public",
-        },
-        "left_out": dict(left_out),
         "looks": [{"what": look.what, **look.detail} for look in history.looks],
-        "versions": {
-            "sfumato": sfumato.__version__,
-            "code": history.attempts[-1].fields.get("code"),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-        },
+        **_declared(plan, record=record, owner_column=owner_column, public=public, left_out=left_out),
+        **_public(plan, public, secret=all(seed.startswith("secret") for seed in seeds)),
+        "versions": _versions(history.attempts[-1].fields.get("code")),
+    }
+
+
+def planned_facts(
+    plan: Plan, *, record: str, owner_column: str | None, public: Mapping[str, Any], left_out: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the facts that `card_facts` will give if the run goes as planned: a rehearsal of the card before step 1.
+
+    Raises:
+        Refused: an accountant that the card names has no figure for the planned steps.
+    """
+    return {
+        **plans.card_facts(plan, plan.steps),
+        "attempts": 1,
+        "steps_by_attempt": {"1": plan.steps},
+        "ledger_head": "",
+        "looks": [],
+        **_declared(plan, record=record, owner_column=owner_column, public=public, left_out=left_out),
+        **_public(plan, public, secret=True),
+        "versions": _versions(None),
+    }
+
+
+def _declared(plan: Plan, **words: Any) -> dict[str, Any]:
+    """Return what the plan and its user say, whatever was executed."""
+    words = {name: value for name, value in words.items() if name != "public"}
+    return {**plans.plan_facts(plan), "plan": plan.to_json(), **words, "left_out": dict(words["left_out"])}
+
+
+def _public(plan: Plan, public: Mapping[str, Any], *, secret: bool) -> dict[str, Any]:
+    seed = "secret" if secret else "chosen by the user: public"
+    return {"public": {**public, "num_records": plan.sampler.num_records, "seed": seed}}
+
+
+def _versions(code: Any) -> dict[str, Any]:
+    return {
+        "sfumato": sfumato.__version__,
+        "code": code,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
     }
 
 
@@ -89,11 +121,12 @@ def record_look(out: str | Path, what: str, **detail: Any) -> None:
         ledger.look(what, **detail)
 
 
-def _claim(history: History, plan: Plan, stamps: list[str], *, stop_was_public: bool) -> dict[str, Any]:
+def _claim(history: History, plan: Plan, *, stop_was_public: bool) -> dict[str, Any]:
     """Epsilon of the whole ledger, and the stamps. A run that stopped early is charged to the end of its plan.
 
     Why it stopped is not known here; a stop that depends on the weights is one of the planned number of outcomes.
     """
+    stamps = list(plan.stamps)
     if any(look.what == "debug revealed" for look in history.looks):
         stamps = [*stamps, 'NOT PRIVATE: un-noised losses and counts were shown (reveal="debug")']
     left = 0 if stop_was_public else plan.steps - steps_reached(history)
@@ -101,7 +134,7 @@ def _claim(history: History, plan: Plan, stamps: list[str], *, stop_was_public: 
         charged = spent(history, more=(plan, max(left, 0)))
         by = {"pld": _or_none(charged, "pld"), "rdp": _or_none(charged, "rdp")}
     except Refused as error:
-        return {"stamps": stamps or [f"NOT PROVED: {error}"], "epsilon": None, "accountant": "none"}
+        return {**dict.fromkeys(_FIGURES), "accountant": "none", "stamps": stamps or [f"NOT PROVED: {error}"]}
     accountant = "rdp" if by["pld"] is None else "pld"
     return {
         "epsilon": by[accountant],
