@@ -3,15 +3,19 @@
 Messages go to the person who holds the data: they name files, columns and row numbers, never captions or owners.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data.decode import Decoder, Source, header
+from sfumato.data.decode import TOO_LARGE, Decoder, head, header
+from sfumato.data.formats import Source, counted_kinds, kind_of, needs_more
 from sfumato.data.table import counted, names_of, near, siblings
 from sfumato.data.window import check_window
+
+log = logging.getLogger(__name__)
 
 
 def listed(folder: Path, cells: Sequence[Any], where: str) -> list[str]:
@@ -87,31 +91,78 @@ def _stamp(path: str) -> str:
         return ""
 
 
-def probe(root: str, files: list[str], decoder: Decoder, folder: Path, *, named: bool = True) -> None:
-    """Read every header once: refuse undeclared depth, and a folder in which nothing is a picture.
+def probe(
+    root: str, files: list[str], decoder: Decoder, folder: Path, *, missing: str = "error", named: bool = True
+) -> None:
+    """Read every header once: refuse undeclared depth, kinds that are not read here, and a folder without pictures.
 
-    Without `named` a message does not name the file: where a picture is a record.
+    With `missing` "zero" what is of such a kind stays, as a record with zero contribution. Without `named` a message
+    does not name the file: where a picture is a record.
     """
     distinct = dict.fromkeys(files)
     pictures = (
         (os.path.join(root, file), os.path.join(folder, file) if named else f"a picture in {folder}")
         for file in distinct
     )
-    if not probe_headers(pictures, decoder):
-        raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read.")
+    readable, unread = _headers(pictures, decoder)
+    if not readable:
+        kinds = f": {counted_kinds(unread)}" if unread else ""
+        raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read{kinds}.")
+    lacking = [kind for kind in unread if needs_more(kind)]
+    if lacking and missing == "error":
+        raise BadInput(
+            f"{len(lacking)} of {len(distinct)} pictures in {folder} are of a kind that is not read here: "
+            f"{counted_kinds(lacking)}. Install what reads them, convert them to PNG or JPEG, or keep them with zero "
+            "contribution by --missing zero."
+        )
+    _warn(unread, len(distinct))
 
 
 def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder) -> int:
-    """Return how many of the (source, name) headers can be read. Raises BadInput naming the first that is refused."""
-    readable = 0
+    """Return how many of the (source, name) headers can be read, and say of what kinds the others are.
+
+    Raises:
+        BadInput: naming the first that is refused.
+    """
+    readable, unread = _headers(pictures, decoder)
+    _warn(unread, readable + len(unread))
+    return readable
+
+
+def _headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder) -> tuple[int, list[str]]:
+    """Return how many headers can be read, and the kind of each that cannot: its picture contributes nothing."""
+    readable, unread = 0, []
     for source, name in pictures:
         try:
             found = header(source)
             if found.deep:
                 check_window(decoder.window, found.channels)
-        except UndecodableRow:
-            continue  # stays a record; counted in private while training
+        except UndecodableRow as error:
+            unread.append(_kind(source, str(error)))
         except BadInput as error:
             raise BadInput(f"{name}: {error}") from None
-        readable += 1
-    return readable
+        else:
+            too_large = found.width * found.height > decoder.max_pixels
+            unread += ["larger than --max-pixels"] if too_large else []
+            readable += not too_large
+    return readable, unread
+
+
+def _kind(source: Source, message: str) -> str:
+    if message.startswith(TOO_LARGE):
+        return "larger than --max-pixels"
+    try:
+        begins = head(source)
+    except (OSError, UndecodableRow):
+        begins = b""
+    return kind_of("" if isinstance(source, bytes) else os.fspath(source), begins)
+
+
+def _warn(unread: list[str], total: int) -> None:
+    if unread:
+        log.warning(
+            "%d of %d pictures looked at cannot be read and contribute nothing: %s.",
+            len(unread),
+            total,
+            counted_kinds(unread),
+        )
