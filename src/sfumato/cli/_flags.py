@@ -118,6 +118,10 @@ class ModelFlags(AdapterFlags):
     public_text: str | None = None
     """A file of public sentences to build the vocabulary from."""
 
+    strip_accents: bool | None = None
+    """Leave accents and other marks out of the words: "café" becomes "cafe". Hindi and Thai lose their vowel signs.
+    Default: no; of --vocabulary, where no word of it has such marks."""
+
     checkpointing: bool | None = None
     """Recompute activations: less memory, more time."""
 
