@@ -20,33 +20,30 @@ def screen(*, error: bool = False) -> Console:
     return Console(file=sys.stderr if error else sys.stdout, markup=False, emoji=False, highlight=False)
 
 
-def say(console: Console, *parts: str | Text) -> None:
-    """Print one line, however long: texts are from anywhere, a `Text` is a style of our own around such."""
+def say(console: Console, *parts: str | tuple[str, str]) -> None:
+    """Print one line, however long, of texts from anywhere, or of (text, style)."""
     line = Text()
-    for part in parts:
-        line.append_text(_safe(part, keep=""))
+    for text, style in ((part, "") if isinstance(part, str) else part for part in parts):
+        line.append(visible(text), style)
     console.print(line, soft_wrap=True)
 
 
 def show(console: Console, shown: str | Text | Table) -> None:
     """Print a paragraph, wrapped, or a table; a paragraph's own line ends stay."""
-    console.print(shown if isinstance(shown, Table) else _safe(shown, keep="\n"))
+    console.print(shown if isinstance(shown, Table) else _safe(shown))
 
 
-def _safe(part: str | Text, keep: str) -> Text:
-    if isinstance(part, str):
-        return Text(visible(part, keep))
-    safe = part.copy()
-    if (plain := visible(part.plain, keep)) != part.plain:
-        safe = Text(plain, style=part.style)  # styles of single characters would stand in other places
-    return safe
+def _safe(shown: str | Text) -> Text:
+    if isinstance(shown, str):
+        return Text(visible(shown, keep="\n"))
+    return Text(visible(shown.plain, keep="\n"), style=shown.style)
 
 
 @contextmanager
 def working(console: Console, what: str) -> Iterator[Callable[[str], None]]:
     """Show what is being done until the block ends; yields what changes the text."""
-    with console.status(_safe(what, keep="")) as status:
-        yield lambda text: status.update(_safe(text, keep=""))
+    with console.status(Text(visible(what))) as status:
+        yield lambda text: status.update(Text(visible(text)))
 
 
 def write_line(text: str, *, error: bool = False) -> None:

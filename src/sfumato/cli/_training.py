@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
 from sfumato.cli._screen import say, screen
 from sfumato.recipes.run import Run
@@ -24,12 +23,12 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
         f"{made.said}",
     )
     if not settings.private:
-        say(console, Text("NOT PRIVATE", style="bold red"), ": no clipping, no noise.")
+        say(console, ("NOT PRIVATE", "bold red"), ": no clipping, no noise.")
         train_twin(settings, on_step=_steps(console, plan.steps), made=made)
         say(console, str(settings.out / "export"))
         return 0
     for warning in plan.warnings:
-        say(console, Text("warning ", style="yellow"), warning)
+        say(console, ("warning ", "yellow"), warning)
     say(
         console,
         f"{plan.unit.describe()}; noise multiplier {plan.noise_multiplier:.4f}, {plan.steps} steps of "
@@ -44,7 +43,7 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
         made=made,
     )
     claim = f"epsilon {epsilon:.3f} at delta {plan.delta:.3g}" if epsilon is not None else "no epsilon is proved"
-    say(console, Text(claim, style="bold"), f"; to share: {settings.out / 'export'}")
+    say(console, (claim, "bold"), f"; to share: {settings.out / 'export'}")
     return 0
 
 

@@ -4,8 +4,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.text import Text
-
 from sfumato.cli._screen import say, screen, show
 
 EXAMPLES = """
@@ -35,7 +33,7 @@ def run(command: DemoCommand) -> int:
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(shown["results"])]
     show(console, tables.table(rows, list(evaluate.COLUMNS), title=f"epsilon {shown['epsilon']:.2f}"))
     for sample in shown["samples"][:5]:
-        say(console, "  says ", Text(sample["generated"], style="bold"), f"  (is: {sample['reference']})")
+        say(console, "  says ", (sample["generated"], "bold"), f"  (is: {sample['reference']})")
     minutes = (time.monotonic() - begun) / 60
     say(console, f"{minutes:.1f} minutes; report: {shown['report']}")
     return 0
