@@ -38,7 +38,7 @@ class DataFlags:
     """Public range LOW HIGH of 16-bit and DICOM pictures."""
 
     max_pixels: int | None = None
-    """Public limit on the pixels of a picture; larger ones count as unreadable."""
+    """Public limit on width times height of a picture; larger ones count as unreadable."""
 
     missing: Literal["error", "zero"] | None = None
     """What a listed picture that is absent is: an error, or a record that contributes nothing."""

@@ -29,7 +29,7 @@ class PredictCommand:
     """The folder of a run; of a captioner also its export."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Pictures, or folders of pictures."""
+    """Pictures, or folders of pictures. What is no picture that is read here is left out and counted by kind."""
 
     window: tuple[float, float] | None = None
     """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""

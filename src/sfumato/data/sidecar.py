@@ -1,4 +1,4 @@
-"""Pictures below a folder, and captions in a .txt file beside each."""
+"""Pictures below a folder, and captions in a .txt file next to each."""
 
 import logging
 import os

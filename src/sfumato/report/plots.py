@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base import BadInput
+from sfumato.base.text import visible
 
 # Matplotlib wants concrete colours; these stand for "the ink of the page" and are replaced in the SVG's text.
 _INK = "#010203"
@@ -107,14 +108,18 @@ def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans, sans-serif)", text)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{key}-", text)
-    label = f'<svg role="img" aria-label="{escape(chart.description)}" stroke-linejoin="round" '
+    text = visible(text, keep="\n")
+    label = f'<svg role="img" aria-label="{escape(visible(chart.description))}" stroke-linejoin="round" '
     return text.replace("<svg ", label, 1)
 
 
 def save(chart: Chart, series: Sequence[Series], path: Path) -> Path:
     """Write the chart, with its title, black on white, as the kind of file that `path` ends in (.svg, .png, .pdf)."""
-    figure = _draw(chart, series, "black", "#888888")
-    figure.axes[0].set_title(chart.title, loc="left")
+    import matplotlib
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, facecolor="white")
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = _draw(chart, series, "black", "#888888")
+        figure.axes[0].set_title(chart.title, loc="left")
+        figure.savefig(path, dpi=160, facecolor="white")
     return path
