@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -88,6 +88,11 @@ def _draw(chart: Chart, series: Sequence[Series], ink: str, faint: str):
     return figure
 
 
+def _visible(chart: Chart, series: Sequence[Series]) -> tuple[Chart, list[Series]]:
+    texts = {name: visible(getattr(chart, name)) for name in ("title", "x_label", "y_label", "description")}
+    return replace(chart, **texts), [replace(one, name=visible(one.name)) for one in series]
+
+
 def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     """Return the chart as an SVG element to put into a page: text stays text, its ink is the page's `currentColor`.
 
@@ -95,6 +100,7 @@ def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     """
     import matplotlib
 
+    chart, series = _visible(chart, series)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 10.0, "text.parse_math": False}
@@ -108,8 +114,7 @@ def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans, sans-serif)", text)
     text = re.sub(r'\bid="', f'id="{key}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\g<1>{key}-", text)
-    text = visible(text, keep="\n")
-    label = f'<svg role="img" aria-label="{escape(visible(chart.description))}" stroke-linejoin="round" '
+    label = f'<svg role="img" aria-label="{escape(chart.description)}" stroke-linejoin="round" '
     return text.replace("<svg ", label, 1)
 
 
@@ -117,6 +122,7 @@ def save(chart: Chart, series: Sequence[Series], path: Path) -> Path:
     """Write the chart, with its title, black on white, as the kind of file that `path` ends in (.svg, .png, .pdf)."""
     import matplotlib
 
+    chart, series = _visible(chart, series)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"text.parse_math": False}):
         figure = _draw(chart, series, "black", "#888888")
