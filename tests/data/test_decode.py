@@ -2,6 +2,7 @@ import io
 import logging
 import threading
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -231,3 +232,61 @@ def test_nothing_is_logged(caplog):
     with caplog.at_level(logging.INFO), pytest.raises(UndecodableRow):
         DECODE(encoded(Image.new("RGB", (64, 64), RED), "TIFF")[:400])
     assert not caplog.records
+
+
+def test_a_bomb_is_too_large_and_not_truncated():
+    header_only = bytearray(encoded(Image.new("1", (8, 8))))
+    header_only[16:24] = (60_000).to_bytes(4, "big") * 2
+    header_only[29:33] = zlib.crc32(header_only[12:29]).to_bytes(4, "big")
+    for read in (DECODE, header):
+        with pytest.raises(UndecodableRow, match="larger than the public limit max_pixels"):
+            read(bytes(header_only))
+    with pytest.raises(UndecodableRow, match=r"max_pixels \(15\); --max-pixels sets it"):
+        Decoder(max_pixels=15)(encoded(Image.new("L", (4, 4))))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF"])
+def test_a_large_picture_is_reduced_while_it_is_read(mode, format):
+    """Half black, half white, 2400 x 1800: reduced to no less than twice the side, the two halves stay."""
+    pixels = np.zeros((1800, 2400), np.uint8)
+    pixels[:, 1200:] = 255
+    image = Image.fromarray(pixels.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(pixels).convert(mode)
+    try:
+        raw = encoded(image, format)
+    except OSError:
+        pytest.skip(f"{format} has no {mode}")
+    decode = Decoder(window=(0, 65535))
+    whole, small = decode(raw), decode(raw, side=100)
+    assert whole.shape[:2] == (1800, 2400)
+    assert 200 <= small.shape[0] < 300
+    assert abs(small.shape[1] * 3 - small.shape[0] * 4) <= 8
+    assert (small.dtype, small.shape[2]) == (whole.dtype, whole.shape[2])
+    half = small.shape[1] // 2
+    assert small[:, : half - 2].max() < 10
+    assert small[:, half + 2 :].min() > 245
+    assert decode(raw, side=1000).shape == whole.shape  # nothing to gain
+
+
+def test_strips_give_the_same_as_the_whole(monkeypatch):
+    rng = np.random.default_rng(0)
+    rgba = Image.fromarray(rng.integers(0, 256, (50, 40, 4), np.uint8))
+    raws = [encoded(image) for image in (rgba, rgba.convert("P"), rgba.convert("L"), Image.fromarray(ramp()))]
+    whole = [DEEP(raw) for raw in raws]
+    monkeypatch.setattr("sfumato.data.decode._STRIP", 123)
+    for raw, wanted in zip(raws, whole):
+        assert np.array_equal(DEEP(raw), wanted)
+
+
+def test_small_pictures_are_never_reduced():
+    raw = encoded(Image.new("RGB", (2000, 2000), RED), "JPEG")
+    assert DECODE(raw, side=8).shape == (2000, 2000, 3)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    for read in (DECODE, header):
+        with pytest.raises(UndecodableRow):
+            read(tmp_path / "pipe.png")

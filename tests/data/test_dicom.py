@@ -98,7 +98,7 @@ def test_several_frames_are_refused():
 
 
 def test_too_large_is_an_undecodable_row():
-    with pytest.raises(UndecodableRow, match="max_pixels"):
+    with pytest.raises(UndecodableRow, match=r"max_pixels \(5\); --max-pixels sets it"):
         Decoder(window=(0, 1), max_pixels=5)(file_of())
 
 

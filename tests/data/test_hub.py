@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, check_disjoint, dicom, holdout, hub, hugging_face
+from sfumato.data import Columns, Decoder, check_disjoint, dicom, formats, holdout, hub, hugging_face
 
 COLOURS = [(200, 30, 10), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
 
@@ -443,3 +443,24 @@ def test_archives_are_to_be_unpacked_and_not_to_be_linked(tmp_path):
     (folder / "train.zip").rename(tmp_path / "private.zip")
     (folder / "train.zip").symlink_to(tmp_path / "private.zip")
     refused("leads out of its folder", folder)
+
+
+@pytest.mark.parametrize("stored", ["bytes", "files"])
+def test_rows_of_a_kind_that_is_not_read_are_refused_or_counted(tmp_path, caplog, monkeypatch, stored):
+    monkeypatch.setattr(formats, "readable_endings", lambda: frozenset((".png",)))
+    raw = b"\0\0\0\x1cftypheic\0\0\0\0mif1heic" + bytes(200)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "b.heic").write_bytes(raw)
+    odd = raw if stored == "bytes" else "b.heic"
+    folder = rows_of(tmp_path / "set", [picture(COLOURS[1]), odd, b"no picture"]) / "x.parquet"
+    with pytest.raises(BadInput, match=r"1 of 3 pictures in data set .*HEIC \(1; pip install.*--missing zero"):
+        hugging_face(folder)
+    caplog.clear()
+    found = hugging_face(folder, missing="zero")
+    assert found.num_records == 3
+    with pytest.raises(UndecodableRow):
+        found[1]
+    kinds = "HEIC (1; pip install pillow-heif), of no known kind (1)"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"2 of 3 pictures looked at cannot be read and contribute nothing: {kinds}."
+    ]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import unicodedata
 
 import open_clip
 import pytest
@@ -201,3 +202,86 @@ def test_open_clips_vocabulary_gives_open_clips_ids(length: int, tmp_path) -> No
         assert (words.vocab_size, words.pad_id, words.bos_id, words.eos_id) == (49408, 0, 49406, 49407)
         assert words.decode(want[:1, 1:]) == ["a photo of a bag !"]
     assert tokenizer.digest == words.digest
+
+
+SCRIPTS = (
+    "Ich möchte Käse",
+    "हिंदी में लिखा है",
+    "ภาษาไทยที่นี่",
+    "か が ガ ぱ",
+    "tiếng Việt",
+    "עִבְרִית",
+    "العَرَبِيَّة",
+    "क़लम",
+    "한국어",
+    "J\u030cames İstanbul",
+)
+
+
+def _said(words: Tokenizer, text: str) -> str:
+    return words.decode(words.encode([text], 200))[0]
+
+
+def test_marks_of_every_script_stay_and_two_ways_to_write_are_one() -> None:
+    """möchte was mochte, か was が, and Hindi and Thai lost their vowels."""
+    words = Tokenizer.from_public_text(SCRIPTS)
+    for text in SCRIPTS:
+        composed, apart = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+        assert torch.equal(words.encode([composed], 200), words.encode([apart], 200))
+        assert _said(words, apart) == unicodedata.normalize("NFC", text.lower())
+        assert words.count_unknown([composed, apart]) == 0
+    apart = Tokenizer.from_public_text([unicodedata.normalize("NFD", text) for text in SCRIPTS])
+    assert apart.digest == words.digest
+
+
+def test_marks_survive_a_folder(tmp_path) -> None:
+    words = Tokenizer.from_public_text(SCRIPTS)
+    words.save(tmp_path)
+    again = Tokenizer.from_checkpoint(tmp_path)
+    assert again.digest == words.digest
+    assert _said(again, SCRIPTS[1]) == SCRIPTS[1]
+    assert (
+        AutoTokenizer.from_pretrained(tmp_path)(SCRIPTS[2])["input_ids"]
+        == words.encode([SCRIPTS[2]], 9)[0, :1].tolist()
+    )
+
+
+def test_stripping_is_a_choice_and_what_it_loses_is_counted(tmp_path) -> None:
+    words = Tokenizer.from_public_text(SCRIPTS, strip_accents=True)
+    assert _said(words, "Möchte") == "mochte"
+    marked = [text for text in SCRIPTS if text != "한국어"]
+    assert words.count_unknown([*marked, "mochte", "한국어"]) == len(marked)
+    words.save(tmp_path)
+    assert Tokenizer.from_checkpoint(tmp_path).count_unknown(["möchte", "mochte"]) == 1
+
+
+def test_scripts_and_marks_that_the_public_text_lacks_are_counted() -> None:
+    words = Tokenizer.from_public_text(["a mochte cafe", "ไทย"])
+    assert words.count_unknown(["mochte cafe", "möchte", "ελληνικά", "हिंदी", "ที่", "\ue000 cafe"]) == 5
+
+
+def test_a_sentence_without_blanks_is_spelled() -> None:
+    """A word of more than 100 characters was one unknown token; Thai writes no blanks."""
+    words = Tokenizer.from_public_text(["ที่ นี่"])
+    long = "ที่นี่" * 60
+    assert words.count_unknown([long]) == 0
+    assert words.decode(words.encode([long], 500)) == [long]
+
+
+def test_a_vocabulary_file_keeps_its_marks(tmp_path) -> None:
+    plain = Tokenizer.from_vocab(vocabulary_file(tmp_path / "plain.txt"))
+    assert plain.encode(["réd"], 3).tolist() == plain.encode(["red"], 3).tolist()
+    assert plain.count_unknown(["réd", "red"]) == 1
+    marked = vocabulary_file(tmp_path / "marked.txt", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "réd"))
+    words = Tokenizer.from_vocab(marked)
+    assert words.encode(["re\u0301d"], 3).tolist() == [[5, 3, -100]]
+    assert Tokenizer.from_vocab(marked, strip_accents=True).encode(["réd"], 3).tolist() == [[4, 3, -100]]
+
+
+def test_a_tokenizer_saved_with_former_rules_keeps_them(tmp_path) -> None:
+    from tokenizers import normalizers
+
+    words = Tokenizer.from_public_text(["mochte a"])
+    words.backend.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    words.save(tmp_path)
+    assert _said(Tokenizer.from_checkpoint(tmp_path), "möchte a") == "mochte a"

@@ -120,3 +120,34 @@ def test_a_small_epsilon_shows_its_digits(facts: Facts, epsilon: float) -> None:
     assert built["statement"].startswith(f"({shown}, 1.66666e-06)-")
     for row in (f"| epsilon | {shown} |", f"| epsilon by RDP | {shown} |", "| delta | 1.66666e-06 |"):
         assert row in card.markdown(built)
+
+
+def test_no_fact_is_markup_on_the_page(facts: Facts) -> None:
+    """Names of columns, folders and files come from elsewhere; they stood in the sentences as they were."""
+    hostile = "**bold** [click](http://evil.example) <img src=x> `code` www.evil.example \x1b[31m\u202e"
+    hostile += "\n\n# heading\n| a | b |"
+    facts |= {"record": hostile, "unit": hostile, "sampling": hostile, "warnings": [hostile], "owner_column": hostile}
+    facts["public"]["vocabulary"] = hostile
+    stamped = {**facts, "stamps": [f"NOT PRIVATE: {hostile}"]}
+    for page in (card.markdown(card.build(facts)), card.markdown(card.build(stamped))):
+        for piece in (
+            "**bold**",
+            "[click]",
+            "<img",
+            "`code`",
+            "http://",
+            "www.",
+            "\x1b",
+            "\u202e",
+            "\n# heading",
+            "\n| a | b",
+        ):
+            assert piece not in page, piece
+        assert "\\x1b" in page
+    assert page.count("**") == 2
+
+
+def test_words_of_our_own_stay_readable(facts: Facts) -> None:
+    page = card.markdown(card.build({**facts, "owner_column": "patient_id"}))
+    assert "relation zero_out" in page
+    assert "patient_id" in page

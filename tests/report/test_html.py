@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 import subprocess
@@ -158,3 +159,12 @@ sys.exit(main(["report", {str(run)!r}, "--open", "no"]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_file()
+
+
+def test_what_is_not_seen_is_spelled_out(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    sample = {"image_png_base64": base64.b64encode(b"\x89PNG\r\n\x1a\n").decode(), "generated": "a\x1b[31m \u202e<b>"}
+    (tmp_path / "export" / "samples.json").write_text(json.dumps([sample]))
+    page = write_page(tmp_path).read_text(encoding="utf-8")
+    assert "a\\x1b[31m \\u202e&lt;b&gt;" in page
+    assert "\x1b" not in page

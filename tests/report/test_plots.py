@@ -54,3 +54,11 @@ def test_saved_file(tmp_path: Path, name: str) -> None:
 def test_unequal_lengths_are_named() -> None:
     with pytest.raises(BadInput, match="'a' has 2 x and 1 y"):
         Series(name="a", x=[1, 2], y=[1])
+
+
+def test_a_title_is_no_formula_and_holds_no_control_character(tmp_path: Path) -> None:
+    hostile = Chart(title="$\\frac$", x_label="$x", y_label="a\x1b[31m$\\frac$", description="\u202ed")
+    assert save(hostile, LINES, tmp_path / "x.svg").is_file()
+    text = svg(hostile, LINES)
+    assert "\x1b" not in text
+    assert "\u202e" not in text

@@ -10,7 +10,7 @@ ROWS = [{"probe": "pixels", "accuracy": 0.842}, {"probe": "[red]x[/red]\x1b[31m"
 def test_markdown_escapes_and_keeps_one_line_per_row() -> None:
     lines = tables.markdown(ROWS).splitlines()
     assert lines[1] == "| --- | ---: | --- |"
-    assert lines[3] == "| [red]x[/red] [31m |  | a\\|b |"
+    assert lines[3] == r"| \[red\]x\[/red\]\\x1b\[31m |  | a\|b |"
     assert len(lines) == 4
 
 

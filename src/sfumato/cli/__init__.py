@@ -16,6 +16,7 @@ from types import ModuleType
 
 from sfumato import __version__
 from sfumato.base import SfumatoError
+from sfumato.cli._screen import OneLine, take_any_text, write_line
 
 COMMANDS = {
     "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
+    take_any_text()
     try:
         return _dispatch(arguments)
     except SystemExit as error:  # how tyro leaves after --help and after a wrong flag
@@ -146,7 +148,7 @@ def _not_here(what: str) -> str:
 def _tell(message: str, status: int) -> int:
     if os.environ.get("SFUMATO_DEBUG", "0") not in ("", "0") and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    sys.stderr.write(f"sfumato: {' '.join(message.split())}\n")
+    write_line(f"sfumato: {' '.join(message.split())}", error=True)
     return status
 
 
@@ -155,6 +157,6 @@ def _log_to_stderr() -> None:
     logger = logging.getLogger("sfumato")
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(OneLine("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sfumato.cli import _screen
+
 if TYPE_CHECKING:
     from sfumato.norms.inspect import Inspection
     from sfumato.recipes.doctor import Diagnosis
@@ -44,7 +46,7 @@ def show(console: Console, found: "Diagnosis", micro_batch_size: int, batch_size
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style=style), soft_wrap=False)
+    _screen.show(console, Text(text, style=style))
 
 
 def _parameters(console: Console, seen: "Inspection", frozen_types: tuple[str, ...]) -> None:
@@ -57,7 +59,7 @@ def _parameters(console: Console, seen: "Inspection", frozen_types: tuple[str, .
         f"\nParameters: {seen.num_trainable:,} train in {len(seen.uses)} tensors; {frozen:,} in {len(seen.frozen)} "
         f"tensors do not{_stored(frozen_types)}.",
     )
-    console.print(tables.table(rules(seen)))
+    _screen.show(console, tables.table(rules(seen)))
     for names in seen.tied:
         _say(console, f"  tied: {' = '.join(names)} (all uses are added up with their cross terms)")
     if seen.unreached:
@@ -103,8 +105,8 @@ def _cost(console: Console, found: "Diagnosis", rows: int, batch_size: float) ->
             f"{cost.step_seconds(rows, batch_size):.3g}",
             f"{cost.bytes.at(rows) / _GB:.3g}",
         )
-    console.print()
-    console.print(table)
+    _screen.show(console, "")
+    _screen.show(console, table)
     private = found.cost["private"]
     sizes = " and ".join(str(size) for size in private.sizes)
     _say(

@@ -38,7 +38,7 @@ class DataFlags:
     """Public range LOW HIGH of 16-bit and DICOM pictures."""
 
     max_pixels: int | None = None
-    """Public limit on the pixels of a picture; larger ones count as unreadable."""
+    """Public limit on width times height of a picture; larger ones count as unreadable."""
 
     missing: Literal["error", "zero"] | None = None
     """How to treat pictures that are listed, or named in rows, and do not exist: fail, or keep the record with zero
@@ -118,6 +118,10 @@ class ModelFlags(AdapterFlags):
 
     public_text: str | None = None
     """A file of public sentences to build the vocabulary from."""
+
+    strip_accents: bool | None = None
+    """Leave accents and other marks out of the words: "café" becomes "cafe". Hindi and Thai lose their vowel signs.
+    Default: no; of --vocabulary, where no word of it has such marks."""
 
     checkpointing: bool | None = None
     """Recompute activations: less memory, more time."""

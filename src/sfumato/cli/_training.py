@@ -1,12 +1,12 @@
 """What commands that train have in common: carry a run out, show public progress, say where the result is."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 
 from sfumato.base.rounding import upper
+from sfumato.cli._screen import say, screen
 from sfumato.recipes.run import Run
 
 
@@ -15,25 +15,25 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
     from sfumato.recipes.execute import train_run, train_twin
     from sfumato.recipes.make import make
 
-    console = Console(file=sys.stderr)
+    console = screen(error=True)
     made = make(settings)
     plan, train_set = made.plan, made.sets.train
-    console.print(
+    say(
+        console,
         f"{train_set.name}: {train_set.num_records:,} records; {len(made.training.trainable)} tensors train; "
         f"{made.said}",
-        highlight=False,
     )
     if not settings.private:
-        console.print("[bold red]NOT PRIVATE[/]: no clipping, no noise.")
+        say(console, ("NOT PRIVATE", "bold red"), ": no clipping, no noise.")
         train_twin(settings, on_step=_steps(console, plan.steps), made=made)
-        console.print(f"{settings.out / 'export'}", highlight=False)
+        say(console, str(settings.out / "export"))
         return 0
     for warning in plan.warnings:
-        console.print(f"[yellow]warning[/] {warning}", highlight=False)
-    console.print(
+        say(console, ("warning ", "yellow"), warning)
+    say(
+        console,
         f"{plan.unit.describe()}; noise multiplier {plan.noise_multiplier:.5g}, {plan.steps} steps of "
         f"{plan.batch_size:g} expected records, delta {upper(plan.delta)}",
-        highlight=False,
     )
     epsilon = train_run(
         settings,
@@ -46,7 +46,7 @@ def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = 
     claim = (
         f"epsilon {upper(epsilon, 3)} at delta {upper(plan.delta)}" if epsilon is not None else "no epsilon is proved"
     )
-    console.print(f"[bold]{claim}[/]; to share: {settings.out / 'export'}", highlight=False)
+    say(console, (claim, "bold"), f"; to share: {settings.out / 'export'}")
     return 0
 
 
@@ -57,9 +57,9 @@ def show_progress(console: Console) -> Callable[[Any], None]:
         epsilon = "" if progress.epsilon is None else f"  epsilon {upper(progress.epsilon, 3)}"
         loss = "" if progress.loss is None else f"  loss {progress.loss:.4f} (un-noised)"
         held_out = "" if progress.measured is None else f"  held-out loss {progress.measured:.3f}"
-        console.print(
+        say(
+            console,
             f"step {progress.step}/{progress.total}  {_duration(progress.eta_seconds)} left{epsilon}{held_out}{loss}",
-            highlight=False,
         )
 
     return show
@@ -68,7 +68,7 @@ def show_progress(console: Console) -> Callable[[Any], None]:
 def _steps(console: Console, total: int) -> Callable[[int, float], None]:
     def show(step: int, loss: float) -> None:
         if step % max(1, total // 20) == 0 or step == total:
-            console.print(f"step {step}/{total}  loss {loss:.4f}", highlight=False)
+            say(console, f"step {step}/{total}  loss {loss:.4f}")
 
     return show
 

@@ -1,11 +1,10 @@
 """`sfumato demo`: the whole way on built-in data, in minutes on a laptop."""
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from sfumato.cli._screen import say, screen, show
 
 EXAMPLES = """
 sfumato demo
@@ -30,12 +29,12 @@ def run(command: DemoCommand) -> int:
     from sfumato.report import tables
 
     begun = time.monotonic()
-    shown = demo(command.out, on_progress=show_progress(Console(file=sys.stderr)))
-    console = Console()
+    shown = demo(command.out, on_progress=show_progress(screen(error=True)))
+    console = screen()
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(shown["results"])]
-    console.print(tables.table(rows, list(evaluate.COLUMNS), title=f"epsilon {upper(shown['epsilon'])}"))
+    show(console, tables.table(rows, list(evaluate.COLUMNS), title=f"epsilon {upper(shown['epsilon'])}"))
     for sample in shown["samples"][:5]:
-        console.print(f"  says [bold]{sample['generated']}[/]  (is: {sample['reference']})", highlight=False)
+        say(console, "  says ", (sample["generated"], "bold"), f"  (is: {sample['reference']})")
     minutes = (time.monotonic() - begun) / 60
-    console.print(f"{minutes:.1f} minutes; report: {shown['report']}", highlight=False)
+    say(console, f"{minutes:.1f} minutes; report: {shown['report']}")
     return 0

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from sfumato.cli import _doctor_text
 from sfumato.cli._flags import AdapterFlags, LengthFlags
+from sfumato.cli._screen import screen, working, write_line
 
 if TYPE_CHECKING:  # importing torch takes seconds, which --help need not wait for
     from sfumato.recipes.doctor import Wish
@@ -28,7 +28,7 @@ sfumato doctor blip-folder/ --memory 16 --json
 """
 _NOT_TRAINABLE = 1
 _OF_PLAN = ("epsilon", "delta", "expected_batch_size", "steps", "clip_norm")
-_OF_DATA = ("public", "captions", "image_column", "caption_column", "question_column", "answer_column")
+_OF_DATA = ("public", "captions", "image_column", "caption_column", "question_column", "answer_column", "max_pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,9 @@ class DoctorCommand(AdapterFlags, LengthFlags):
     answer_column: str | None = None
     """Of --data: column with the answer."""
 
+    max_pixels: int | None = None
+    """Of --data: limit on the pixels of a picture; larger ones count as unreadable."""
+
     json: bool = False
     """Print one JSON object."""
 
@@ -128,16 +131,16 @@ def run(command: DoctorCommand) -> int:
     """Diagnose, show what was found, and return whether the model can be trained as it is."""
     from sfumato.recipes.doctor import diagnose, facts
 
-    wish, console = _wish(command), Console(file=sys.stderr)
-    with console.status("looking at the model"):
+    wish, console = _wish(command), screen(error=True)
+    with working(console, "looking at the model"):
         found = diagnose(_asked(command), wish)
     if command.json:
         sys.stdout.write(json.dumps(facts(found), indent=1, allow_nan=False) + "\n")
     else:
-        _doctor_text.show(Console(), found, wish.micro_batch_size, wish.privacy.expected_batch_size)
+        _doctor_text.show(screen(), found, wish.micro_batch_size, wish.privacy.expected_batch_size)
     if found.trainable:
         return 0
-    sys.stderr.write(f"sfumato: {_doctor_text.one_sentence(found)}\n")
+    write_line(f"sfumato: {_doctor_text.one_sentence(found)}", error=True)
     return _NOT_TRAINABLE
 
 

@@ -1,12 +1,12 @@
 """`sfumato evaluate RUN`: measure what a run learned, always beside features that learned nothing."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
+
+from sfumato.cli._screen import screen, show, working
 
 EXAMPLES = """
 sfumato evaluate runs/x
@@ -36,6 +36,9 @@ class EvaluateCommand:
     limit: int | None = None
     """Use at most so many pictures of each set."""
 
+    max_pixels: int | None = None
+    """Public limit on the pixels of a picture; larger ones count as unreadable. Default: that of the run."""
+
 
 def run(command: EvaluateCommand) -> int:
     """Evaluate, write the figures and show the table."""
@@ -43,14 +46,15 @@ def run(command: EvaluateCommand) -> int:
     from sfumato.recipes.measure import evaluate_run
     from sfumato.report import tables
 
-    console = Console(file=sys.stderr)
-    with console.status("evaluating") as status:
+    with working(screen(error=True), "evaluating") as update:
 
         def progress(what: str, done: int, total: int) -> None:
-            status.update(f"{what}: {done:,} of {total:,}")
+            update(f"{what}: {done:,} of {total:,}")
 
         suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
-        results = evaluate_run(command.run, suites=suites, limit=command.limit, progress=progress)
+        results = evaluate_run(
+            command.run, suites=suites, limit=command.limit, max_pixels=command.max_pixels, progress=progress
+        )
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(results)]
-    Console().print(tables.table(rows, list(evaluate.COLUMNS), title=str(command.run)))
+    show(screen(), tables.table(rows, list(evaluate.COLUMNS), title=str(command.run)))
     return 0

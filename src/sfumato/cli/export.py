@@ -1,11 +1,12 @@
 """`sfumato export RUN`: hand a run's model on in transformers' format."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from sfumato.cli._screen import write_line
 
 EXAMPLES = """
 sfumato export runs/x --to hf
@@ -35,5 +36,5 @@ def run(command: ExportCommand) -> int:
     from sfumato.recipes.trained import hand_on
 
     out = command.out or command.run / "export" / f"hf-{command.part}"
-    sys.stdout.write(f"{hand_on(command.run, out, command.part)}\n")
+    write_line(str(hand_on(command.run, out, command.part)))
     return 0

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 
 from sfumato.base import BadInput
 from sfumato.cli import _plan_text
+from sfumato.cli._screen import screen, show
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
     from sfumato.plan import Plan, Unit
@@ -134,21 +134,18 @@ def run(command: PlanCommand) -> int:
             rows = [_facts(command, plan.twin(command.tan)) for plan in plans]
         sys.stdout.write(json.dumps(rows[0] if len(rows) == 1 else rows, indent=2, allow_nan=False) + "\n")
         return 0
-    console = Console()
+    console = screen()
     if len(rows) > 1:
-        console.print(
-            _plan_text.head(
-                command.recipe + ("" if command.recipe in _OF_FOLDERS else f" {command.size}"), plans[0], rows[0]
-            )
-        )
-        console.print(_plan_text.table(rows, plans))
+        title = command.recipe + ("" if command.recipe in _OF_FOLDERS else f" {command.size}")
+        show(console, _plan_text.head(title, plans[0], rows[0]))
+        show(console, _plan_text.table(rows, plans))
     else:
-        console.print(_plan_text.listing(rows[0], plans[0]))
+        show(console, _plan_text.listing(rows[0], plans[0]))
     if command.tan is not None:
         for plan in plans:
-            console.print(_plan_text.twin_sentence(plan.twin(command.tan), command.tan))
+            show(console, _plan_text.twin_sentence(plan.twin(command.tan), command.tan))
     for sentence in _plan_text.sentences(rows):
-        console.print(sentence)
+        show(console, sentence)
     return 0
 
 
@@ -280,10 +277,10 @@ def _compare(command: PlanCommand) -> int:
     if command.json:
         sys.stdout.write(json.dumps(rows, indent=2, allow_nan=False) + "\n")
         return 0
-    console = Console()
-    console.print(_plan_text.comparison(rows, parameters))
+    console = screen()
+    show(console, _plan_text.comparison(rows, parameters))
     for sentence in _plan_text.comparison_sentences(rows):
-        console.print(sentence)
+        show(console, sentence)
     return 0
 
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from sfumato.cli._screen import write_line
+
 EXAMPLES = """
 sfumato predict runs/x picture.png
 sfumato predict runs/x images/ --jsonl
@@ -27,10 +29,13 @@ class PredictCommand:
     """The folder of a run; of a captioner also its export."""
 
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Pictures, or folders of pictures."""
+    """Pictures, or folders of pictures. What is no picture that is read here is left out and counted by kind."""
 
     window: tuple[float, float] | None = None
     """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""
+
+    max_pixels: int | None = None
+    """Public limit on the pixels of a picture; larger ones are errors. Default: that of the run."""
 
     num_beams: int = 1
     """Beam search, of captioners; 1 is greedy."""
@@ -51,13 +56,19 @@ def run(command: PredictCommand) -> int:
 
     failed = 0
     for path, caption, error in predict(
-        command.run, command.images, command.window, command.num_beams, command.labels, command.question
+        command.run,
+        command.images,
+        command.window,
+        command.num_beams,
+        command.labels,
+        command.question,
+        command.max_pixels,
     ):
         failed += error is not None
         if command.jsonl:
             sys.stdout.write(json.dumps({"image": str(path), "caption": caption, "error": error}) + "\n")
         elif error is not None:
-            sys.stderr.write(f"sfumato: {path}: {error}\n")
+            write_line(f"sfumato: {path}: {error}", error=True)
         else:
-            sys.stdout.write(f"{path}: {caption}\n")
+            write_line(f"{path}: {caption}")
     return 1 if failed else 0

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from sfumato.cli._screen import write_line
 from sfumato.report import write_page
 
 EXAMPLES = """
@@ -34,7 +35,7 @@ class ReportCommand:
 def run(command: ReportCommand) -> int:
     """Write the page, say where it is, show it if asked."""
     path = write_page(command.run)
-    sys.stdout.write(f"{path}\n")
+    write_line(str(path))
     if command.open == "yes" or (command.open == "auto" and _at_a_desktop()):
         webbrowser.open(path.resolve().as_uri())
     return 0

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
+
+from sfumato.cli._screen import say, screen, show
 
 if TYPE_CHECKING:  # PyTorch is imported when the command runs, not for --help
     from sfumato.recipes.simulate import Sweep
@@ -89,10 +90,10 @@ def run(command: SimulateCommand) -> int:
     if command.json:
         sys.stdout.write(text)
         return 0
-    console = Console()
-    console.print(tables.table(simulate.shown(rows), title=f"||sin Theta||; base: {simulate.base_in_words(rows)}"))
-    console.print("pred squared = optim + priv + sampl + stat", highlight=False)
-    console.print("  ".join(str(path) for path in written), highlight=False, soft_wrap=True)
+    console = screen()
+    show(console, tables.table(simulate.shown(rows), title=f"||sin Theta||; base: {simulate.base_in_words(rows)}"))
+    say(console, "pred squared = optim + priv + sampl + stat")
+    say(console, "  ".join(str(path) for path in written))
     return 0
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from sfumato.cli._screen import say, screen, show
+
 EXAMPLES = """
 sfumato study accounting-grid
 sfumato study batch-scaling
@@ -60,12 +62,12 @@ def run(command: StudyCommand) -> int:
     from sfumato.report import tables
 
     out = command.out / (command.study + ("-quick" if command.quick else ""))
-    console = Console()
+    console = screen()
     rows, shown, plots = _STUDIES[command.study](command, out, console)
     (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
     for title, some in shown.items():
-        console.print(tables.table(some, title=title))
-    console.print(f"{out / 'rows.json'}  {'  '.join(map(str, plots))}", highlight=False)
+        show(console, tables.table(some, title=title))
+    say(console, f"{out / 'rows.json'}  {'  '.join(map(str, plots))}")
     return 0
 
 
@@ -87,7 +89,7 @@ def _batch_scaling(command: StudyCommand, out: Path, console: Console) -> Shown:
     small = {"largest": 64, "steps": 6, "num_records": 2000, "points": 2, "factors": (1, 2)}
     rows = study.batch_scaling(out, **(small if command.quick else {}))
     last = max(row["step"] for row in rows)
-    console.print(f"largest difference of the final losses: {study.spread(rows):.4f}", highlight=False)
+    say(console, f"largest difference of the final losses: {study.spread(rows):.4f}")
     shown = {command.study: [row for row in rows if row["step"] == last]}
     return rows, shown, [study.plot_scaling(rows, out / "plot.svg")]
 
@@ -146,32 +148,32 @@ def _vqa(command: StudyCommand, out: Path, console: Console) -> Shown:
 def _start_progress(console: Console) -> Callable[[int, int], None]:
     begun, first = time.monotonic(), [0]
 
-    def show(done: int, total: int) -> None:
+    def tell(done: int, total: int) -> None:
         first[0] = first[0] or done - 1  # stages that are there are not trained again
         if done % 200 == 0:
             left = (time.monotonic() - begun) / (done - first[0]) * (total - done)
-            console.print(f"start: step {done}/{total}  {left / 60:.0f} min left", highlight=False)
+            say(console, f"start: step {done}/{total}  {left / 60:.0f} min left")
 
-    return show
+    return tell
 
 
 def _progress(console: Console, figure_name: str = "zeroshot") -> Callable[[int, int, dict[str, Any]], None]:
     begun, first = time.monotonic(), [0]
 
-    def show(done: int, total: int, cell: dict[str, Any]) -> None:
+    def tell(done: int, total: int, cell: dict[str, Any]) -> None:
         if time.monotonic() - begun < 5 and not first[0]:
             return  # kept ones are read at once: they say nothing about the pace
         first[0] = first[0] or done - 1
         left = (time.monotonic() - begun) / (done - first[0]) * (total - done)
         figure = cell["figures"][figure_name]
         told = "" if figure is None else f"  {figure_name} {100 * figure:.1f} %"
-        console.print(
+        say(
+            console,
             f"{done}/{total}  {left / 60:.0f} min left  {cell['data']} {cell['method']} "
             f"epsilon {'none' if cell['epsilon'] is None else format(cell['epsilon'], 'g')}{told}",
-            highlight=False,
         )
 
-    return show
+    return tell
 
 
 _STUDIES: dict[str, Callable[[StudyCommand, Path, Console], Shown]] = {

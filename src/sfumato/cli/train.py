@@ -52,7 +52,16 @@ class TrainCommand(OnceFlags, OptimizerFlags, PrivacyFlags, ContrastFlags, Askin
     LoRA)."""
 
 
-_OF_WORDS = ("vocabulary", "public_text", "max_tokens", "vary_captions", "train_temperature", "templates", "jitter")
+_OF_WORDS = (
+    "vocabulary",
+    "public_text",
+    "strip_accents",
+    "max_tokens",
+    "vary_captions",
+    "train_temperature",
+    "templates",
+    "jitter",
+)
 _OF_GROUPS = ("num_groups", "group_size")
 _CONSTANTS = {"temperature", "bias", "symmetric"}
 _CONSTANTS_OF = {"infonce": {"temperature", "symmetric"}, "sigmoid": {"temperature", "bias"}, "spread-out": set()}
@@ -66,7 +75,7 @@ _HAS_NO = {
     "dp-gcl": ("norms", *_OF_ANSWERS),
     "logit-dp": ("clip", "views", "train_temperature", *_OF_GROUPS, *_OF_ADAPTERS, *_OF_ANSWERS),
     "dp-vqa": (*_OF_CONTRAST, *_OF_PICTURES),
-    "dp-vlm": (*_OF_CONTRAST, *_OF_PICTURES, "size", "vocabulary", "public_text"),
+    "dp-vlm": (*_OF_CONTRAST, *_OF_PICTURES, "size", "vocabulary", "public_text", "strip_accents"),
 }
 _ASKED = ("dp-vqa", "dp-vlm")
 

@@ -7,7 +7,7 @@ from sfumato.data.ask import asked_vocabulary
 from sfumato.data.asked import AskedRows, eight_bit_rgb
 from sfumato.data.captioned import Captioned, Question, Rows
 from sfumato.data.cifar import cifar10, cifar100
-from sfumato.data.decode import Decoder
+from sfumato.data.decode import Decoder, reduced
 from sfumato.data.easy_vqa import easy_vqa
 from sfumato.data.emoji import emoji
 from sfumato.data.features import FeatureRows
@@ -20,7 +20,7 @@ from sfumato.data.load import Options, has_test_split, load
 from sfumato.data.pairs import PairRows, padded
 from sfumato.data.shape_questions import shape_questions
 from sfumato.data.shapes import shapes
-from sfumato.data.show import light_up, png_base64
+from sfumato.data.show import light_up, png_base64, preview
 from sfumato.data.sidecar import picture_files
 from sfumato.data.split import check_disjoint, holdout, one_per_record
 from sfumato.data.table import Columns
@@ -63,7 +63,9 @@ __all__ = [
     "parse_caption",
     "picture_files",
     "png_base64",
+    "preview",
     "questions",
+    "reduced",
     "shape_questions",
     "shapes",
     "shapes_vocabulary",

@@ -1,36 +1,37 @@
 """Picture files to arrays: one way in for every source, and what it does with each kind of file.
 
 8 bits: (H, W, 1) or (H, W, 3) uint8. Alpha, transparent palettes and transparent colours are laid on white; CMYK
-becomes RGB; the EXIF orientation is applied; of an animation the first frame is taken. Deeper than 8 bits (16-bit PNG
+becomes RGB; the orientation is applied; of an animation the first frame is taken. Deeper than 8 bits (16-bit PNG
 and TIFF, 32-bit and floating-point TIFF, DICOM): a *declared public window* (low, high) of stored values is stretched
 to [0, 255] and kept as float32, so that nothing is rounded before the picture is resized. Without a window such files
 are refused before training: Pillow's own conversion would clip them, and a window fitted to the data would be a
 private statistic.
 
-Whatever is wrong with one file while training is an `UndecodableRow` with a message that holds nothing of the file.
+A picture is decoded once, as Pillow keeps it, and converted in strips: next to the result nothing else of its size is
+held. Whatever is wrong with one file while training is an `UndecodableRow` with a message that holds nothing of it.
 """
 
 import io
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
+from sfumato.data.formats import HEAD, TOO_LARGE, Source, readable_formats, too_large_message, unread_message
+from sfumato.data.metadata import Bare, bare, orientation_of, upright
 from sfumato.data.quiet import quiet
 from sfumato.data.regular import bytes_of, opened
 from sfumato.data.window import Window, check_window, stretch
 
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000")  # no EPS: it would start Ghostscript
-_ENDINGS = "png apng jpg jpeg jpe tif tiff bmp gif webp ppm pgm pnm jp2 j2k dcm dicom"
-EXTENSIONS = frozenset("." + ending for ending in _ENDINGS.split())
 _MOST_PIXELS = 178_956_970  # Pillow opens nothing larger (twice Image.MAX_IMAGE_PIXELS)
+_LARGE = 1 << 22  # pixels from which a picture may be reduced while it is read
+_SPARE = 2  # a reduced picture keeps so many times the side that is needed: what is left to do is a proper resize
+_STRIP = 1 << 20  # pixels that are converted at once
 _WHITE_IS_ZERO = 0  # of TIFF tag 262, PhotometricInterpretation
-
-Source = str | os.PathLike[str] | bytes
 
 
 class Header(NamedTuple):
@@ -67,38 +68,118 @@ class Decoder:
         """Return the settings as JSON values."""
         return {"window": None if self.window is None else list(self.window), "max_pixels": self.max_pixels}
 
-    def __call__(self, source: Source) -> np.ndarray:
+    def __call__(self, source: Source, *, side: int | None = None) -> np.ndarray:
         """Return the picture of a file (path or bytes): (H, W, 1 or 3), uint8, or float32 in [0, 255] if deep.
+
+        Args:
+            source: path or bytes.
+            side: pixels of the shorter side that are needed at most. A picture of more than 4 million pixels is then
+                reduced by a whole factor while it is read, never below twice that; others come as they are.
 
         Raises:
             UndecodableRow: unreadable, truncated or too large.
             BadInput: deeper than 8 bits and no window declared; DICOM without the extra.
         """
+        raw = b""
         try:
             with quiet():
                 raw = _read(source)
                 if dicom.is_dicom(raw):
-                    return dicom.pixels(raw, self.window, self.max_pixels)
-                return self._picture(raw)
+                    pixels = dicom.pixels(raw, self.window, self.max_pixels)
+                    return pixels if side is None else reduced(pixels, side)
+                return self._picture(bare(raw), side)
         except (BadInput, UndecodableRow):
             raise
+        except Image.DecompressionBombError:
+            raise self._too_large() from None
         except Exception:  # a malformed file makes a decoder raise anything; its message may quote the file
-            raise UndecodableRow("a picture cannot be read: missing, truncated or not a known format.") from None
+            raise UndecodableRow(unread_message(raw[:HEAD])) from None
 
-    def _picture(self, raw: bytes) -> np.ndarray:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+    def _picture(self, found: Bare, side: int | None) -> np.ndarray:
+        with _opened(found.raw) as image:
             if image.width * image.height > self.max_pixels:
-                raise UndecodableRow("a picture is larger than the public limit max_pixels.")
+                raise self._too_large()
             deep, inverted = _is_deep(image), _is_inverted(image)
+            factor = _factor(image.size, side)
+            if factor > 1 and not deep:
+                _draft(image, factor)
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            if not deep:
-                return _eight_bits(upright)
-            if not upright.mode.startswith(("I", "F")):
+            if image.width * image.height > self.max_pixels:  # an icon that holds another size than it says
+                raise self._too_large()
+            orientation = found.orientation or orientation_of(image)
+            convert: Callable[[Image.Image], np.ndarray] = _eight_bits
+            if deep and not image.mode.startswith(("I", "F")):
                 check_window(self.window, 3)
-                return _eight_bits(upright)
-            stored = np.asarray(upright, np.float64)[:, :, None]
-        return stretch(stored, self.window, inverted=inverted)
+            elif deep:
+                convert = lambda strip: stretch(  # noqa: E731
+                    np.asarray(strip, np.float64)[:, :, None], self.window, inverted=inverted
+                )
+            pixels = _converted(image, convert, _factor(image.size, side))
+        return upright(pixels, orientation)
+
+    def _too_large(self) -> UndecodableRow:
+        return UndecodableRow(too_large_message(self.max_pixels))
+
+
+def _opened(raw: bytes) -> Image.Image:
+    """Open a file. Raises whatever Pillow raises."""
+    try:
+        return _without_xmp(Image.open(io.BytesIO(raw), formats=readable_formats()))
+    except Image.DecompressionBombError:
+        raise
+    except Exception:
+        if raw[4:8] != b"ftyp":
+            raise
+        # AVIF: its EXIF, of which only the orientation counts, is read when it is opened; unknown parts are skipped
+        return _without_xmp(Image.open(io.BytesIO(raw.replace(b"Exif", b"skip")), formats=readable_formats()))
+
+
+def _without_xmp(image: Image.Image) -> Image.Image:
+    if not isinstance(
+        image.info.get("xmp", b""), bytes
+    ):  # a TIFF may hold anything there, and loads it with its pixels
+        del image.info["xmp"]
+    return image
+
+
+def _factor(size: tuple[int, int], side: int | None) -> int:
+    """Return the whole factor by which a picture may be reduced."""
+    if side is None or size[0] * size[1] <= _LARGE:
+        return 1
+    return max(1, min(size) // (_SPARE * side))
+
+
+def _draft(image: Image.Image, factor: int) -> None:
+    """Let a JPEG be decoded at a half, a quarter or an eighth of its size; other formats ignore it."""
+    image.draft(None, (image.width // factor, image.height // factor))
+
+
+def _converted(image: Image.Image, convert: Callable[[Image.Image], np.ndarray], factor: int) -> np.ndarray:
+    """Return a loaded picture as an array, strip by strip, every `factor` pixels in both directions made one."""
+    width, height = image.size
+    rows = factor * max(1, _STRIP // (width * factor))
+    if rows >= height:
+        return _by(convert(image), factor)
+    pixels = None
+    for top in range(0, height, rows):
+        strip = _by(convert(image.crop((0, top, width, min(top + rows, height)))), factor)
+        if pixels is None:
+            pixels = np.empty((-(-height // factor), *strip.shape[1:]), strip.dtype)
+        pixels[top // factor : top // factor + len(strip)] = strip
+    assert pixels is not None
+    return pixels
+
+
+def _by(pixels: np.ndarray, factor: int) -> np.ndarray:
+    if factor == 1:
+        return pixels
+    planes = [Image.fromarray(np.ascontiguousarray(plane)).reduce(factor) for plane in np.moveaxis(pixels, 2, 0)]
+    return np.stack([np.asarray(plane) for plane in planes], axis=2)
+
+
+def reduced(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Return a decoded picture (H, W, C) as `Decoder` returns it where `side` pixels are needed."""
+    return _by(pixels, _factor((pixels.shape[1], pixels.shape[0]), side))
 
 
 def _read(source: Source) -> bytes:
@@ -141,21 +222,38 @@ def _eight_bits(image: Image.Image) -> np.ndarray:
 def header(source: Source) -> Header:
     """Return size, depth and channels of a picture from its header alone. Raises UndecodableRow."""
     try:
-        with quiet():
-            if dicom.is_dicom(_head(source)):
-                return Header(*dicom.header(_read(source) if isinstance(source, bytes) else source))
-            file = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(file, formats=FORMATS) as image:
-                grey = image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F"))
-                return Header(image.width, image.height, _is_deep(image), 1 if grey else 3)
+        with quiet(), io.BytesIO(source) if isinstance(source, bytes) else opened(source) as file:
+            begins = file.read(HEAD)
+            file.seek(0)
+            return Header(*dicom.header(file)) if dicom.is_dicom(begins) else _header(file)
     except BadInput:
         raise
+    except Image.DecompressionBombError:
+        raise UndecodableRow(f"{TOO_LARGE}.") from None
     except Exception:
         raise UndecodableRow("a picture's header cannot be read.") from None
 
 
-def _head(source: Source) -> bytes:
+def _header(file: BinaryIO) -> Header:
+    try:
+        with Image.open(file, formats=readable_formats()) as image:
+            return _header_of(image)
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # broken metadata, perhaps: then the whole file is read
+        file.seek(0)
+        with _opened(bare(file.read()).raw) as image:
+            return _header_of(image)
+
+
+def _header_of(image: Image.Image) -> Header:
+    grey = image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F"))
+    return Header(image.width, image.height, _is_deep(image), 1 if grey else 3)
+
+
+def head(source: Source) -> bytes:
+    """Return the first bytes of a file. Raises OSError where there is no regular file."""
     if isinstance(source, bytes):
-        return source[:132]
+        return source[:HEAD]
     with opened(source) as file:
-        return file.read(132)
+        return file.read(HEAD)

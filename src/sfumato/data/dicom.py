@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data.formats import too_large_message
 from sfumato.data.window import Window, check_window, stretch
 
 _MAGIC = slice(128, 132)
@@ -44,7 +45,7 @@ def is_dicom(raw: bytes) -> bool:
         return True
     if not _FIRST_TAGS.match(raw):
         return False
-    return bool(_VR.match(raw, 4)) or int.from_bytes(raw[4:8], "little") <= _SHORT
+    return bool(_VR.match(raw, 4)) or 0 < int.from_bytes(raw[4:8], "little") <= _SHORT  # 0: a TGA picture
 
 
 def _pydicom() -> ModuleType:
@@ -159,7 +160,7 @@ def pixels(raw: bytes, window: Window | None, max_pixels: int) -> np.ndarray:
     pydicom = _pydicom()
     data = _read(pydicom, io.BytesIO(raw), [*_SHAPE_TAGS, *_VALUE_TAGS, *_PIXEL_TAGS])
     if int(data.Rows) * int(data.Columns) > max_pixels:
-        raise UndecodableRow("a picture is larger than the public limit max_pixels.")
+        raise UndecodableRow(too_large_message(max_pixels))
     if not _is_grey(data):
         return _colour(data, pydicom, window)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.concepts import Points, concept, is_variant, plain
-from sfumato.data.decode import EXTENSIONS, Decoder
+from sfumato.data.decode import Decoder
 from sfumato.data.files import inside, probe_headers
 from sfumato.data.folder import Files
+from sfumato.data.formats import is_readable_ending
 from sfumato.data.hints import near, siblings
 from sfumato.data.regular import bytes_of
 from sfumato.data.rows import tabled
@@ -155,7 +156,7 @@ def _drawn(folder: Path, number: int, names: dict[Points, tuple[str, ...]], grou
         raise BadInput(f"emoji folder {folder} does not exist{near(folder.name, siblings(folder))}.")
     rows = []
     for path in sorted(folder.iterdir()):
-        match = _FILE.fullmatch(path.stem) if path.suffix.lower() in EXTENSIONS else None
+        match = _FILE.fullmatch(path.stem) if is_readable_ending(path.name) else None
         if match is None:
             continue
         points = plain(int(point, 16) for point in re.split("[-_]", match[1]))

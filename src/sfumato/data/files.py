@@ -3,6 +3,7 @@
 Messages go to the person who holds the data: they name files, columns and row numbers, never captions or owners.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data.decode import Decoder, Source, header
+from sfumato.data.decode import Decoder, head, header
 from sfumato.data.dicom import NeedsPackage
+from sfumato.data.formats import TOO_LARGE, Source, counted_kinds, kind_of, needs_more
 from sfumato.data.hints import counted, near, siblings
 from sfumato.data.keys import text_key
 from sfumato.data.regular import is_special
 from sfumato.data.table import names_of
 from sfumato.data.window import check_window
+
+log = logging.getLogger(__name__)
 
 MISSING = ("error", "zero")
 
@@ -131,42 +135,89 @@ def stamp(path: str) -> str:
         return ""
 
 
-def probe(root: str, files: list[str], decoder: Decoder, folder: Path, *, named: bool = True) -> None:
-    """Read every header once: refuse undeclared depth, and a folder in which nothing is a picture.
+def probe(
+    root: str, files: list[str], decoder: Decoder, folder: Path, *, missing: str = "error", named: bool = True
+) -> None:
+    """Read every header once: refuse undeclared depth, kinds that are not read here, and a folder without pictures.
 
-    Without `named` a message does not name the file: where a picture is a record.
+    With `missing` "zero" what is of such a kind stays, as a record with zero contribution. Without `named` a message
+    does not name the file: where a picture is a record.
     """
     distinct = dict.fromkeys(files)
     pictures = (
         (os.path.join(root, file), os.path.join(folder, file) if named else f"a picture in {folder}")
         for file in distinct
     )
-    if not probe_headers(pictures, decoder, str(folder)):
-        raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read.")
+    readable, unread = _headers(pictures, decoder, str(folder))
+    if not readable:
+        kinds = f": {counted_kinds(unread)}" if unread else ""
+        raise BadInput(f"none of the {len(distinct)} files listed in {folder} is a picture that can be read{kinds}.")
+    _check_unread(unread, len(distinct), str(folder), missing)
 
 
-def probe_headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: str) -> int:
-    """Return how many of the (source, name) headers can be read.
+def probe_headers(
+    pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: str, *, missing: str = "zero"
+) -> int:
+    """Return how many of the (source, name) headers can be read, and say of what kinds the others are.
 
     Raises:
-        BadInput: naming the first that is refused; or, after all were looked at, how many need which package.
+        BadInput: naming the first that is refused; or, after all were looked at, how many need which package, or with
+            `missing` "error" how many are of a kind that is not read here.
     """
-    readable = looked = 0
+    readable, unread = _headers(pictures, decoder, where)
+    _check_unread(unread, readable + len(unread), where, missing)
+    return readable
+
+
+def _headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: str) -> tuple[int, list[str]]:
+    """Return how many headers can be read, and the kind of each that cannot: its picture contributes nothing."""
+    readable, unread = 0, []
     needed: Counter[str] = Counter()
     for source, name in pictures:
-        looked += 1
         try:
             found = header(source)
             if found.deep:
                 check_window(decoder.window, found.channels)
-        except UndecodableRow:
-            continue  # stays a record; counted in private while training
+        except UndecodableRow as error:
+            unread.append(_kind(source, str(error)))
         except NeedsPackage as error:
             needed[str(error)] += 1
         except BadInput as error:
             raise BadInput(f"{name}: {error}") from None
-        readable += 1
+        else:
+            too_large = found.width * found.height > decoder.max_pixels
+            unread += ["larger than --max-pixels"] if too_large else []
+            readable += not too_large
     if needed:
+        looked = readable + len(unread) + needed.total()
         lacking = " ".join(f"{times} of {looked} pictures: {what}" for what, times in needed.most_common())
         raise BadInput(f"{where}: {lacking}")
-    return readable
+    return readable, unread
+
+
+def _kind(source: Source, message: str) -> str:
+    if message.startswith(TOO_LARGE):
+        return "larger than --max-pixels"
+    try:
+        begins = head(source)
+    except OSError:
+        begins = b""
+    return kind_of("" if isinstance(source, bytes) else os.fspath(source), begins)
+
+
+def _check_unread(unread: list[str], total: int, where: str, missing: str) -> None:
+    """Say which pictures contribute nothing. Raises BadInput for kinds that are not read here, if they are errors."""
+    lacking = [kind for kind in unread if needs_more(kind)]
+    if lacking and missing == "error":
+        raise BadInput(
+            f"{len(lacking)} of {total} pictures in {where} are of a kind that is not read here: "
+            f"{counted_kinds(lacking)}. Install what reads them, convert them to PNG or JPEG, or keep them with zero "
+            "contribution by --missing zero."
+        )
+    if unread:
+        log.warning(
+            "%d of %d pictures looked at cannot be read and contribute nothing: %s.",
+            len(unread),
+            total,
+            counted_kinds(unread),
+        )

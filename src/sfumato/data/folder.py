@@ -91,13 +91,13 @@ def image_folder(
     elif columns not in (None, Columns()):
         raise BadInput(f"columns were named, but there is no caption table for {folder}: give --captions.")
     else:
-        found = _Listed(*sidecars(folder), None, None)
+        found = _Listed(*sidecars(folder, missing), None, None)
         check_rows(found.files, found.texts, None, str(folder))
     root_path = os.path.realpath(folder)
     sought = "check the image column" if found.picture_owned else None  # an owner is not named in a message
     stamped = stamps(root_path, found.files, folder, missing, sought)
     there = [file for file, stamp in zip(found.files, stamped) if stamp]
-    probe(root_path, there, decoder, folder, named=not found.picture_owned)
+    probe(root_path, there, decoder, folder, missing=missing, named=not found.picture_owned)
     return tabled(
         name=folder.name or str(folder),
         kind="image_folder",

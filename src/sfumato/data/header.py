@@ -4,10 +4,9 @@ The first line of a table may be a row of the data, where the line of names was 
 reads like names.
 """
 
-import os
 from collections.abc import Sequence
 
-from sfumato.data.decode import EXTENSIONS
+from sfumato.data.formats import is_picture_ending
 from sfumato.data.keys import text_key
 
 GUESSES = {
@@ -39,5 +38,5 @@ def shown(names: Sequence[str], named: Sequence[str] = ()) -> list[str]:
     """
     known = {text_key(name) for name in named}
     reads = any(text_key(name).lower() in _USUAL or text_key(name) in known for name in names)
-    odd = any(len(name) > _LONGEST or os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
+    odd = any(len(name) > _LONGEST or is_picture_ending(name) for name in names)
     return list(names) if reads and not odd else []

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput
-from sfumato.data.decode import EXTENSIONS
 from sfumato.data.files import inside
+from sfumato.data.formats import is_picture_ending
 from sfumato.data.hints import near
 from sfumato.data.regular import is_special, opened
 from sfumato.data.table import TABLES
@@ -107,7 +107,7 @@ def is_saved(path: Path) -> bool:
 def holds(path: Path) -> tuple[bool, bool, bool]:
     """Say whether a folder holds pictures, pictures with a .txt file of the same name, and parquet files."""
     names = {os.path.join(place, name) for place, name in _visible(path)}
-    pictures = [name for name in names if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    pictures = [name for name in names if is_picture_ending(name)]
     captioned = any(os.path.splitext(name)[0] + ".txt" in names for name in pictures)
     return bool(pictures), captioned, any(name.lower().endswith(".parquet") for name in names)
 
@@ -115,7 +115,7 @@ def holds(path: Path) -> tuple[bool, bool, bool]:
 def _is_parquet(path: Path) -> bool:
     names = [name for _, name in _visible(path)]
     described = any(name in _METADATA for name in names)
-    pictures = any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
+    pictures = any(is_picture_ending(name) for name in names)
     return any(name.lower().endswith(".parquet") for name in names) and not (described and pictures)
 
 
@@ -196,6 +196,6 @@ def not_data(path: Path) -> str:
         return "is an archive: unpack it, and give the folder that it becomes."
     if ending in TABLES:
         return "is a table: give the folder of its pictures with --data, and the table with --captions."
-    if ending in EXTENSIONS:
+    if is_picture_ending(path.name):
         return "is one picture: give the folder of the pictures."
     return "is a file: give a folder of pictures, a folder of save_to_disk, or a parquet file."

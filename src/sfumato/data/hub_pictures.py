@@ -75,7 +75,7 @@ def check_pictures(
     pictures: ArrowColumn, places: Places, decoder: Decoder, *, missing: str, where: str, split: str
 ) -> None:
     """Read every header once. Raises BadInput for what may not be read, is missing or cannot be read."""
-    readable = probe_headers(pictures.looked_at(places, where, split), decoder, where)
+    readable = probe_headers(pictures.looked_at(places, where, split), decoder, where, missing=missing)
     absent, num_rows = pictures.absent, len(pictures.keys)
     if absent and (missing == "error" or len(absent) == num_rows):
         raise BadInput(

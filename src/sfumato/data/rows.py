@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from sfumato.data.captioned import Captioned, Question, Selection, digest_of
-from sfumato.data.decode import Decoder, Source
+from sfumato.data.decode import Decoder
+from sfumato.data.formats import Source
 
 
 class Pictures(Protocol):

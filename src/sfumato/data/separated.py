@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sfumato.base.errors import BadInput
-from sfumato.data.decode import EXTENSIONS
+from sfumato.data.formats import is_picture_ending
 from sfumato.data.header import shown
 from sfumato.data.hints import counted
 from sfumato.data.keys import text_key
@@ -97,7 +97,7 @@ def _is_row(line: str, separator: str, folder: Path | None) -> bool:
 
 
 def _names_picture(part: str, folder: Path | None) -> bool:
-    if os.path.splitext(part)[1].lower() in EXTENSIONS:
+    if is_picture_ending(part):
         return True
     return bool(part) and folder is not None and os.path.isfile(os.path.join(folder, part))
 

@@ -6,6 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
+_MOST = 512  # larger ones are made smaller for a page
 _LEAST = 112  # small pictures are enlarged to this many pixels, without smoothing
 
 
@@ -17,6 +18,15 @@ def png_base64(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def preview(image: np.ndarray) -> np.ndarray:
+    """Return a picture (H, W, 1 or 3), uint8 or float32, with at most 512 pixels a side, in its own proportions."""
+    if max(image.shape[:2]) <= _MOST:
+        return image
+    picture = _as_pil(image)
+    picture.thumbnail((_MOST, _MOST))
+    return np.asarray(picture).reshape(picture.height, picture.width, -1)
 
 
 def light_up(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -80,7 +80,8 @@ def vqa2(
     check_rows(files, [(str(number),) for number in found.numbers], owners, str(questions))  # rows go by question_id
     root = os.path.realpath(folder)
     stamped = stamps(root, files, folder, missing, f"looked for {_sought(found.subtype)}")
-    probe(root, [file for file, stamp in zip(files, stamped) if stamp], decoder, folder, named=False)
+    there = [file for file, stamp in zip(files, stamped) if stamp]
+    probe(root, there, decoder, folder, missing=missing, named=False)
     return tabled(
         name=f"vqa2 ({found.subtype or Path(questions).stem})",
         kind="vqa2",

@@ -5,6 +5,7 @@ that published figures were made by.
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -84,8 +85,8 @@ def answer_type(answers: Sequence[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text with line breaks and tabs as spaces, and none around it."""
-    return text.replace("\n", " ").replace("\t", " ").strip()
+    """Return the text in Unicode's composed form, line breaks and tabs as spaces, and none around it."""
+    return unicodedata.normalize("NFC", text).replace("\n", " ").replace("\t", " ").strip()
 
 
 @lru_cache(maxsize=1 << 16)  # a few thousand answers make up most of a data set

@@ -18,6 +18,7 @@ from sfumato.evaluate.vqa import Questions, best_answers, chance_of, common_answ
 logger = logging.getLogger(__name__)
 
 NUM_CANDIDATES = 100  # of a public training set: each costs a pass over all questions
+_HELD = 1 << 24  # numbers of the pictures of a batch; one that is larger is asked about by itself
 _NO_ANSWERS = (
     "answers are ranked among declared ones (answers=...), or the commonest of a training set that is declared public"
 )
@@ -182,16 +183,20 @@ def _gathered(told: list[dict[str, Any]], records: list[Any], *, num_unreadable:
 
 
 def _batches(dataset: Any, rows: np.ndarray, batch_size: int) -> Iterator[list[tuple[int, Mapping[str, Any]]]]:
-    """Yield the rows that can be decoded; pictures may differ in size, so they are not stacked."""
-    for start in range(0, len(rows), batch_size):
-        batch = []
-        for row in rows[start : start + batch_size]:
-            try:
-                batch.append((int(row), dataset[int(row)]))
-            except UndecodableRow:
-                continue
-        if batch:
+    """Yield the rows that can be decoded; pictures may differ in size, so they are not stacked, and few if large."""
+    batch, held = [], 0
+    for row in rows:
+        try:
+            example = dataset[int(row)]
+        except UndecodableRow:
+            continue
+        batch.append((int(row), example))
+        held += np.asarray(example["image"]).size
+        if len(batch) == batch_size or held > _HELD:
             yield batch
+            batch, held = [], 0
+    if batch:
+        yield batch
 
 
 def _asking(bench: Bench, dataset: Any) -> _Asking | None:

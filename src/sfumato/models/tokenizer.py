@@ -5,6 +5,7 @@ private captions (PAPERS section 5: what a DP claim must state).
 """
 
 import hashlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from sfumato.models.open_clip_door import read_open_clip_bpe
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PAD_FIELD = "sfumato_pad_id"  # in tokenizer_config.json: padding that is no special token, as open_clip's 0, its "!"
+_FRAGILE = ("Mn", "Mc", "Me", "Co", "Cn")
+_LONGEST_WORD = 500  # characters: a sentence of a script without blanks (Thai, kana) is one word
 IGNORED = -100  # label of a position that is not a token: transformers' and torch's convention
 
 
@@ -106,9 +109,11 @@ class Tokenizer:
         return sum(tokens > max_tokens for tokens in self.count_tokens(captions))
 
     def count_unknown(self, captions: Iterable[str]) -> int:
-        """Return how many captions hold a token outside the vocabulary. On private captions the count is private."""
-        unknown = self.backend.unk_token_id
-        return sum(unknown in self._ids(caption) for caption in captions) if unknown is not None else 0
+        """Return how many captions lose something: a token outside the vocabulary, or marks that are stripped.
+
+        On private captions the count is private.
+        """
+        return sum(self._loses(caption) for caption in captions)
 
     def encode_texts(self, texts: Sequence[str], max_tokens: int) -> Tensor:
         """Return what a text tower reads, (N, max_tokens) int64: start token, tokens, end token, then `pad_id`.
@@ -141,6 +146,12 @@ class Tokenizer:
         # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
         return self.backend.backend_tokenizer.encode(caption, add_special_tokens=False).ids
 
+    def _loses(self, caption: str) -> bool:
+        unknown, normalizer = self.backend.unk_token_id, self.backend.backend_tokenizer.normalizer
+        if unknown is not None and unknown in self._ids(caption):
+            return True
+        return normalizer is not None and _num_fragile(normalizer.normalize_str(caption)) < _num_fragile(caption)
+
     def _frame(self) -> tuple[list[int], list[int]]:
         """Return the ids before and after a text; every text ends with an end token, at which CLIP is read out."""
         bare = self._ids("a")
@@ -155,8 +166,16 @@ class Tokenizer:
         return [token for token in row[:end] if token != IGNORED]
 
     @staticmethod
-    def from_vocab(file: str | Path) -> "Tokenizer":
-        """Read a WordPiece vocabulary, one token a line (BERT's `vocab.txt`); lower-cased text is expected."""
+    def from_vocab(file: str | Path, strip_accents: bool | None = None) -> "Tokenizer":
+        """Read a WordPiece vocabulary, one token a line (BERT's `vocab.txt`); lower-cased text is expected.
+
+        Args:
+            file: its path.
+            strip_accents: "café" is read as "cafe"; None: where no token of the vocabulary has a mark that this strips.
+
+        Raises:
+            BadInput: there is no such file, or it is no WordPiece vocabulary.
+        """
         path = Path(file)
         if not path.is_file():
             raise BadInput(f"there is no vocabulary file {path}.")
@@ -168,7 +187,9 @@ class Tokenizer:
             raise BadInput(f"{path} is not a WordPiece vocabulary: it lacks {', '.join(lacking)}.")
         if len(set(tokens)) != len(tokens):
             raise BadInput(f"{path} lists a token twice; the line number is the token's id.")
-        return _wordpiece(tokens)
+        if strip_accents is None:
+            strip_accents = not any(_has_accents(token) for token in tokens)
+        return _wordpiece(tokens, _normalizer(strip_accents))
 
     @staticmethod
     def from_checkpoint(folder: str | Path) -> "Tokenizer":
@@ -202,18 +223,24 @@ class Tokenizer:
         return Tokenizer(read_open_clip_bpe(_PAD_FIELD))
 
     @staticmethod
-    def from_public_text(texts: Iterable[str], vocab_size: int | None = None) -> "Tokenizer":
+    def from_public_text(
+        texts: Iterable[str], vocab_size: int | None = None, *, strip_accents: bool = False
+    ) -> "Tokenizer":
         """Build a vocabulary of whole words, most frequent first, from text declared public.
 
         Every character of the text is in the vocabulary too, alone and as a continuation, so that a word that did not
         fit, or a new one, is spelled instead of lost. Ties are broken by the alphabet: the same text gives the same
-        vocabulary everywhere.
+        vocabulary everywhere. Text is lower-cased and brought to Unicode's composed form (NFC), so that two ways to
+        write a character are one; accents, vowel signs and tone marks stay.
 
         Args:
             texts: public text, such as caption templates filled with class names.
             vocab_size: upper bound, special tokens included; None keeps every word.
+            strip_accents: leave marks out, as BERT's uncased models do ("café" is "cafe"). Scripts that write vowels
+                or tones as marks, such as Devanagari and Thai, lose them.
         """
-        counts = Counter(word for text in texts for word in _words(text))
+        normalizer = _normalizer(strip_accents)
+        counts = Counter(word for text in texts for word in _words(text, normalizer))
         if not counts:
             raise BadInput("the public text for the vocabulary has no words.")
         characters = sorted({character for word in counts for character in word})
@@ -224,26 +251,37 @@ class Tokenizer:
             raise BadInput(
                 f"vocab_size {vocab_size} is below the {len(spelled)} that special tokens and characters take."
             )
-        return _wordpiece((spelled + words)[:vocab_size])
+        return _wordpiece((spelled + words)[:vocab_size], normalizer)
 
 
 def _first(*values: Any) -> int:
     return next((value for value in values if value is not None), None)  # pyright: ignore[reportReturnType]
 
 
-def _normalizer() -> normalizers.Normalizer:
-    return normalizers.BertNormalizer(lowercase=True)
+def _normalizer(strip_accents: bool) -> normalizers.Normalizer:
+    bert = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
+    # composed again behind it: a lower-case letter may have a composed form where its capital has none
+    return normalizers.Sequence([normalizers.NFC(), bert, normalizers.NFC()])
 
 
-def _words(text: str) -> list[str]:
-    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(_normalizer().normalize_str(text))
+def _words(text: str, normalizer: normalizers.Normalizer) -> list[str]:
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str(normalizer.normalize_str(text))
     return [word for word, _ in split]
 
 
-def _wordpiece(tokens: Sequence[str]) -> Tokenizer:
+def _num_fragile(text: str) -> int:
+    """Return how many characters of a text a normaliser may drop: marks, and what it does not know."""
+    return sum(unicodedata.category(character) in _FRAGILE for character in unicodedata.normalize("NFD", text))
+
+
+def _has_accents(token: str) -> bool:
+    return any(unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", token))
+
+
+def _wordpiece(tokens: Sequence[str], normalizer: normalizers.Normalizer) -> Tokenizer:
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    backend = Backend(WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = _normalizer()
+    backend = Backend(WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=_LONGEST_WORD))
+    backend.normalizer = normalizer
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece()
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))

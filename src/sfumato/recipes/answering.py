@@ -15,7 +15,7 @@ from sfumato.recipes.adapters import adapter_of
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
-from sfumato.recipes.words import tokenizer_of
+from sfumato.recipes.words import check_own_words, tokenizer_of
 
 QUESTION = "describe the picture"
 _MADE_UP = (("what is this", "a word"), ("is it red", "no"), ("which shape is here", "that one is round"))
@@ -77,6 +77,7 @@ def start_answering(run: Run, train: data.Captioned) -> models.StartedVlm:
     if settings.init is not None:
         if settings.vocabulary or settings.public_text:
             raise BadInput("a checkpoint brings its own words: leave out --vocabulary and --public-text.")
+        check_own_words(run)
         return models.start_vlm(
             settings.init, **given, image_size=asking.image_size, gradient_checkpointing=settings.checkpointing
         )
@@ -111,7 +112,9 @@ def answer_words(run: Run, train: data.Captioned) -> tuple[models.Tokenizer, str
     """Return the words of a model from scratch, and where they come from: always public text."""
     if train.public and not run.model.vocabulary and not run.model.public_text:
         texts = islice(_spelt(run, train), _LOOKED_AT)
-        return models.Tokenizer.from_public_text(texts), "the words of the public questions and answers"
+        return models.Tokenizer.from_public_text(
+            texts, strip_accents=run.model.strip_accents or False
+        ), "the words of the public questions and answers"
     return tokenizer_of(run, train)
 
 

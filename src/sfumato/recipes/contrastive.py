@@ -15,7 +15,7 @@ from sfumato.recipes.frozen import feature_rows, pictures_stay
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets, preprocess_of
-from sfumato.recipes.words import Words, text_length, words_of
+from sfumato.recipes.words import Words, check_own_words, text_length, words_of
 
 PRETRAINED = "lit"  # `--init lit`: the two pretrained towers that packages carry
 _OPEN_CLIP = "open_clip:"
@@ -130,6 +130,7 @@ def start_towers(run: Run, train: data.Captioned) -> tuple[models.StartedTowers,
 
 
 def _words_of_checkpoint(run: Run, train: data.Captioned, tokenizer: models.Tokenizer) -> Words:
+    check_own_words(run)
     length = text_length(run, train, tokenizer, more=1)
     return Words(tokenizer=tokenizer, max_tokens=length, vocabulary="that of the checkpoint that training starts from")
 

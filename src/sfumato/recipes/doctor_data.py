@@ -86,7 +86,7 @@ def public_rows(case: Case, settings: Data, number: int, size: int = 1) -> Rows:
         return Rows(
             case=replace(case, batch=_answers(case, captioned, drawn)), number=number, inputs=captioned.name, real=True
         )
-    batch, made = _pictures(case, [captioned[index] for index in drawn])
+    batch, made = _pictures(case, [_seen(case, captioned[index]) for index in drawn])
     inputs = f"pictures of {captioned.name}, {made} made up" if made else captioned.name
     return Rows(case=replace(case, batch=batch), number=number, inputs=inputs, real=not made)
 
@@ -110,6 +110,11 @@ def _pictures(case: Case, rows: list[Any]) -> tuple[Callable[[int], Any], str]:
     if case.encode is not None or "other_view" in case.batch(1):
         return batch, ""
     return batch, "words" if "input_ids" in case.batch(1) or case.text_name else "labels"
+
+
+def _seen(case: Case, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row whose picture is no larger than random crops of it need: all rows are in memory at once."""
+    return {**row, "image": data.reduced(row["image"], 2 * case.image_size)}
 
 
 def _answers(case: Case, captioned: data.Captioned, drawn: list[int]) -> Callable[[int], Any]:

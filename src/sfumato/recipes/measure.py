@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def evaluate_run(
     *,
     suites: Sequence[str] | None = None,
     limit: int | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the exported model of a run and return the results.
@@ -40,6 +42,7 @@ def evaluate_run(
         suites: names of `evaluate.SUITES`; None: all that suit the model (of a captioner probe, few-shot, zero-shot and
             captions). A classifier has one measure of its own, its accuracy.
         limit: use at most so many pictures of each set.
+        max_pixels: larger pictures count as unreadable; None: as in training.
         progress: called with (what, done, of how many).
 
     Raises:
@@ -47,7 +50,7 @@ def evaluate_run(
     """
     if suites is not None:
         evaluate.check_suites(suites)
-    run = read_config(folder)
+    run = _limited(read_config(folder), max_pixels)
     sets = sets_of(run.data, run.model.image_size)
     if sets.test is None:
         raise BadInput(
@@ -70,8 +73,12 @@ def evaluate_run(
         )
     _write(folder, results)
     if sets.test.public and run.model.kind == "captioner":
-        write_samples(folder)
+        write_samples(folder, max_pixels)
     return results
+
+
+def _limited(run: Run, max_pixels: int | None) -> Run:
+    return run if max_pixels is None else replace(run, data=replace(run.data, max_pixels=max_pixels))
 
 
 def _classified(
@@ -107,32 +114,31 @@ def _write(folder: Path, results: dict[str, Any]) -> None:
         path.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def write_samples(folder: Path) -> list[dict[str, str]]:
+def write_samples(folder: Path, max_pixels: int | None = None) -> list[dict[str, str]]:
     """Write public held-out pictures with their captions, and where the words look, into export/; return the former.
 
     Raises:
         BadInput: the run holds no captioner.
     """
     trained = open_trained(folder)
-    sets, loaded, preprocess = (
-        sets_of(trained.run.data, trained.run.model.image_size),
-        trained.loaded,
-        trained.normalised(),
-    )
+    run, loaded, preprocess = _limited(trained.run, max_pixels), trained.loaded, trained.normalised()
+    sets = sets_of(run.data, run.model.image_size)
     if trained.kind != "captioner":
         raise BadInput(f"{folder} holds {trained.kind}, which write no captions.")
     assert sets.test is not None
     assert sets.test.public
     chosen = np.linspace(0, len(sets.test) - 1, 4 * _SAMPLES).astype(int)
-    examples = []
+    examples, seen = [], []
     for index in chosen:
         try:
-            examples.append(sets.test[int(index)])
+            example = sets.test[int(index)]
         except UndecodableRow:
             continue
+        seen.append(preprocess.evaluate(example["image"]))
+        examples.append({**example, "image": data.preview(example["image"])})
         if len(examples) == _SAMPLES:
             break
-    pictures = torch.stack([preprocess.evaluate(example["image"]) for example in examples])
+    pictures = torch.stack(seen)
     texts = models.generate_captions(loaded.model, loaded.tokenizer, pictures)
     samples = [
         {"image_png_base64": data.png_base64(e["image"]), "reference": e["caption"], "generated": text}

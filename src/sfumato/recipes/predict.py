@@ -1,6 +1,8 @@
 """What a run says of new pictures: a caption, the best of given labels, a class, or the answer to a question."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,30 @@ from sfumato.base import BadInput, SfumatoError
 from sfumato.recipes import classifier
 from sfumato.recipes.answering import QUESTION
 from sfumato.recipes.config import CONFIG, read_config
+from sfumato.recipes.run import Data
+from sfumato.recipes.sets import decoder_of
 from sfumato.recipes.trained import Trained, open_trained, preprocess_of
 
 _BATCH = 32
+_HELD = 1 << 24  # numbers of a batch of pictures; one that is larger is answered by itself
 Prediction = tuple[Path, str | None, str | None]
-Answer = Callable[[list[np.ndarray]], Sequence[str | None]]
 _OfPixels = Callable[[Tensor], list[str]]
 _UNFED = "the model cannot be fed this picture with this question"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answers:
+    """How pictures are answered.
+
+    Attributes:
+        prepare: what is kept of a decoded picture until its batch is answered.
+        answer: a batch of these to texts, None where the model cannot be fed.
+        side: pixels of a side that the model sees; None: its family resizes the whole picture.
+    """
+
+    prepare: Callable[[np.ndarray], Any]
+    answer: Callable[[list[Any]], Sequence[str | None]]
+    side: int | None = None
 
 
 def predict(
@@ -29,8 +48,11 @@ def predict(
     num_beams: int = 1,
     labels: Sequence[str] = (),
     question: str | None = None,
+    max_pixels: int | None = None,
 ) -> Iterator[Prediction]:
     """Yield (file, answer, error) for each picture, in order; one of the last two is None.
+
+    Pictures are read one at a time, and of each only what the model sees is kept until its batch is answered.
 
     Args:
         folder: a run, or the export of a captioner.
@@ -39,34 +61,48 @@ def predict(
         num_beams: of a captioner; 1 is greedy.
         labels: texts among which two towers choose.
         question: that a model of questions is asked of each picture.
+        max_pixels: pictures that are larger are errors; default that of the run.
 
     Raises:
         BadInput: no model in `folder`, a path that is not there, a folder without pictures, a blank question, or
             labels, a question or beams where the model takes none or needs some.
     """
-    answer = _answers(folder, num_beams, tuple(labels), question)
-    if window is None and (folder / CONFIG).is_file():
-        window = read_config(folder).data.window
-    decoder = data.Decoder(window=window) if window else data.Decoder()
-    files = _files(images)
-    for first in range(0, len(files), _BATCH):
-        pictures: dict[Path, np.ndarray] = {}
-        errors: dict[Path, str] = {}
-        for path in files[first : first + _BATCH]:
-            try:
-                pictures[path] = decoder(path)
-            except SfumatoError as error:
-                errors[path] = str(error)
-        texts: dict[Path, str | None] = {}
-        if pictures:
-            texts = dict(zip(pictures, answer(list(pictures.values())), strict=True))
-            errors |= {path: _UNFED for path, text in texts.items() if text is None}
-        for path in files[first : first + _BATCH]:
-            yield path, texts.get(path), errors.get(path)
+    decoder = _decoder(folder, window, max_pixels)
+    answers = _answers(folder, num_beams, tuple(labels), question)
+    batch: list[tuple[Path, Any, str | None]] = []
+    held = 0
+    for path in _files(images):
+        try:
+            kept = answers.prepare(decoder(path, side=answers.side))
+        except SfumatoError as error:
+            batch.append((path, None, str(error)))
+        else:
+            batch.append((path, kept, None))
+            held += math.prod(kept.shape)
+        if len(batch) == _BATCH or held > _HELD:
+            yield from _answered(batch, answers.answer)
+            batch, held = [], 0
+    yield from _answered(batch, answers.answer)
 
 
-def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: str | None) -> Answer:
-    """Return what answers a batch of decoded pictures."""
+def _answered(
+    batch: list[tuple[Path, Any, str | None]], answer: Callable[[list[Any]], Sequence[str | None]]
+) -> Iterator[Prediction]:
+    kept = [picture for _, picture, error in batch if error is None]
+    texts = iter(answer(kept)) if kept else iter(())
+    for path, _, error in batch:
+        text = next(texts) if error is None else None
+        yield path, text, _UNFED if error is None and text is None else error
+
+
+def _decoder(folder: Path, window: tuple[float, float] | None, max_pixels: int | None) -> data.Decoder:
+    known = read_config(folder).data if (folder / CONFIG).is_file() else Data(spec="")
+    given = {"window": window, "max_pixels": max_pixels}
+    return decoder_of(replace(known, **{name: value for name, value in given.items() if value is not None}))
+
+
+def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: str | None) -> _Answers:
+    """Return how decoded pictures are answered."""
     kind = read_config(folder).model.kind if (folder / CONFIG).is_file() else "captioner"
     if bool(labels) != (kind == "towers"):
         raise BadInput(
@@ -98,17 +134,19 @@ def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: st
     return _of_pixels(_chooser(trained.loaded, labels), trained.normalised())
 
 
-def _of_pixels(answer: _OfPixels, preprocess: data.Preprocess) -> Answer:
-    return lambda pictures: answer(torch.stack([preprocess.evaluate(picture) for picture in pictures]))
+def _of_pixels(answer: _OfPixels, preprocess: data.Preprocess) -> _Answers:
+    return _Answers(
+        prepare=preprocess.evaluate, answer=lambda kept: answer(torch.stack(kept)), side=preprocess.image_size
+    )
 
 
-def _asked(trained: Trained, question: str | None) -> Answer:
+def _asked(trained: Trained, question: str | None) -> _Answers:
     asking = trained.run.asking
     asked = question or asking.question or QUESTION
     subject = evaluate.answerer(trained.loaded.model, trained.loaded.family, max_new_tokens=asking.max_answer)
     assert subject.answer is not None
     answer = subject.answer
-    return lambda pictures: answer([data.eight_bit_rgb(picture) for picture in pictures], [asked] * len(pictures))
+    return _Answers(prepare=data.eight_bit_rgb, answer=lambda kept: answer(kept, [asked] * len(kept)))
 
 
 def _classes(saved: classifier.Saved, trained: Trained, pixels: Tensor) -> list[str]:

@@ -69,6 +69,8 @@ class Model:
             packages also "lora" or "dora".
         vocabulary: a vocab.txt file; None: that of `init`, else built from public text.
         public_text: a file of declared public text that the vocabulary is built from.
+        strip_accents: whether the words of a vocabulary file or of public text lose their marks ("café" is "cafe");
+            None: of public text they keep them, of a file where it has any.
         dropout: in both towers.
         checkpointing: recompute activations in the backward pass (less memory, about a third more time).
         embed_dim: numbers of an embedding, of towers and encoders; None takes what is usual for the model.
@@ -85,6 +87,7 @@ class Model:
     train: str = "all"
     vocabulary: str | None = None
     public_text: str | None = None
+    strip_accents: bool | None = None
     dropout: float = 0.0
     checkpointing: bool = False
     embed_dim: int | None = None

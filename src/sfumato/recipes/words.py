@@ -1,6 +1,7 @@
 """The words of a run: its vocabulary and its text length, both public, never made from private captions."""
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,25 +54,38 @@ def tokenizer_of(run: Run, train: data.Captioned) -> tuple[models.Tokenizer, str
     """
     settings = run.model
     if settings.vocabulary:
-        return models.Tokenizer.from_vocab(settings.vocabulary), f"the file {Path(settings.vocabulary).name}"
+        return models.Tokenizer.from_vocab(
+            settings.vocabulary, settings.strip_accents
+        ), f"the file {Path(settings.vocabulary).name}"
     if settings.public_text:
         path = Path(settings.public_text)
         if not path.is_file():
             raise BadInput(f"--public-text: there is no file {path}.")
         lines = path.read_text(encoding="utf-8").splitlines()
-        return models.Tokenizer.from_public_text(lines), f"built from {path.name}, declared public"
+        return _built(lines, run), f"built from {path.name}, declared public"
     if settings.init and _has_tokenizer(Path(settings.init)) and not train.public:
+        check_own_words(run)
         return models.Tokenizer.from_checkpoint(settings.init), "that of the checkpoint that training starts from"
     if train.public:
         if run.data.spec.partition(":")[0] == "shapes":
-            return models.Tokenizer.from_public_text(data.shapes_vocabulary()), "the words of the shapes grammar"
+            return _built(data.shapes_vocabulary(), run), "the words of the shapes grammar"
         texts = islice(train.to_spell(), _COUNTED)
-        return models.Tokenizer.from_public_text(texts), "the words of the public caption templates"
+        return _built(texts, run), "the words of the public caption templates"
     texts, start = ("questions and answers", "--model") if train.has_questions else ("captions", "--init")
     raise BadInput(
         f"the {texts} are private, so no vocabulary is made from them: give --vocabulary (a WordPiece vocab.txt), "
         f"--public-text (a file of public sentences of the field) or {start} (a checkpoint with a tokenizer)."
     )
+
+
+def check_own_words(run: Run) -> None:
+    """Raise BadInput where marks are to be stripped from the words of a checkpoint, which has its own rules."""
+    if run.model.strip_accents is not None:
+        raise BadInput("a checkpoint brings its own rules for words: leave out --strip-accents.")
+
+
+def _built(texts: Iterable[str], run: Run) -> models.Tokenizer:
+    return models.Tokenizer.from_public_text(texts, strip_accents=run.model.strip_accents or False)
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -96,6 +110,9 @@ def text_length(run: Run, train: data.Captioned, tokenizer: models.Tokenizer, mo
                 "the captions are private, so their lengths are not looked at: choose --max-tokens (40 is the paper's)."
             )
         return wanted
+    unknown = tokenizer.count_unknown(islice(train.to_spell(), _COUNTED))
+    if unknown:
+        log.warning("%d public captions hold characters or marks that the vocabulary does not spell.", unknown)
     lengths = tokenizer.count_tokens(islice(train.to_spell(), _COUNTED))
     lengths = [length + more for length in lengths]
     longest = max(lengths)

@@ -9,6 +9,7 @@ from sfumato.base import BadInput, Relation
 from sfumato.base.rounding import percent_at_most, upper
 from sfumato.report.facts import check
 from sfumato.report.numbers import most_recognised, plain
+from sfumato.report.tables import escaped
 from sfumato.report.tables import markdown as markdown_table
 
 SCHEMA = 1
@@ -149,12 +150,12 @@ def markdown(card: Mapping[str, Any]) -> str:
     lines = [
         "# Privacy card",
         "",
-        *(f"**{stamp}**\n" for stamp in card["stamps"]),
-        card["sentence"],
+        *(f"**{escaped(stamp)}**\n" for stamp in card["stamps"]),
+        escaped(card["sentence"]),
         "",
-        card["statement"],
+        escaped(card["statement"]),
     ]
-    lines += ["", *(f"Warning: {warning}\n" for warning in card["warnings"])]
+    lines += ["", *(f"Warning: {escaped(warning)}\n" for warning in card["warnings"])]
     for title, rows in sections(card):
         table = markdown_table([{"fact": what, "value": value} for what, value in rows])
         lines += [f"## {title}", "", table, ""]

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.rounding import percent_at_most, upper
+from sfumato.base.text import visible
 from sfumato.report.card import charged_steps, recognised, sections
 from sfumato.report.folder import RunFiles, read_run
 from sfumato.report.metrics import Chapter, chapters
@@ -41,7 +42,12 @@ def render(files: RunFiles) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value, keep="\n") if type(value) is str else value,  # markup is our own
     )
     found = chapters(files.metrics)
     return environment.get_template("page.html").render(

@@ -3,12 +3,13 @@
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from sfumato.base import BadInput
+from sfumato.base.text import visible
 
 # Matplotlib wants concrete colours; these stand for "the ink of the page" and are replaced in the SVG's text.
 _INK = "#010203"
@@ -87,6 +88,11 @@ def _draw(chart: Chart, series: Sequence[Series], ink: str, faint: str):
     return figure
 
 
+def _visible(chart: Chart, series: Sequence[Series]) -> tuple[Chart, list[Series]]:
+    texts = {name: visible(getattr(chart, name)) for name in ("title", "x_label", "y_label", "description")}
+    return replace(chart, **texts), [replace(one, name=visible(one.name)) for one in series]
+
+
 def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     """Return the chart as an SVG element to put into a page: text stays text, its ink is the page's `currentColor`.
 
@@ -94,6 +100,7 @@ def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
     """
     import matplotlib
 
+    chart, series = _visible(chart, series)
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": key, "font.size": 10.0, "text.parse_math": False}
@@ -113,8 +120,12 @@ def svg(chart: Chart, series: Sequence[Series], key: str = "chart") -> str:
 
 def save(chart: Chart, series: Sequence[Series], path: Path) -> Path:
     """Write the chart, with its title, black on white, as the kind of file that `path` ends in (.svg, .png, .pdf)."""
-    figure = _draw(chart, series, "black", "#888888")
-    figure.axes[0].set_title(chart.title, loc="left")
+    import matplotlib
+
+    chart, series = _visible(chart, series)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=160, facecolor="white")
+    with matplotlib.rc_context({"text.parse_math": False}):
+        figure = _draw(chart, series, "black", "#888888")
+        figure.axes[0].set_title(chart.title, loc="left")
+        figure.savefig(path, dpi=160, facecolor="white")
     return path

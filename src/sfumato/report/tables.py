@@ -7,11 +7,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from sfumato.base.text import visible
 from sfumato.report.numbers import plain
 
 Row = Mapping[Any, Any]  # keys are column names, also of a narrower type than str
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")  # escape codes, line ends, bidi overrides
-_MARKDOWN = str.maketrans({"|": "\\|", "<": "&lt;", ">": "&gt;", "&": "&amp;", "\\": "\\\\", "`": "\\`", "*": "\\*"})
+_HTML = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+_MARKDOWN = str.maketrans({**_HTML, **{mark: f"\\{mark}" for mark in "\\`*[]|~$"}})
+_EDGE = re.compile(r"(?<!\w)_|_(?!\w)")  # an underscore inside a word is only that
+_LINK = re.compile(r"(?i)(?<=[a-z]):(?=//)|(?<=\bwww)\.|(?<=\w)@(?=\w)")  # what is made a link without brackets
 
 
 def cell(value: Any) -> str:
@@ -20,7 +23,26 @@ def cell(value: Any) -> str:
     >>> cell("a\\nb"), cell(0.5), cell(None)
     ('a b', '0.5', '')
     """
-    return "" if value is None else _CONTROL.sub(" ", plain(value)).strip()
+    return "" if value is None else line(plain(value))
+
+
+def line(text: str) -> str:
+    """Return a text as one line: white space becomes single blanks, other control characters are spelled out.
+
+    >>> line("a\\n b\\x1b[31m")
+    'a b\\\\x1b[31m'
+    """
+    return visible(" ".join(text.split()))
+
+
+def escaped(text: str) -> str:
+    r"""Return a text as one line of Markdown that shows it as it stands: no markup, no HTML, no link.
+
+    >>> print(escaped("[x](http://y) <b> _z_ a_b"))
+    \[x\](http&#58;//y) &lt;b&gt; \_z\_ a_b
+    """
+    shown = _EDGE.sub(r"\_", line(text).translate(_MARKDOWN))
+    return _LINK.sub(lambda found: f"&#{ord(found[0])};", shown)
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
@@ -43,17 +65,17 @@ def markdown(rows: Sequence[Row], columns: Sequence[str] | None = None) -> str:
     | pixels | 0.842 |
     """
     names = list(columns or columns_of(rows))
-    lines = ["| " + " | ".join(cell(name).translate(_MARKDOWN) for name in names) + " |"]
+    lines = ["| " + " | ".join(escaped(cell(name)) for name in names) + " |"]
     lines.append("| " + " | ".join("---:" if is_numeric(rows, name) else "---" for name in names) + " |")
     for row in rows:
-        lines.append("| " + " | ".join(cell(row.get(name)).translate(_MARKDOWN) for name in names) + " |")
+        lines.append("| " + " | ".join(escaped(cell(row.get(name))) for name in names) + " |")
     return "\n".join(lines)
 
 
 def table(rows: Sequence[Row], columns: Sequence[str] | None = None, title: str | None = None) -> Table:
     """Return rows as a rich table for a terminal, numbers to the right; no cell is read as markup."""
     names = list(columns or columns_of(rows))
-    made = Table(title=None if title is None else Text(title), title_justify="left")
+    made = Table(title=None if title is None else Text(line(title)), title_justify="left")
     for name in names:
         made.add_column(Text(cell(name)), justify="right" if is_numeric(rows, name) else "left")
     for row in rows:
