@@ -212,7 +212,7 @@ FLAGS: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     ),
     "a question for questions": (lambda there: vlm(there, "--question", "what is it?"), ("leave out --question",)),
     "a prompt without its place": (lambda there: vlm(there, "--prompt", "Answer:"), ("{question}",)),
-    "learned tokens": (lambda there: vlm(there, "--train", "prefix"), ("train=prefix", "train lora")),
+    "learned tokens": (lambda there: vlm(there, "--train", "prefix"), ("lora or dora", "prefix")),
     "nothing known": (lambda there: vlm(there, "--train", "everything"), ("everything",)),
     "more questions than a model reads": (lambda there: vlm(there, "--max-question", "90"), ("text positions",)),
     "another size than the model's": (lambda there: vlm(there, "--image-size", "64"), ("pixels a side",)),

@@ -85,13 +85,6 @@ def _check_adapter(made: StartedVlm) -> None:
     assert not [name for name in made.training.unreached if ".lora_" in name]
 
 
-@pytest.mark.parametrize("train", ["prompt", "prefix"])
-@pytest.mark.parametrize("kind", FOLDERS)
-def test_learned_tokens_are_refused_with_the_reason(folders: Path, kind: str, train: str) -> None:
-    with pytest.raises(BadInput, match=f"train={train}: .*called by its parts here.*train lora"):
-        made_of(folders, kind, train, adapter=Adapter(num_tokens=2))
-
-
 @pytest.mark.parametrize(
     ("train", "adapter", "named"),
     [

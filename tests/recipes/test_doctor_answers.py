@@ -112,7 +112,7 @@ def test_frozen_half_precision_is_told(kept: Path) -> None:
 def test_learned_tokens_are_refused_in_the_words_of_training(kept: Path, tmp_path: Path) -> None:
     for train in ("prompt", "prefix"):
         for folder in (kept / "llava", bare(kept / "llava", tmp_path / train)):
-            assert "called by its parts" in str(diagnose(Asked(model=str(folder), train=train), LOOK).refusal)
+            assert "lora or dora, got" in str(diagnose(Asked(model=str(folder), train=train), LOOK).refusal)
 
 
 # ---------------------------------------------------------------- groups
