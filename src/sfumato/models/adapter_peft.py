@@ -100,9 +100,10 @@ def is_adapted(model: nn.Module) -> bool:
 
 @contextmanager
 def _still() -> Iterator[None]:
-    """Keep peft's advice off the screen; what matters is checked after. What it deprecates is heard."""
+    """Keep peft's advice, and what transformers says to peft, off the screen; what matters is checked after."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
         yield
 
 
