@@ -13,8 +13,6 @@ from tests.recipes.asked import SECRET_WORD, TINY, build_table, checkpoint, of_t
 
 from sfumato.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:

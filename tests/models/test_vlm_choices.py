@@ -12,8 +12,6 @@ from sfumato.base import BadInput
 from sfumato.losses import AnswerLoss
 from sfumato.models import Adapter, StartedVlm
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 CHOICES = ("heads", "last-1", "bias", "lora", "dora")
 ADAPTED = ("lora", "dora")
 CASES = [

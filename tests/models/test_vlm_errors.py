@@ -14,8 +14,6 @@ from tests.models.vlms import SIDE, started
 from sfumato.base import BadInput
 from sfumato.models import load_vlm, start_vlm
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.fixture
 def blip(copied: Callable[[str], Path]) -> Path:

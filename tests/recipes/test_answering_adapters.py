@@ -21,8 +21,6 @@ from sfumato.recipes.execute import train_run
 from sfumato.recipes.make import make
 from sfumato.recipes.trained import open_trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 CLASSES = {"blip": "BlipForQuestionAnswering", "llava": "LlavaForConditionalGeneration"}
 # A fresh process, in which sfumato cannot be imported: what the classes' own forward makes of given rows.
 ELSEWHERE = """

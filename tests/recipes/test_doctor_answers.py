@@ -28,7 +28,6 @@ from sfumato.recipes.doctor_signal import chunks, first_gradient
 from sfumato.recipes.run import Adapter, Data, Privacy
 from sfumato.recipes.sets import sets_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOOK = Wish(measure=False)
 SHORT: dict[str, Any] = {"max_question": 6, "max_answer": 4}
 

@@ -12,7 +12,6 @@ from sfumato.recipes.doctor_models import open_case
 from sfumato.recipes.doctor_signal import Gradient, Signal
 from sfumato.recipes.run import Adapter, Privacy
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOOK = Wish(measure=False)
 VIT = "timm:test_vit"
 RESNET = "timm:resnet10t"

@@ -1,7 +1,7 @@
 """The main paths in one process that hears all warnings and log lines of the libraries below.
 
-Run as `python -W error::DeprecationWarning -W error::FutureWarning -m tests.smoke.heard FOLDER`: where a library only logs
-that a call of ours goes out of use, the line is printed. `quiet` of `sfumato.models` is kept from hiding any.
+Run as `python -W error::DeprecationWarning -W error::FutureWarning -m tests.smoke.heard FOLDER`. Where a library only
+logs that a call of ours goes out of use, the line is printed. `quiet` of `sfumato.models` is kept from hiding any.
 """
 
 import logging
@@ -57,15 +57,14 @@ def commands(folder: Path) -> None:
             raise SystemExit(f"sfumato {' '.join(command)} failed")
 
     scenes, asked = ("--data", "shapes:60"), ("--data", "shape-questions:20")
-    out = {name: str(folder / name) for name in ("cap", "clip", "gcl", "vqa", "vlm")}
+    out = {name: str(folder / name) for name in ("cap", "clip", "vqa", "vlm")}
     run("train", "dp-cap", *scenes, *FEW, "--out", out["cap"])
     run("train", "dp-clip", *scenes, *FEW, "--out", out["clip"])
-    run("train", "dp-gcl", *scenes, *FEW, "--group-size", "3", "--out", out["gcl"])
     run("train", "dp-vqa", *asked, *FEW, *SHORT, "--image-size", "16", "--out", out["vqa"])
     model = ("--model", str(folder / "llava"))  # made by `families`
     run("train", "dp-vlm", *asked, *FEW, *SHORT, *model, "--rank", "2", "--out", out["vlm"])
     run("doctor", model[1])
-    for name in ("cap", "clip", "vlm"):
+    for name in ("cap", "vlm"):
         run("evaluate", out[name], "--limit", "8")
     run("report", out["cap"])
 
