@@ -173,6 +173,7 @@ def test_a_broken_configuration_of_an_adapter_is_refused(tmp_path: Path) -> None
             load_adapter(llama(), tmp_path / "a")
 
 
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning:transformers")  # said to peft, not to us
 @pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
 def test_learned_tokens_that_peft_wrote_are_refused(kind: str, tmp_path: Path) -> None:
     config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
