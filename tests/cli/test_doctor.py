@@ -110,7 +110,6 @@ def llava(tmp_path: Path) -> Path:
     return tmp_path / "llava"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_llava_reads_well(llava: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Plan, "calibrated", lambda self, **_: replace(self, noise_multiplier=50.0))
     adapter = ["--train", "lora", "--rank", "2", "--targets", "q_proj", "v_proj", "--frozen-dtype", "bfloat16"]

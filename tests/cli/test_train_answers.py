@@ -13,8 +13,6 @@ from tests.recipes.asked import SECRET_WORD, TINY, build_table, checkpoint, of_t
 
 from sfumato.cli import main
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -212,7 +210,7 @@ FLAGS: dict[str, tuple[Callable[[Path], list[str]], tuple[str, ...]]] = {
     ),
     "a question for questions": (lambda there: vlm(there, "--question", "what is it?"), ("leave out --question",)),
     "a prompt without its place": (lambda there: vlm(there, "--prompt", "Answer:"), ("{question}",)),
-    "learned tokens": (lambda there: vlm(there, "--train", "prefix"), ("train=prefix", "train lora")),
+    "learned tokens": (lambda there: vlm(there, "--train", "prefix"), ("lora or dora", "prefix")),
     "nothing known": (lambda there: vlm(there, "--train", "everything"), ("everything",)),
     "more questions than a model reads": (lambda there: vlm(there, "--max-question", "90"), ("text positions",)),
     "another size than the model's": (lambda there: vlm(there, "--image-size", "64"), ("pixels a side",)),

@@ -15,7 +15,6 @@ from sfumato.mechanisms import Computation, MeasureOnce, Ranks, clip_examples, c
 from sfumato.mechanisms.group import sizes_of
 from sfumato.plan import Example, Group, InfoNCE, Sigmoid, SpreadOut
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers at import
 LOSSES = {
     "infonce": InfoNCE(temperature=0.2),
     "sigmoid": Sigmoid(temperature=0.5, bias=-1.0),

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from sfumato.base import BadInput, Refused
 from sfumato.plan import InfoNCE, Pair, Sigmoid, SpreadOut
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers at import
 LOSSES = {
     "infonce": InfoNCE(temperature=0.2),
     "one way": InfoNCE(temperature=0.5, symmetric=False),

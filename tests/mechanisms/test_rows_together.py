@@ -9,7 +9,6 @@ from sfumato.base import BadInput, Refused
 from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, Tally, clip_batch, clip_factor
 from sfumato.plan import Example, Group, Unit
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers at import
 C = 0.05
 OWNERS = torch.tensor([4, 4, 4, 9, 2, 2, 7, 7])  # unequal numbers of rows: some could not be read
 

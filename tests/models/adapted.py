@@ -10,7 +10,6 @@ import transformers as hf
 from torch import Tensor, nn
 
 from sfumato.models import ADAPTERS, Adapter
-from sfumato.models.adapters import LORA
 
 WORDS = 40
 TEXT = {
@@ -44,9 +43,8 @@ class Case:
 
 
 def small(train: str, **more: Any) -> Adapter | None:
-    """Settings of a small adapter, those that `train` uses; None where it has none."""
-    usual = {"rank": 2} if train in LORA else {"num_tokens": 3}
-    return Adapter(**usual | more) if train in ADAPTERS else None
+    """Settings of a small adapter; None where `train` has none."""
+    return Adapter(**{"rank": 2} | more) if train in ADAPTERS else None
 
 
 def moved(model: nn.Module, scale: float = 0.05) -> nn.Module:
@@ -83,10 +81,6 @@ def answer_loss(logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 def causal_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
     return answer_loss(model(**batch, use_cache=False).logits, batch)
-
-
-def prefix_loss(model: Any, batch: dict[str, Tensor]) -> Tensor:
-    return answer_loss(model(**batch).logits, batch)
 
 
 def llama() -> nn.Module:
@@ -196,22 +190,12 @@ def llava() -> nn.Module:
     )
 
 
-def smolvlm() -> nn.Module:
-    torch.manual_seed(0)
-    text = hf.LlamaConfig(**TEXT, pad_token_id=0)
-    config = hf.SmolVLMConfig(vision_config=SIGHT, text_config=text, image_token_id=PLACE, scale_factor=2)
-    return hf.SmolVLMForConditionalGeneration(config)
-
-
-PICTURED = {"llava": (llava, 4), "smolvlm": (smolvlm, 1)}  # and how many placeholders a picture has
-
-
-def pictured(name: str, count: int = 4) -> dict[str, Tensor]:
+def pictured(count: int = 4) -> dict[str, Tensor]:
     """Words behind the placeholders of one picture; every second row has two words less, filled on the left."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(4, PLACE, (count, 10), generator=generator)
     mask = torch.ones_like(ids)
     ids[::2, :2], mask[::2, :2] = 0, 0
-    ids[:, 2 : 2 + PICTURED[name][1]] = PLACE
+    ids[:, 2:6] = PLACE
     sight = torch.randn(count, 3, 8, 8, generator=generator, dtype=torch.float64)
-    return {"input_ids": ids, "attention_mask": mask, "pixel_values": sight[:, None] if name == "smolvlm" else sight}
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": sight}

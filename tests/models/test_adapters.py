@@ -21,7 +21,7 @@ def trained(model: nn.Module) -> set[str]:
     return {name for name, param in model.named_parameters() if param.requires_grad}
 
 
-@pytest.mark.parametrize("train", ["all", "heads", "last-1", "bias", "lora", "dora", "prompt", "prefix"])
+@pytest.mark.parametrize("train", ["all", "heads", "last-1", "bias", "lora", "dora"])
 def test_every_parameter_is_in_one_list(train: str) -> None:
     model = llama()
     model.requires_grad_(train != "all")  # what was set before does not matter
@@ -30,9 +30,8 @@ def test_every_parameter_is_in_one_list(train: str) -> None:
     listed = [*kinds.trainable, *kinds.frozen, *kinds.unreached, *kinds.absent]
     assert sorted(listed) == sorted(name for name, _ in found.model.named_parameters())
     assert trained(found.model) == set(kinds.trainable) != set()
-    assert (found.save is not None) == (train in ("lora", "dora", "prompt", "prefix"))
-    assert found.extra_positions == (3 if train == "prompt" else 0)
-    assert (found.model is model) == (train not in ("prompt", "prefix"))
+    assert (found.save is not None) == (train in ("lora", "dora"))
+    assert found.model is model
 
 
 def test_heads_and_last_blocks() -> None:
@@ -146,7 +145,7 @@ def test_dora_in_half_precision_starts_as_its_base() -> None:
             assert torch.equal(layer.lora_magnitude_vector["default"].weight, torch.linalg.norm(weight, dim=1))
 
 
-@pytest.mark.parametrize("train", ["lora", "prompt", "prefix"])
+@pytest.mark.parametrize("train", ["lora", "dora"])
 def test_the_start_is_a_function_of_the_seed(train: str) -> None:
     state = torch.get_rng_state()
     made = []
@@ -219,7 +218,6 @@ def test_settings_are_checked() -> None:
         ({"rank": 0}, "the rank of an adapter must be >= 1, got 0"),
         ({"alpha": 0.0}, "alpha of an adapter must be > 0"),
         ({"alpha": float("nan")}, "alpha of an adapter must be > 0"),
-        ({"num_tokens": 0}, "num_tokens of an adapter must be >= 1"),
         ({"dropout": 1.0}, r"dropout of an adapter must be in \[0, 1\), got 1.0"),
         ({"dropout": -0.1}, "dropout of an adapter"),
         ({"frozen_dtype": "int8"}, "frozen_dtype is bfloat16 or float16, got 'int8'"),
@@ -241,11 +239,8 @@ def test_what_cannot_be_is_refused_by_name() -> None:
         ("lora", Adapter(targets=("embed_tokens",)), r"model\.embed_tokens is a Embedding: LoRA goes on linear"),
         ("lora", Adapter(modules_to_save=("nope",)), "modules_to_save: no module of a LlamaForCausalLM is named nope"),
         ("lora", Adapter(modules_to_save=("lm_head",), frozen_dtype="float16"), "leave modules_to_save out, or load"),
-        ("prompt", Adapter(targets=("q_proj",)), "settings of lora and dora"),
-        ("prompt", Adapter(rank=64), "rank, alpha, targets, dropout and modules_to_save are settings of lora and dora"),
-        ("prefix", Adapter(alpha=1.0), "settings of lora and dora"),
-        ("lora", Adapter(num_tokens=99), "num_tokens is a setting of prompt and prefix: leave it out"),
-        ("dora", Adapter(num_tokens=99), "num_tokens is a setting of prompt and prefix"),
+        ("prompt", None, "train is all, heads, last-K .* lora or dora, got 'prompt'"),
+        ("prefix", Adapter(), "train is all, heads, last-K .* lora or dora, got 'prefix'"),
     ):
         with pytest.raises(BadInput, match=says):
             adapt(model, train, adapter)
@@ -264,14 +259,10 @@ def test_models_without_what_is_asked_for() -> None:
         adapt(plain, "last-1")
     with pytest.raises(BadInput, match=r"no projection of attention .* Sequential: there is 0; targets='all-linear'"):
         adapt(nn.Sequential(nn.Linear(3, 4)), "lora")
-    model = llama()
-    model.model.layers[1].gradient_checkpointing = True
-    with pytest.raises(BadInput, match="train=prefix is not for a LlamaForCausalLM: gradient checkpointing is on"):
-        adapt(model, "prefix")
 
 
 def test_a_second_adapter_is_refused() -> None:
-    for train in ("lora", "prompt"):
+    for train in ("lora", "dora"):
         model = adapt(llama(), train, small(train)).model
         with pytest.raises(BadInput, match="carries an adapter already"):
             adapt(model, "lora", SMALL)

@@ -9,7 +9,6 @@ from tests.models.duals import batch_of, started
 
 from sfumato.plan import Group, InfoNCE
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 LOSS, C = InfoNCE(temperature=0.3), 0.3
 GROUPS = torch.tensor([0, 0, 0, 1, 1, 1])
 KINDS = ("micro", "tiny", "clip", "siglip", "vit-bert", "open_clip")

@@ -14,7 +14,6 @@ from sfumato.losses import AnswerLoss
 from sfumato.models import StartedVlm, load_vlm
 from sfumato.models.families.pictures import as_rgb, place
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 KINDS = tuple(FOLDERS)
 BOTH = tuple(kind for kind in KINDS if kind != "coca")
 IN_SEQUENCE = ("llava", "paligemma", "qwen2_vl", "idefics3", "smolvlm")

@@ -12,8 +12,6 @@ from sfumato.base import BadInput
 from sfumato.losses import AnswerLoss
 from sfumato.models import Adapter, StartedVlm
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 CHOICES = ("heads", "last-1", "bias", "lora", "dora")
 ADAPTED = ("lora", "dora")
 CASES = [
@@ -83,13 +81,6 @@ def _check_adapter(made: StartedVlm) -> None:
     parts = 3 if any("magnitude" in name for name in made.training.trainable) else 2
     assert len(made.training.trainable) == parts * len(layers)
     assert not [name for name in made.training.unreached if ".lora_" in name]
-
-
-@pytest.mark.parametrize("train", ["prompt", "prefix"])
-@pytest.mark.parametrize("kind", FOLDERS)
-def test_learned_tokens_are_refused_with_the_reason(folders: Path, kind: str, train: str) -> None:
-    with pytest.raises(BadInput, match=f"train={train}: .*called by its parts here.*train lora"):
-        made_of(folders, kind, train, adapter=Adapter(num_tokens=2))
 
 
 @pytest.mark.parametrize(

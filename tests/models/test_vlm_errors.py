@@ -14,8 +14,6 @@ from tests.models.vlms import SIDE, started
 from sfumato.base import BadInput
 from sfumato.models import load_vlm, start_vlm
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.fixture
 def blip(copied: Callable[[str], Path]) -> Path:
@@ -124,7 +122,7 @@ def test_an_image_processor_of_another_size_is_refused(blip, llava) -> None:
         ({"image_size": 2 * SIDE}, "image_size asks for 32"),
         ({"max_question": 90}, "text positions"),
         ({"train": "everything"}, "train"),
-        ({"train": "prefix"}, "train lora"),
+        ({"train": "prefix"}, "lora or dora, got 'prefix'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(blip, settings: dict, named: str) -> None:

@@ -13,7 +13,6 @@ from sfumato.losses import AnswerLoss
 from sfumato.models import Adapter, StartedVlm
 from sfumato.models.adapter_blocks import towers_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 C = 0.5
 CASES = [(kind, side) for kind in FOLDERS for side in ("left", "right") if (kind, side) != ("coca", "left")]
 

@@ -12,8 +12,6 @@ from sfumato.base import BadInput, UndecodableRow
 from sfumato.models import load_vlm, start_vlm
 from sfumato.models.families.prompts import ASPECT
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
 
 @pytest.mark.parametrize("kind", ["blip", "git", "llava"])
 def test_words_that_the_model_does_not_have_are_refused(copied, kind: str) -> None:

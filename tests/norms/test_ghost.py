@@ -40,7 +40,6 @@ def both(
     return results[0], results[1]
 
 
-@pytest.mark.filterwarnings("ignore")  # of the model libraries' own construction
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", list(cases.CASES))
 def test_norms_and_clipped_sums_equal_the_oracle(name: str, dtype: torch.dtype) -> None:

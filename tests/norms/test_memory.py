@@ -25,7 +25,6 @@ def watch_results(model: nn.Module, seen: list[StorageWeakRef]) -> list[Any]:
     return [module.register_forward_hook(note) for module in model.modules()]
 
 
-@pytest.mark.filterwarnings("ignore")  # of the model libraries' own construction
 @pytest.mark.parametrize("name", CASES)
 def test_no_activation_is_held_afterwards(name: str) -> None:
     model, loss_fn, batch = cases.build(name, torch.float32)

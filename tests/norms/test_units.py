@@ -44,7 +44,6 @@ def loop(model: nn.Module, group_loss, batch) -> norms.ClippedSum:
     return norms.ClippedSum(total, torch.stack(lengths), torch.stack(factors), losses.detach())
 
 
-@pytest.mark.filterwarnings("ignore")  # of the model libraries' own construction
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("sizes", [RAGGED, WHOLE], ids=["ragged", "whole"])
 @pytest.mark.parametrize("name", list(cases.CASES))

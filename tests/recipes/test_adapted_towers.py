@@ -19,8 +19,6 @@ from sfumato.recipes.frozen import feature_rows, pictures_stay
 from sfumato.recipes.sets import Sets
 from sfumato.recipes.trained import open_trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 def adapted() -> tuple[models.StartedTowers, models.Tokenizer]:
     tokenizer = models.Tokenizer.from_public_text(data.shapes_vocabulary())

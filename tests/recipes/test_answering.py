@@ -40,8 +40,6 @@ from sfumato.recipes.predict import predict
 from sfumato.recipes.sets import sets_of
 from sfumato.recipes.trained import open_trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 def flags(recipe: Any = "dp-vqa", **more: Any) -> TrainCommand:
     return TrainCommand(recipe=recipe, data="shape-questions:40", **{"image_size": 16, **more})

@@ -27,8 +27,6 @@ from sfumato.recipes import dp_vqa
 from sfumato.recipes.execute import train_run
 from sfumato.recipes.make import make
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 @pytest.fixture(scope="module")
 def vqa2(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,8 +12,6 @@ from sfumato.plan import Example, Group, Pair
 from sfumato.recipes import compare, compare_table
 from sfumato.recipes.compare import Cell
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 def test_every_method_is_tried_as_often_and_never_on_what_is_reported() -> None:
     tuning = compare.trials(4)

@@ -28,8 +28,6 @@ from sfumato.recipes.logit_dp import with_views
 from sfumato.recipes.make import make
 from sfumato.recipes.trained import open_trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 RECIPES = {
     "dp-clip": lambda out: dp_clip("shapes:300", out),
     "dp-gcl": lambda out: dp_gcl("shapes:300", out),

@@ -18,7 +18,6 @@ from sfumato.recipes.doctor_models import open_case
 from sfumato.recipes.execute import train_run
 from sfumato.recipes.run import Adapter
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
 LOOK = Wish(measure=False)
 
 

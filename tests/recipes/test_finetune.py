@@ -20,8 +20,6 @@ from sfumato.recipes.finetune import finetune
 from sfumato.recipes.make import make
 from sfumato.recipes.trained import class_numbers, open_trained
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -11,9 +11,6 @@ from sfumato.cli import main
 PUBLIC_TEXT = "a small bright disc on the left\na large bright disc on the right\nno disc is seen in the picture\n"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("hospital")

@@ -20,8 +20,6 @@ from sfumato.recipes.made import Made
 from sfumato.recipes.make import make
 from sfumato.recipes.sets import sets_of
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 def small(out: Path) -> Run:
     run = dp_cap("shapes:600", out)

@@ -8,7 +8,6 @@ import pytest
 README = Path(__file__).parents[2] / "README.md"
 
 
-@pytest.mark.filterwarnings("ignore")  # of the libraries at import
 def test_example_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,8 +28,6 @@ SMALL = ["--data", "shapes:600", "--expected-batch-size", "24", "--steps", "3", 
 FEW = ["--data", "shape-questions:40", "--expected-batch-size", "8", "--steps", "3", "--noise-multiplier", "1.0"]
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of the libraries at import
-
 
 def command_of(name: str, folder: Path) -> list[str]:
     """What is typed behind `sfumato train`; a vision-language model gets a small checkpoint."""

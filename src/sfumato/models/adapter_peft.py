@@ -1,12 +1,10 @@
-"""peft's layers in a model, and its folders: LoRA and DoRA put into a module tree in place, prompts and prefixes before
-a causal language model.
+"""peft's layers in a model, and its folders: LoRA and DoRA put into a module tree in place.
 
 What sfumato writes here is peft's own format; `PeftModel.from_pretrained` reads it without sfumato.
 """
 
 import copy
 import importlib.util
-import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +28,7 @@ _PREFIX = "base_model.model."  # how peft names what it wraps
 def require_peft() -> Any:
     """Return the package; BadInput with the command that installs it."""
     if importlib.util.find_spec("peft") is None:
-        raise BadInput('adapters (lora, dora, prompt, prefix) need peft: pip install "sfumato[peft]".')
+        raise BadInput('adapters (lora, dora) need peft: pip install "sfumato[peft]".')
     import peft
 
     return peft
@@ -95,68 +93,6 @@ def _settle_magnitudes(model: nn.Module) -> None:
             magnitude.copy_(torch.linalg.norm(weight.t() if layer.fan_in_fan_out else weight, dim=1))
 
 
-def put_prompt(model: Any, *, num_tokens: int, prefix: bool, base: str) -> nn.Module:
-    """Return `model` behind learned tokens (Lester et al. 2021) or learned keys and values (Li and Liang 2021).
-
-    The tokens start at embeddings of random words, keys and values normal with deviation .02.
-
-    Raises:
-        BadInput: the model is no causal language model, or reads pictures in a way that is not tested.
-    """
-    peft = require_peft()
-    _require_causal(model, "prefix" if prefix else "prompt")
-    kind = peft.PrefixTuningConfig if prefix else peft.PromptTuningConfig
-    with _still():
-        wrapped: Any = peft.get_peft_model(model, kind(task_type="CAUSAL_LM", num_virtual_tokens=num_tokens))
-    wrapped.peft_config[_NAME].base_model_name_or_path = base
-    words = model.get_input_embeddings()
-    if wrapped.word_embeddings is not words:
-        raise BadInput(
-            f"peft takes {type(wrapped.word_embeddings).__name__} of another place for the word embeddings of a "
-            f"{type(model).__name__}: train is lora, heads or bias."
-        )
-    table = wrapped.prompt_encoder[_NAME].embedding
-    if words.weight.dtype == torch.float64:
-        table.double()
-    with torch.no_grad():
-        if prefix:
-            table.weight.mul_(0.02)
-        else:
-            table.weight.copy_(words.weight[_some_words(model, words.weight.shape[0], num_tokens)])
-    return wrapped
-
-
-def _some_words(model: Any, vocab_size: int, count: int) -> Tensor:
-    """Return random ids; none of a placeholder, at whose embedding the model would put a picture."""
-    placeholders = {getattr(model.config, name, None) for name in _PLACEHOLDERS}
-    usable = torch.tensor([entry for entry in range(vocab_size) if entry not in placeholders])
-    return usable[torch.randint(0, len(usable), (count,))]
-
-
-_PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id", "video_token_index", "pad_token_id")
-# Models that read pictures and put them where their placeholders stand: norms and generation are tested for these.
-_PLACED = ("llava", "smolvlm")
-
-
-def _require_causal(model: Any, train: str) -> None:
-    config: Any = getattr(model, "config", None)
-    reason = None
-    if not hasattr(model, "prepare_inputs_for_generation") or not hasattr(model, "get_input_embeddings"):
-        reason = "it is no causal language model of transformers"
-    elif getattr(config, "is_encoder_decoder", False):
-        reason = "it has an encoder and a decoder"
-    elif "pixel_values" in inspect.signature(model.forward).parameters and config.model_type not in _PLACED:
-        reason = f"of models that read pictures peft's tokens are tested with {' and '.join(_PLACED)} alone"
-    elif not isinstance(model.get_output_embeddings(), nn.Module):
-        reason = "it has no vocabulary head"
-    elif "past_key_values" not in inspect.signature(model.forward).parameters and train == "prefix":
-        reason = "it takes no cache"
-    elif train == "prefix" and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
-        reason = "gradient checkpointing is on, which the cache does not allow"
-    if reason:
-        raise BadInput(f"train={train} is not for a {type(model).__name__}: {reason}. Take train='lora'.")
-
-
 def is_adapted(model: nn.Module) -> bool:
     """Whether the module tree carries an adapter of peft."""
     return any(getattr(module, "peft_config", None) is not None for module in model.modules())
@@ -164,9 +100,10 @@ def is_adapted(model: nn.Module) -> bool:
 
 @contextmanager
 def _still() -> Iterator[None]:
-    """Keep peft's advice off the screen; what matters is checked after."""
+    """Keep peft's advice, and what transformers says to peft, off the screen; what matters is checked after."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
         yield
 
 
@@ -203,12 +140,10 @@ def save_adapter(model: Any, folder: str | Path) -> Path:
 
 
 def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -> nn.Module:
-    """Put an adapter that peft or `save_adapter` wrote on a fresh base, and return the model to call.
-
-    LoRA and DoRA go into `model` in place; prompts and prefixes give peft's wrapper around it.
+    """Put an adapter that peft or `save_adapter` wrote on a fresh base, in place, and return the base.
 
     Raises:
-        BadInput: the folder holds no adapter, or one that does not fit the model.
+        BadInput: the folder holds no adapter, learned tokens instead of one, or one that does not fit the model.
     """
     peft, path = require_peft(), Path(folder)
     read_json(path / CONFIG)
@@ -221,6 +156,8 @@ def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -
             given = set(file.keys())
     except (ValueError, RuntimeError, TypeError, KeyError, OSError, SafetensorError) as error:
         raise BadInput(f"the adapter in {path} does not fit a {type(model).__name__}: {error}") from error
+    if wrapped.active_peft_config.is_prompt_learning:  # a wrapper around the model, which is called by its parts here
+        raise BadInput(f"{path} holds learned tokens before the words, not LoRA or DoRA: load it with peft.")
     differ = sorted(given ^ set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)))
     if differ:  # peft leaves what is missing at its random start, and ignores what is too much
         more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
@@ -228,7 +165,7 @@ def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -
             f"the adapter in {path} does not fit a {type(model).__name__}: only one of the two has "
             f"{', '.join(differ[:3])}{more}; the file is damaged, or belongs to another base."
         )
-    return wrapped if wrapped.active_peft_config.is_prompt_learning else model
+    return model
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:

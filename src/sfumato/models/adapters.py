@@ -14,14 +14,13 @@ from torch import Tensor, nn
 
 from sfumato.base import BadInput
 from sfumato.models.adapter_blocks import biases_of, heads_of, last_blocks_of
-from sfumato.models.adapter_peft import is_adapted, put_lora, put_prompt, save_adapter
+from sfumato.models.adapter_peft import is_adapted, put_lora, save_adapter
 from sfumato.models.adapter_targets import ALL_LINEAR, refuse_quantised, targets_of
 from sfumato.models.encoder_train import set_training
 from sfumato.models.freeze import Training, unreached_by
 from sfumato.models.initialise import as_key, torch_seed
 
-LORA, PROMPTS = ("lora", "dora"), ("prompt", "prefix")
-ADAPTERS = LORA + PROMPTS
+ADAPTERS = ("lora", "dora")
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,7 +33,6 @@ class Adapter:
         alpha: LoRA's product is multiplied by alpha / r.
         targets: ends of the names of the linear layers that carry LoRA, as peft reads them; empty: the projections of
             attention; `all-linear`: every linear layer but the vocabulary heads.
-        num_tokens: how many tokens stand before the words in prompt and prefix tuning.
         dropout: of the input of LoRA's product; drawn for each row by itself.
         modules_to_save: ends of names of modules that train whole beside LoRA, saved in the adapter.
         frozen_dtype: `bfloat16` or `float16`: frozen weights are cast to it, the adapter stays in float32; None: as
@@ -47,7 +45,6 @@ class Adapter:
     rank: int = 8
     alpha: float = 16.0
     targets: tuple[str, ...] | str = ()
-    num_tokens: int = 16
     dropout: float = 0.0
     modules_to_save: tuple[str, ...] = ()
     frozen_dtype: str | None = None
@@ -59,8 +56,6 @@ class Adapter:
             raise BadInput(f"the rank of an adapter must be >= 1, got {self.rank}.")
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise BadInput(f"alpha of an adapter must be > 0, got {self.alpha}.")
-        if self.num_tokens < 1:
-            raise BadInput(f"num_tokens of an adapter must be >= 1, got {self.num_tokens}.")
         if not 0 <= self.dropout < 1:
             raise BadInput(f"dropout of an adapter must be in [0, 1), got {self.dropout}.")
         if self.frozen_dtype is not None and self.frozen_dtype not in _DTYPES:
@@ -74,18 +69,16 @@ class Adapted:
     """A model of which a part trains.
 
     Attributes:
-        model: to call; the one that was given, except behind a prompt or prefix, where it is peft's wrapper.
+        model: to call; the one that was given.
         training: which parameters train and which do not, by their names in `model`.
         notes: what was left out and why, for the log and the card.
         save: writes the adapter in peft's format into a folder; None where no adapter trains.
-        extra_positions: learned tokens that the logits of each row start with (prompt tuning), to be dropped.
     """
 
     model: nn.Module
     training: Training
     notes: tuple[str, ...]
     save: Callable[[str | Path], Path] | None
-    extra_positions: int = 0
 
 
 def adapt(
@@ -101,12 +94,11 @@ def adapt(
 
     `all`: everything. `heads`: what stands after the last blocks of each tower, and vocabulary heads. `last-K`: also
     the last K blocks of each tower. `bias`: all biases. `lora`, `dora`: low-rank products on frozen linear layers.
-    `prompt`, `prefix`: learned tokens, or keys and values, before the words of a causal language model.
 
     Args:
         model: any module tree; LoRA and DoRA go into it in place.
         train: see above.
-        adapter: settings of the last four; None: its defaults.
+        adapter: settings of the last two; None: its defaults.
         reach: a tensor that the model makes of synthetic inputs: what it does not depend on is `unreached`, is frozen
             and carries no LoRA. None: nothing is known to be out of reach.
         base: what a saved adapter says of the model under it, such as the checkpoint that the user named.
@@ -118,10 +110,8 @@ def adapt(
     """
     _check(model, train, adapter)
     settings = adapter or Adapter()
-    if train in LORA:
+    if train in ADAPTERS:
         return _lora(model, train == "dora", settings, reach, base, seed)
-    if train in PROMPTS:
-        return _prompt(model, train == "prefix", settings, reach, base, seed)
     notes: tuple[str, ...] = ()
     if train == "all":
         chosen = {name for name, _ in model.named_parameters()}
@@ -136,9 +126,7 @@ def adapt(
 
 def _check(model: nn.Module, train: str, adapter: Adapter | None) -> None:
     if train not in ("all", "heads", "bias", *ADAPTERS) and not re.fullmatch(r"last-[1-9]\d*", train):
-        raise BadInput(
-            f"train is all, heads, last-K (such as last-2), bias, lora, dora, prompt or prefix, got {train!r}."
-        )
+        raise BadInput(f"train is all, heads, last-K (such as last-2), bias, lora or dora, got {train!r}.")
     refuse_quantised(model)
     if train not in ADAPTERS and adapter not in (None, Adapter()):
         dtype = "; half precision is for frozen weights under an adapter" if adapter and adapter.frozen_dtype else ""
@@ -148,7 +136,6 @@ def _check(model: nn.Module, train: str, adapter: Adapter | None) -> None:
 
 
 def _lora(model: nn.Module, dora: bool, settings: Adapter, reach: Any, base: str, seed: bytes | int) -> Adapted:
-    _unused(settings, "num_tokens", of="prompt and prefix")
     kept = _kept(model, settings)
     unreached = unreached_by(model, reach) if reach else set()
     targets, notes = targets_of(model, tuple(settings.targets), kept, unreached)
@@ -191,29 +178,6 @@ def _kept(model: nn.Module, settings: Adapter) -> tuple[str, ...]:
             "their results; leave modules_to_save out, or load the checkpoint in float32 without frozen_dtype."
         )
     return tuple(dict.fromkeys(found))
-
-
-def _unused(settings: Adapter, *names: str, of: str) -> None:
-    """Raise BadInput where a setting would be ignored."""
-    if any(getattr(settings, name) != getattr(Adapter(), name) for name in names):
-        *most, last = names
-        listed = f"{', '.join(most)} and {last} are settings" if most else f"{last} is a setting"
-        raise BadInput(f"{listed} of {of}: leave {'them' if most else 'it'} out.")
-
-
-def _prompt(model: nn.Module, prefix: bool, settings: Adapter, reach: Any, base: str, seed: bytes | int) -> Adapted:
-    _unused(settings, "rank", "alpha", "targets", "dropout", "modules_to_save", of="lora and dora")
-    with _seeded(seed):
-        wrapped = put_prompt(
-            _cast(model, settings.frozen_dtype), num_tokens=settings.num_tokens, prefix=prefix, base=base
-        )
-    chosen = {name for name, _ in wrapped.named_parameters() if name.startswith("prompt_encoder.")}
-    training = _set(wrapped, chosen, reach, "prefix" if prefix else "prompt")
-    said = f"{settings.num_tokens} learned {'keys and values a layer' if prefix else 'tokens'} before the words"
-    extra = 0 if prefix else settings.num_tokens
-    return Adapted(
-        model=wrapped, training=training, notes=(said,), save=partial(save_adapter, wrapped), extra_positions=extra
-    )
 
 
 def _set(model: nn.Module, chosen: set[str], reach: Callable[[nn.Module], Tensor] | None, train: str) -> Training:

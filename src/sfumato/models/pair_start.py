@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from sfumato.base import BadInput
-from sfumato.models.adapters import LORA, Adapter, adapt
+from sfumato.models.adapters import ADAPTERS, Adapter, adapt
 from sfumato.models.encoder_train import blocks_of, last_blocks, parse_train, set_training
 from sfumato.models.encoders import held_names
 from sfumato.models.freeze import Training
@@ -51,7 +51,7 @@ def lit_pair(
     words, tokenizer, text_note = text_tower()
     model = make_pair(pictures, words, embed_dim=embed_dim, image_size=LITE_PREPROCESS["image_size"], seed=seed)
     notes: tuple[str, ...] = ()
-    if train in LORA:
+    if train in ADAPTERS:
         training, notes = adapt_text(model, train, adapter, base=TEXT_TOWERS[text], seed=seed)
     else:
         training = choose_pair(model, train)
@@ -102,7 +102,7 @@ _ALSO = ", or lora or dora on the text tower"
 
 def check_train(train: str, adapter: Adapter | None) -> None:
     """Raise BadInput for a `train` that there is not, and for settings of an adapter that would be ignored."""
-    if train not in LORA:
+    if train not in ADAPTERS:
         parse_train(train, _ALSO)
         if adapter is not None:
             raise BadInput(f"train={train} uses no adapter: leave its settings out.")

@@ -39,10 +39,9 @@ def choose_parameters(
         seed: of an adapter's initial values.
 
     Raises:
-        BadInput: `train` is none that the model knows, or tunes a prompt, which no family feeds.
+        BadInput: `train` is none that the model knows.
     """
     hold_batch_norms(model)
-    refuse_prompts(train)
     if train == "all" and adapter is None:
         chosen = _everything(model)
     else:
@@ -59,15 +58,6 @@ def choose_parameters(
     if not training.trainable:
         raise BadInput(f"train={train}: nothing is left that the loss reaches.")
     return replace(chosen, training=training)
-
-
-def refuse_prompts(train: str) -> None:
-    """Raise BadInput for learned tokens before a vision-language model."""
-    if train in ("prompt", "prefix"):
-        raise BadInput(
-            f"train={train}: a vision-language model is called by its parts here, around the learned tokens that peft "
-            "puts before the whole; train lora, dora, bias, heads or last-K."
-        )
 
 
 def unreached(model: nn.Module, family: Family) -> set[str]:

@@ -11,7 +11,7 @@ from sfumato import losses, models
 from sfumato.base import BadInput
 from sfumato.models.bare import Looked, bare_folder
 from sfumato.models.families.coca import is_coca
-from sfumato.models.vlm_train import choose_parameters, refuse_prompts, synthetic_logits
+from sfumato.models.vlm_train import choose_parameters, synthetic_logits
 from sfumato.recipes.answering import made_up
 from sfumato.recipes.doctor_case import OF_QUESTIONS, Asked, Case, Choices, adapter_of, only, row_unit
 from sfumato.recipes.doctor_feed import feed_of
@@ -104,7 +104,6 @@ def _configuration(asked: Asked, looked: Looked) -> Case:
             "(--max-tokens): leave out --max-question, --max-answer and --prompt."
         )
     only(asked, "a configuration", "image_size", "max_tokens")
-    refuse_prompts(asked.train)
     bare = bare_folder(looked)
     size = asked.image_size or bare.image_size
     feed, loss = feed_of(bare.model, image_size=size, channels=bare.channels, max_tokens=asked.max_tokens or TEXT)

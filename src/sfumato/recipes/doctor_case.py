@@ -211,6 +211,5 @@ def no_adapter(asked: Asked) -> None:
     """Raise BadInput for settings of an adapter on a model that takes none; `train` is the model's own to refuse."""
     if asked.adapter != Adapter():
         raise BadInput(
-            "on this model training puts no adapter: leave out --rank, --alpha, --targets, --num-tokens and "
-            "--frozen-dtype."
+            "on this model training puts no adapter: leave out --rank, --alpha, --targets and --frozen-dtype."
         )

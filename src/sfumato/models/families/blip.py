@@ -102,15 +102,14 @@ class _HeldTextAttention(BlipTextAttention):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
-        past_key_values: Any = None,
-        **_: Any,
+        **cache: Any,
     ) -> tuple[Tensor, Tensor]:
         seen, weights = self.self(
             hidden_states,
             attention_mask=attention_mask,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=attention_mask,  # its own name for the mask of what is attended to
-            past_key_values=past_key_values,
+            **cache,  # under whichever name this version of transformers gives it
         )
         return self.output(seen, hidden_states), weights
 
