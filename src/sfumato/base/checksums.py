@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,12 @@ def check(folder: Path) -> bool:
         if (folder / name).is_file():
             _check_file(folder / name, entry)
     return True
+
+
+def of_model(folder: Path) -> list[str]:
+    """Return the names of the model's files in a folder; without checksums those of all files in it."""
+    content = _read(folder)
+    return _names(folder) if content is None else list(content["model"])
 
 
 @contextmanager
@@ -133,11 +139,15 @@ def _read(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_bytes())
-        for entry in (*content["model"].values(), *content["files"].values()):
-            entry["sha256"]  # noqa: B018
-        return content
+        if isinstance(content, dict) and not {"model", "files"} & content.keys():
+            return None  # somebody else's file of that name
+        entries = [*content["model"].values(), *content["files"].values()]
+        sound = all(isinstance(entry["sha256"], str) for entry in entries)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DamagedFile(_differs(path, "it is no list of checksums")) from None
+        sound = False
+    if not sound:
+        raise DamagedFile(_differs(path, "it is no list of checksums"))
+    return content
 
 
 def _of_card(folder: Path) -> dict[str, str] | None:
@@ -154,10 +164,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Hold a lock on the folder, so that two commands that finish at once both leave their entries."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
+        with suppress(OSError):  # a file system without locks: the entries may then be written one over the other
             fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError:
-            pass  # a file system without locks: the entries may then be written one over the other
         yield
     finally:
         os.close(handle)

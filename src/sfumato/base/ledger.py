@@ -47,6 +47,7 @@ __all__ = [
     "StepEntry",
     "read",
     "sync_folder",
+    "writer",
 ]
 
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -221,11 +222,10 @@ def _busy(path: Path, handle: int) -> str:
     run = path.parent.parent
     if any(ledger.is_file(handle) for ledger in _OPEN):
         return f"{run} is already open in this process: close it first (private.close())."
-    writer = _writer(path, handle)
-    return f"{run} is being written by another process{writer}: wait for it, or name another folder."
+    return f"{run} is being written by another process{writer(path, handle)}: wait for it, or name another folder."
 
 
-def _writer(path: Path, handle: int) -> str:
+def writer(path: Path, handle: int) -> str:
     """Return " (pid on host)" of who holds the lock: as the kernel says, else as that process wrote."""
     held = os.fstat(handle)
     place = f"{os.major(held.st_dev):02x}:{os.minor(held.st_dev):02x}:{held.st_ino}"

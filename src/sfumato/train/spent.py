@@ -84,10 +84,10 @@ def _bound(error: BrokenLedger) -> str:
     except Refused as refused:
         return f"No epsilon can be proved: {refused}"
     return (
-        f"What can be proved is an upper bound: epsilon {upper(epsilon)} at delta {plans[-1].delta:.3g}. It charges all "
-        f"{sum(plan.steps for plan in plans)} planned steps of the {len(plans)} attempts that the file shows, and {more} "
-        "more for later lines that cannot be read or repeat a step; it assumes that every attempt is in the file, and "
-        "that a line stands for one step at most."
+        f"What can be proved is an upper bound: epsilon {upper(epsilon)} at delta {plans[-1].delta:.3g}. It charges "
+        f"all {sum(plan.steps for plan in plans)} planned steps of the {len(plans)} attempts that the file shows, and "
+        f"{more} more for later lines that cannot be read or repeat a step; it assumes that every attempt is in the "
+        "file, and that a line stands for one step at most."
     )
 
 

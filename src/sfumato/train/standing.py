@@ -5,15 +5,33 @@ again publishes a second model on the same records, with an epsilon that counts 
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from sfumato.base import BadInput
 from sfumato.base.files import read_log
-from sfumato.base.history import History
+from sfumato.base.history import BrokenLedger, History
 from sfumato.base.ledger import read
 from sfumato.train import checkpoint
 from sfumato.train.folder import RunFolder
 from sfumato.train.log import last_step
+from sfumato.train.spent import explained
+
+
+def check_folder(out: str | Path, *, private: bool) -> None:
+    """Refuse a folder that a run of this kind may not write into. Nothing is written.
+
+    Raises:
+        BadInput: as `check_private` and `check_baseline` say; a missing seed is left to the run itself.
+    """
+    folder = RunFolder(Path(out))
+    if not private:
+        check_baseline(folder)
+        return
+    try:
+        check_private(folder, new_seed=True)
+    except BrokenLedger as error:
+        raise explained(error) from None
 
 
 def check_private(folder: RunFolder, *, new_seed: bool = False) -> None:
