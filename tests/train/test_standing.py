@@ -152,9 +152,9 @@ def test_a_baseline_where_a_private_run_stands_is_refused(tmp_path, held):
 
 def test_a_torn_progress_does_not_stop_a_run(tmp_path):
     out = finished(tmp_path / "run")
-    shutil.rmtree(out / "private/checkpoints")
     path = out / "export/progress.jsonl"
     for end in (b'{"step": 8, "eps', b"\0\0\0", b'{"step": 9}'[:-3]):
+        shutil.rmtree(out / "private/checkpoints")
         path.write_bytes(path.read_bytes()[:-4] + end)
         finished(out)
         steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
