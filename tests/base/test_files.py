@@ -53,7 +53,7 @@ def test_a_log_may_lose_its_end(tmp_path: Path, end: bytes) -> None:
     assert read_log(path) == whole
     append_line(path, {"step": 4})
     assert read_log(path)[-1] == {"step": 4}
-    assert [entry for entry in read_log(path)[:2]] == [{"step": 1}, {"step": 2}]
+    assert read_log(path)[:2] == [{"step": 1}, {"step": 2}]
 
 
 def test_a_line_in_the_midst_keeps_its_number(tmp_path: Path) -> None:

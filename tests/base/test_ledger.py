@@ -253,7 +253,7 @@ def test_a_ledger_that_is_no_longer_ours_stops_the_writer(tmp_path, how):
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
-    with pytest.raises(BadInput, match="gives no file locks.*local disk"):
+    with pytest.raises(BadInput, match=r"gives no file locks.*local disk"):
         Ledger(tmp_path / "ledger.jsonl")
 
 
@@ -288,7 +288,8 @@ def test_a_broken_chain_says_up_to_where_it_is_whole(tmp_path):
     path = _written(tmp_path / "ledger.jsonl", steps=5)
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines[:4], lines[4].replace(b'"w"', b'"v"'), *lines[5:]]))
-    with pytest.raises(BrokenLedger, match="line 5: changed.*Lines 1 to 4 are whole.* 2 steps in 1 attempts") as error:
+    said = r"line 5: changed.*Lines 1 to 4 are whole.* 2 steps in 1 attempts"
+    with pytest.raises(BrokenLedger, match=said) as error:
         read(path)
     assert sorted(error.value.history.steps) == [(0, 0), (0, 1)]
     assert [entry and entry["step"] for entry in error.value.later] == [None, 3, 4]

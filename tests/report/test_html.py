@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import subprocess
 import sys
@@ -158,3 +159,13 @@ sys.exit(main(["report", {str(run)!r}, "--open", "no"]))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_file()
+
+
+def test_a_full_disk_leaves_the_former_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_page(run)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left") as error:
+        write_page(run)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before

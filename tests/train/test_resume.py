@@ -34,7 +34,7 @@ def _killed(out, **changes):
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_a_damaged_checkpoint_costs_time_and_no_privacy(tmp_path, name, damaged):
-    """A flipped bit of weights or of Adam's state: the checkpoint before it is taken, or none, and nothing is charged."""
+    """A flipped bit of weights or of Adam's state: the checkpoint before it is taken, and nothing is charged."""
     _killed(tmp_path / "cut")
     for folder in sorted((tmp_path / "cut/private/checkpoints").iterdir())[2 - damaged :]:
         raw = bytearray((folder / name).read_bytes())

@@ -73,7 +73,7 @@ def test_what_is_left_in_private_tells_of_a_lost_ledger(tmp_path, left):
     for path in list((out / "private").iterdir()):
         if path != out / left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(BadInput, match="ledger .*is missing"):
+    with pytest.raises(BadInput, match=r"ledger .*is missing"):
         Run(out, options={})
 
 
@@ -173,7 +173,7 @@ def broken(out: Path, line: int) -> Path:
 def test_a_broken_ledger_says_what_can_be_proved(tmp_path, opened):
     out = finished(tmp_path / "run")
     broken(out, 5)
-    with pytest.raises(BadInput, match="line 6: changed.*Lines 1 to 5 are whole.*3 steps in 1 attempts") as error:
+    with pytest.raises(BadInput, match=r"line 6: changed.*Lines 1 to 5 .*3 steps in 1 attempts") as error:
         opened(out)
     text = str(error.value)
     bound = float(text.split("upper bound: epsilon ")[1].split(" ")[0])

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 import torch.distributed as dist
-from tests.train.case import STEPS, Records, Run, bits, whole_run
+from tests.train.case import STEPS, Records, Run, bits
 
 import sfumato as sf
 from sfumato.base import Stopped
@@ -25,18 +25,18 @@ class Killed(Records):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_is_a_sentence_and_the_run_resumes(tmp_path):
-    def fit(dataset, num_workers):
+    def fit(out, dataset, num_workers):
         with Run(tmp_path / "unused", options={"seed": 1}) as run:
             model, optimizer = run.model, run.optimizer
         sf.Trainer(
-            model=model, loss_fn=run.loss, dataset=dataset, plan=run.plan, out=tmp_path / "cut", optimizer=optimizer,
+            model=model, loss_fn=run.loss, dataset=dataset, plan=run.plan, out=out, optimizer=optimizer,
             micro_batch_size=4, seed=1, checkpoint_every=1, num_workers=num_workers,
         ).fit()  # fmt: skip
         return bits(model)
 
     with pytest.raises(Stopped, match=r"--num-workers.* was killed by signal \(Killed\).*same command resumes"):
-        fit(Killed(), 1)
-    assert fit(Records(), 0) == whole_run(tmp_path / "whole")
+        fit(tmp_path / "cut", Killed(), 1)
+    assert fit(tmp_path / "cut", Records(), 0) == fit(tmp_path / "whole", Records(), 0)
     assert len(sf.train.RunFolder(tmp_path / "cut").ledger.read_bytes().splitlines()) == STEPS + 2
 
 

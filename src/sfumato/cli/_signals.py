@@ -20,7 +20,7 @@ class Ended(KeyboardInterrupt):
 
 @contextmanager
 def as_interrupts() -> Iterator[None]:
-    """Let both signals raise `Ended` inside the `with`, where they would end the process (nohup lets one be ignored)."""
+    """Let both signals raise `Ended` inside the `with`, unless they are ignored (under nohup) or handled already."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
