@@ -1,5 +1,7 @@
 """The ledger: what it charges, and that torn, edited, removed and doubly written lines are told apart."""
 
+import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.base import BadInput
-from sfumato.base.ledger import Ledger, read
+from sfumato.base.ledger import BrokenLedger, Ledger, read, writer
 
 PLAN = {"noise_multiplier": 1.0}
 
@@ -188,3 +190,119 @@ def test_looks_are_recorded_once_each(tmp_path):
 def test_reading_a_run_without_a_ledger(tmp_path):
     with pytest.raises(BadInput, match="does not exist"):
         read(tmp_path / "ledger.jsonl")
+
+
+_TRY = (
+    "import sys; from pathlib import Path; from sfumato.base.ledger import Ledger\n"
+    "from sfumato.base import BadInput\n"
+    "try: Ledger(Path(sys.argv[1]))\n"
+    "except BadInput as error: sys.exit(str(error))"
+)
+
+
+def _in_another_process(path: Path) -> str:
+    """What a second writer is answered; empty if it got the lock."""
+    done = subprocess.run([sys.executable, "-c", _TRY, str(path)], check=False, capture_output=True, text=True)
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize("removed", [(), ("ledger.lock",)])
+def test_the_lock_does_not_hang_on_a_file_next_to_it(tmp_path, removed):
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        _open_attempt(ledger)
+        for name in removed:
+            os.remove(tmp_path / name)
+        assert f"by another process (process {os.getpid()}" in _in_another_process(ledger.path)
+        with pytest.raises(BadInput, match="already open in this process"):
+            Ledger(ledger.path)
+        _step(ledger, 0)
+        assert (tmp_path / "ledger.lock").is_file(), "the count is kept again"
+        assert f"by another process (process {os.getpid()}" in _in_another_process(ledger.path)
+    assert _in_another_process(ledger.path) == ""
+
+
+def test_the_writer_is_named_where_the_kernel_does_not_say(tmp_path, monkeypatch):
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        other = os.open(ledger.path, os.O_RDWR)
+        monkeypatch.setattr(Path, "read_text", lambda *a, **o: (_ for _ in ()).throw(OSError))
+        assert writer(ledger.path, other).startswith(f" (process {os.getpid()} on ")
+        os.close(other)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "written", "cut"])
+def test_a_ledger_that_is_no_longer_ours_stops_the_writer(tmp_path, how):
+    ledger = Ledger(_written(tmp_path / "ledger.jsonl"))
+    before = ledger.path.read_bytes()
+    if how == "removed":
+        os.remove(ledger.path)
+    elif how == "replaced":
+        (tmp_path / "copy").write_bytes(before)
+        os.replace(tmp_path / "copy", ledger.path)
+    elif how == "written":
+        ledger.path.write_bytes(before + b"{}\n")
+    else:
+        os.truncate(ledger.path, len(before) - 1)
+    found = ledger.path.read_bytes() if ledger.path.exists() else None
+    with pytest.raises(BadInput, match="before anything of this step left"):
+        _step(ledger, 3)
+    assert (ledger.path.read_bytes() if ledger.path.exists() else None) == found
+    with pytest.raises(BadInput, match="not open"):
+        _step(ledger, 3)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_no_other_process(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    with pytest.raises(BadInput, match=r"gives no file locks.*local disk"):
+        Ledger(tmp_path / "ledger.jsonl")
+
+
+def test_a_fork_neither_keeps_the_lock_nor_gives_it_away(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:  # as a process that makes rows, and outlives its parent for a while
+        os.close(write_end)
+        os.read(read_end, 1)
+        os._exit(0)
+    os.close(read_end)
+    try:
+        assert "another process" in _in_another_process(ledger.path)
+        _open_attempt(ledger)
+        ledger.close()
+        assert _in_another_process(ledger.path) == ""
+    finally:
+        os.close(write_end)
+        os.waitpid(child, 0)
+
+
+def test_a_full_disk_names_the_ledger(tmp_path, monkeypatch):
+    ledger = Ledger(_written(tmp_path / "ledger.jsonl"))
+    monkeypatch.setattr(os, "write", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(OSError, match="No space left") as error:
+        _step(ledger, 3)
+    assert error.value.filename == str(ledger.path)
+
+
+def test_a_broken_chain_says_up_to_where_it_is_whole(tmp_path):
+    path = _written(tmp_path / "ledger.jsonl", steps=5)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:4], lines[4].replace(b'"w"', b'"v"'), *lines[5:]]))
+    said = r"line 5: changed.*Lines 1 to 4 are whole.* 2 steps in 1 attempts"
+    with pytest.raises(BrokenLedger, match=said) as error:
+        read(path)
+    assert sorted(error.value.history.steps) == [(0, 0), (0, 1)]
+    assert [entry and entry["step"] for entry in error.value.later] == [None, 3, 4]
+
+
+def test_two_writers_of_an_earlier_version_leave_their_lines_to_be_counted(tmp_path):
+    one, two = _written(tmp_path / "one.jsonl", steps=3), tmp_path / "two.jsonl"
+    two.write_bytes(one.read_bytes())
+    for path, step in ((one, 3), (two, 3), (two, 4)):
+        with Ledger(path) as ledger:
+            ledger.step(attempt=0, step=step, weights=path.stem, clipped_sum="s")
+    added = two.read_bytes().splitlines(keepends=True)[-2:]
+    one.write_bytes(one.read_bytes() + b"".join(added))
+    with pytest.raises(BrokenLedger, match="Lines 1 to 6 are whole") as error:
+        read(one)
+    assert [entry["step"] for entry in error.value.later] == [3, 4]

@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 import re
 import subprocess
 import sys
@@ -168,3 +169,13 @@ def test_what_is_not_seen_is_spelled_out(tmp_path: Path) -> None:
     page = write_page(tmp_path).read_text(encoding="utf-8")
     assert "a\\x1b[31m \\u202e&lt;b&gt;" in page
     assert "\x1b" not in page
+
+
+def test_a_full_disk_leaves_the_former_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_page(run)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left") as error:
+        write_page(run)
+    assert error.value.filename == str(path)
+    assert path.read_bytes() == before

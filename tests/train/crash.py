@@ -1,12 +1,15 @@
 """Kills a run at many places and resumes it. Started by test_crash.py as its own process, which forks for each run.
 
 usage: python -m tests.train.crash FOLDER -> one JSON line per place: [place, signal, bits when resumed, steps charged]
+       python -m tests.train.crash FOLDER 40 -> the same for kills at so many random moments
 """
 
 import json
 import os
+import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,17 +90,18 @@ PLACES: dict[str, Callable[[], None]] = {
 COUPLED_PLACES = ("drawing", "before the ledger", "after the ledger", "releasing", "after the rename")
 
 
-def train(out: Path, result: Path, kind: str = "") -> None:
+def train(out: Path, result: Path, kind: str = "", workers: int = 0) -> None:
     options = {"seed": None, "engine": Engine(clipped_sum=lambda *a, **o: norms.clipped_sum(*a, **o))}
-    with Run(out, options=options, dataset=Records(broken=(1, 2)), **COUPLED.get(kind, {})) as run:
+    settings = {"num_workers": workers, **COUPLED.get(kind, {})}
+    with Run(out, options=options, dataset=Records(broken=(1, 2)), **settings) as run:
         run.private.load(run.optimizer)
         run.train(save_at=SAVED)
         charged = sum(count for _, count in ledger.read(run.private.folder.ledger).charged())
         result.write_text(json.dumps([bits(run.model), charged, run.private.attempt]))
 
 
-def forked(do: Callable[[], None]) -> int:
-    """Run in a fork of this process; return the signal that ended it, or 0."""
+def forked(do: Callable[[], None], seconds: float | None = None) -> int:
+    """Run in a fork of this process, killed after `seconds` if given; return the signal that ended it, or 0."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -106,6 +110,9 @@ def forked(do: Callable[[], None]) -> int:
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)
         os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
 
@@ -131,7 +138,32 @@ def main(folder: Path) -> None:
         sys.stdout.write(json.dumps([kind, place, ended, found]) + "\n")
 
 
+def at_random(folder: Path, count: int, seed: int = 0) -> None:
+    """Kill runs at random moments, some of them twice, and resume them with another number of processes for rows."""
+    moments, whole = random.Random(seed), folder / "whole"
+    train(folder / "warm-up", folder / "warm-up.json")
+    (whole / "private").mkdir(parents=True)
+    (whole / "private/seed").write_bytes(bytes(range(32)))
+    begun = time.monotonic()
+    assert forked(lambda: train(whole, folder / "whole.json")) == 0
+    longest = time.monotonic() - begun
+    for number in range(count):
+        out, result, ended = folder / f"random-{number}", folder / f"random-{number}.json", []
+        (out / "private").mkdir(parents=True)
+        (out / "private/seed").write_bytes(bytes(range(32)))
+        for turn in range(1 + number % 2):
+            seconds = moments.uniform(0, 0.8 * longest)
+            ended.append(forked(lambda out=out, result=result, turn=turn: train(out, result, workers=turn), seconds))
+        forked(lambda out=out, result=result: train(out, result))
+        found = json.loads(result.read_text()) if result.exists() else None
+        sys.stdout.write(json.dumps(["random", number, max(ended), found]) + "\n")
+    sys.stdout.write(json.dumps(["random", "whole", 0, json.loads((folder / "whole.json").read_text())]) + "\n")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     surrounding_fields(torch.device("cpu"), 1)  # reads the code once: it may be edited while this runs
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        at_random(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        main(Path(sys.argv[1]))

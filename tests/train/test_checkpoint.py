@@ -1,5 +1,6 @@
 """Checkpoints: every state comes back as it was, and one that was cut short is not there."""
 
+import errno
 import json
 import shutil
 from collections import OrderedDict
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from sfumato.base import BadInput
+from sfumato.base.checksums import DamagedFile
 from sfumato.train import checkpoint, warmup_cosine
 from sfumato.train.codec import decode, encode
 
@@ -142,3 +144,59 @@ def test_no_pickle_in_a_checkpoint(tmp_path):
     path = checkpoint.write(tmp_path, 1, NESTED, keep_last=2)
     assert sorted(p.name for p in path.iterdir()) == ["state.json", "tensors.safetensors"]
     json.loads((path / "state.json").read_text())
+
+
+def _flipped(path, place):
+    raw = bytearray(path.read_bytes())
+    raw[place] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(("name", "place"), [("tensors.safetensors", -1), ("tensors.safetensors", -40)])
+def test_a_flipped_bit_of_a_tensor_is_found(tmp_path, name, place):
+    path = checkpoint.write(tmp_path, 1, NESTED, keep_last=2)
+    _flipped(path / name, place)
+    with pytest.raises(DamagedFile, match=f"step-00000001 is not a whole checkpoint: {name} was changed"):
+        checkpoint.read(path)
+
+
+def test_a_flipped_digit_of_the_state_is_found(tmp_path):
+    path = checkpoint.write(tmp_path, 1, {"step": 120, "lr": 0.25}, keep_last=2)
+    text = (path / "state.json").read_text()
+    (path / "state.json").write_text(text.replace("120", "121"))
+    with pytest.raises(DamagedFile, match=r"state\.json was changed"):
+        checkpoint.read(path)
+
+
+def test_the_newest_whole_one_is_taken(tmp_path, caplog):
+    for step in (1, 2, 3):
+        checkpoint.write(tmp_path, step, NESTED, keep_last=3)
+    assert checkpoint.latest(tmp_path) == "step-00000003"
+    _flipped(tmp_path / "step-00000003/tensors.safetensors", -1)
+    (tmp_path / "step-00000002/state.json").write_text("{")
+    assert checkpoint.latest(tmp_path) == "step-00000001"
+    assert "step-00000003" in caplog.text
+    assert "step-00000002" in caplog.text
+    shutil.rmtree(tmp_path / "step-00000001")
+    with pytest.raises(BadInput, match=r"no checkpoint .* is whole.*charges none of them twice"):
+        checkpoint.latest(tmp_path)
+    assert checkpoint.latest(tmp_path / "none") is None
+
+
+def test_one_of_an_earlier_version_is_read_unchecked(tmp_path, caplog):
+    path = checkpoint.write(tmp_path, 1, NESTED, keep_last=2)
+    content = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(content["state"]))
+    assert _equal(checkpoint.read(path), NESTED)
+    assert "unchecked" in caplog.text
+
+
+def test_a_full_disk_leaves_the_former_one(tmp_path, monkeypatch):
+    checkpoint.write(tmp_path, 1, NESTED, keep_last=1)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for name in ("save_file", "write_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint, name, lambda *_: (_ for _ in ()).throw(full))
+            with pytest.raises(BadInput, match=r"step-00000002 could not be written \(No space left.*same command"):
+                checkpoint.write(tmp_path, 2, NESTED, keep_last=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -14,12 +14,10 @@ from tests.train.crash import COUPLED_PLACES
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory) -> dict[str, dict[str, tuple[int, list]]]:
-    folder = tmp_path_factory.mktemp("crash")
+def by_kind(folder: Path, *arguments: str) -> dict[str, dict[str, tuple[int, list]]]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "tests.train.crash", str(folder)],
+        [sys.executable, "-W", "error", "-m", "tests.train.crash", str(folder), *arguments],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -28,12 +26,17 @@ def everything(tmp_path_factory) -> dict[str, dict[str, tuple[int, list]]]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert arguments or done.stderr == "", "workers whose parent was killed at random may say so"
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    by_kind: dict[str, dict[str, tuple[int, list]]] = {}
+    outcomes: dict[str, dict[str, tuple[int, list]]] = {}
     for kind, place, ended, found in lines:
-        by_kind.setdefault(kind, {})[place] = (ended, found)
-    return by_kind
+        outcomes.setdefault(kind, {})[place] = (ended, found)
+    return outcomes
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory) -> dict[str, dict[str, tuple[int, list]]]:
+    return by_kind(tmp_path_factory.mktemp("crash"))
 
 
 @pytest.fixture
@@ -65,4 +68,13 @@ def test_losses_that_couple_rows_resume_bit_for_bit_too(everything, kind):
     assert set(killed.values()) == {signal.SIGKILL}, killed
     whole = found["nowhere"][1]
     assert {place: result for place, (_, result) in found.items()} == dict.fromkeys(found, whole)
+    assert whole[1:] == [STEPS, 0]
+
+
+def test_killed_at_random_moments(tmp_path):
+    found = by_kind(tmp_path, "6")["random"]
+    whole = found.pop("whole")[1]
+    assert len(found) == 6
+    assert signal.SIGKILL in {ended for ended, _ in found.values()}
+    assert {number: result for number, (_, result) in found.items()} == dict.fromkeys(found, whole)
     assert whole[1:] == [STEPS, 0]

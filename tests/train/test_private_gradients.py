@@ -183,12 +183,16 @@ def test_the_seed_is_in_no_other_file_and_no_repr(tmp_path):
     assert not any(seed.hex() in text or repr(seed) in text for text in texts)
 
 
-def test_a_lost_seed_is_a_changed_setting(tmp_path):
+def test_a_lost_seed_is_named_and_not_replaced(tmp_path):
     with Run(tmp_path, options={}) as run:
         run.train(until=1)
     os.remove(tmp_path / "private/seed")
-    with Run(tmp_path, options={}) as run, pytest.raises(BadInput, match="seed: secret"):
-        run.loader()
+    for _ in range(2):
+        with pytest.raises(BadInput, match=r"private/seed is missing.*--new-attempt"):
+            Run(tmp_path, options={})
+    with Run(tmp_path, options={"accept_new_attempt": True}) as run:
+        run.train(until=1)
+        assert run.private.attempt == 1
 
 
 def test_un_noised_numbers_show_only_when_revealed(tmp_path):

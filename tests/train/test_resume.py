@@ -26,6 +26,89 @@ def test_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
     assert _history(run).charged() == [(run.plan.to_json(), STEPS)]
 
 
+def _killed(out, **changes):
+    with Run(out, **changes) as run:
+        run.train(until=5, save_at=[2, 4])
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_a_damaged_checkpoint_costs_time_and_no_privacy(tmp_path, name, damaged):
+    """A flipped bit of weights or of Adam's state: the checkpoint before it is taken, and nothing is charged."""
+    _killed(tmp_path / "cut")
+    for folder in sorted((tmp_path / "cut/private/checkpoints").iterdir())[2 - damaged :]:
+        raw = bytearray((folder / name).read_bytes())
+        raw[-9] ^= 4
+        (folder / name).write_bytes(raw)
+    if damaged == 2:
+        with Run(tmp_path / "cut") as run, pytest.raises(BadInput, match="no checkpoint"):
+            run.private.load(run.optimizer)
+        shutil.rmtree(tmp_path / "cut/private/checkpoints")
+    with Run(tmp_path / "cut") as run:
+        run.private.load(run.optimizer)
+        assert run.private.step == (2 if damaged == 1 else 0)
+        run.train()
+    assert bits(run.model) == whole_run(tmp_path / "whole")
+    assert _history(run).charged() == [(run.plan.to_json(), STEPS)]
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0), (2, 1)])
+def test_the_number_of_workers_moves_no_bit(tmp_path, before, after):
+    _killed(tmp_path / "cut", num_workers=before)
+    with Run(tmp_path / "cut", num_workers=after) as run:
+        run.private.load(run.optimizer)
+        run.train()
+        assert run.private.attempt == 0
+    assert bits(run.model) == whole_run(tmp_path / "whole")
+
+
+def test_rows_are_made_with_one_thread_wherever_they_are_made(tmp_path):
+    class Threads(Records):
+        def __getitem__(self, index):
+            self.threads = torch.get_num_threads()
+            return super().__getitem__(index)
+
+    torch.set_num_threads(2)
+    try:
+        with Run(tmp_path, dataset=Threads()) as run:
+            run.train(until=2)
+            assert run.dataset.threads == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
+TRAINED = {"checkpoint_every": 3, "keep_last": 2, "report_every": 1, "reveal": None, "measure": None, "num_workers": 0}
+OTHERWISE = {"checkpoint_every": 2, "keep_last": 1, "report_every": 4, "reveal": "debug", "num_workers": 1}
+
+
+def test_how_a_run_is_watched_moves_no_bit(tmp_path):
+    """Checkpoints, reports, what is shown and where the folder lies: killed and resumed with others, bits are equal."""
+
+    def fit(out, dataset, **options):
+        with Run(tmp_path / "unused", options={"seed": 1}) as run:
+            model, optimizer = run.model, run.optimizer
+        trainer = sf.Trainer(
+            model=model, loss_fn=run.loss, dataset=dataset, plan=run.plan, out=out, optimizer=optimizer,
+            micro_batch_size=4, seed=1, **options,
+        )  # fmt: skip
+        trainer.fit()
+        return bits(model)
+
+    whole = fit(tmp_path / "whole", Records(), **TRAINED)
+
+    def stop(progress):
+        if progress.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "cut", Records(), **TRAINED, on_progress=stop)
+    shutil.move(tmp_path / "cut", tmp_path / "elsewhere")
+    assert fit(tmp_path / "elsewhere", Records(), **OTHERWISE, measure=lambda step: 0.0) == whole
+    history = ledger.read(tmp_path / "elsewhere/private/ledger.jsonl")
+    assert (len(history.attempts), len(history.steps)) == (1, STEPS)
+
+
 def test_a_finished_run_is_not_refused_for_what_changed_since(tmp_path):
     with Run(tmp_path) as run:
         run.train(save_at=[STEPS])

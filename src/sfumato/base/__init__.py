@@ -1,6 +1,6 @@
 """Ground: relation, neutral events, seeds, ledger, errors. Imports no torch."""
 
-from sfumato.base.errors import BadInput, Refused, SfumatoError, UndecodableRow
+from sfumato.base.errors import BadInput, Refused, SfumatoError, Stopped, UndecodableRow
 from sfumato.base.events import (
     CappedPoissonDraw,
     Draw,
@@ -22,5 +22,6 @@ __all__ = [
     "Refused",
     "Relation",
     "SfumatoError",
+    "Stopped",
     "UndecodableRow",
 ]

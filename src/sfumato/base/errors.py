@@ -15,3 +15,7 @@ class BadInput(SfumatoError):
 
 class UndecodableRow(SfumatoError):
     """One row of a data set cannot be read. It stays a record; its contribution is zero, and is counted in private."""
+
+
+class Stopped(SfumatoError):
+    """The run was ended from outside (a process of it was killed); the same command resumes."""

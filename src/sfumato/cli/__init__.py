@@ -16,6 +16,7 @@ from types import ModuleType
 
 from sfumato import __version__
 from sfumato.base import SfumatoError
+from sfumato.cli import _signals
 from sfumato.cli._screen import OneLine, take_any_text, write_line
 
 COMMANDS = {
@@ -37,24 +38,26 @@ sfumato train dp-cap --data images/ --captions reports.csv --owner-column patien
 sfumato evaluate runs/x --suite probe,fewshot,zeroshot
 sfumato report runs/x
 """
-_OK, _CRASHED, _WRONG_USE, _INTERRUPTED = 0, 1, 2, 130
+_OK, _CRASHED, _WRONG_USE = 0, 1, 2
 _EXTRA_OF = {"sklearn": "eval", "skimage": "eval", "pydicom": "dicom", "datasets": "hf", "accelerate": "hf"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit status.
 
-    0 done; 1 the program failed; 2 wrong use or refused; 130 interrupted. SFUMATO_DEBUG=1 shows tracebacks.
+    0 done; 1 the program failed; 2 wrong use or refused; 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
+    SFUMATO_DEBUG=1 shows tracebacks.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     _log_to_stderr()
     take_any_text()
     try:
-        return _dispatch(arguments)
+        with _signals.as_interrupts():
+            return _dispatch(arguments)
     except SystemExit as error:  # how tyro leaves after --help and after a wrong flag
         return error.code if isinstance(error.code, int) else _OK if error.code is None else _WRONG_USE
-    except KeyboardInterrupt:
-        return _tell("Interrupted; what was written stays.", _INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _tell(*_signals.explained(error, arguments))
     except BrokenPipeError:  # `sfumato plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _OK

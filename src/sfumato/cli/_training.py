@@ -12,10 +12,12 @@ from sfumato.recipes.run import Run
 
 def carry_out(settings: Run, *, new_attempt: bool = False, reveal: str | None = None, seed: int | None = None) -> int:
     """Train under the run's plan, or its twin; show progress on stderr; return 0."""
+    from sfumato.recipes.config import check_folder
     from sfumato.recipes.execute import train_run, train_twin
     from sfumato.recipes.make import make
 
     console = screen(error=True)
+    check_folder(settings)
     made = make(settings)
     plan, train_set = made.plan, made.sets.train
     say(

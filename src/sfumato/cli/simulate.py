@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from sfumato.base.files import write_whole
 from sfumato.cli._screen import say, screen, show
 
 if TYPE_CHECKING:  # PyTorch is imported when the command runs, not for --help
@@ -80,13 +81,15 @@ class SimulateCommand:
 def run(command: SimulateCommand) -> int:
     """Simulate, write rows and plots, and show them; return 0. Raises BadInput and Refused for what cannot be done."""
     from sfumato.recipes import simulate
+    from sfumato.recipes.config import check_no_run
     from sfumato.report import tables
 
+    check_no_run(command.out)
     rows = simulate.linear_clip(_sweep(command))
     command.out.mkdir(parents=True, exist_ok=True)
     written = [command.out / "rows.json", *simulate.plots(rows, simulate.AXES, command.out)]
     text = json.dumps(rows, indent=1, allow_nan=False) + "\n"
-    written[0].write_text(text)
+    write_whole(written[0], text)
     if command.json:
         sys.stdout.write(text)
         return 0

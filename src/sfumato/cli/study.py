@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from sfumato.base.files import write_whole
 from sfumato.cli._screen import say, screen, show
 
 EXAMPLES = """
@@ -59,12 +60,14 @@ class StudyCommand:
 
 def run(command: StudyCommand) -> int:
     """Run the study, write its files, and show the table."""
+    from sfumato.recipes.config import check_no_run
     from sfumato.report import tables
 
     out = command.out / (command.study + ("-quick" if command.quick else ""))
+    check_no_run(out)
     console = screen()
     rows, shown, plots = _STUDIES[command.study](command, out, console)
-    (out / "rows.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_whole(out / "rows.json", json.dumps(rows, indent=1) + "\n")
     for title, some in shown.items():
         show(console, tables.table(some, title=title))
     say(console, f"{out / 'rows.json'}  {'  '.join(map(str, plots))}")

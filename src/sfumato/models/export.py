@@ -18,6 +18,7 @@ from sfumato.models.checkpoint import VIT_FIELDS, WHOLE, load_model
 from sfumato.models.folders import locate, quiet, read_json, require_weights
 from sfumato.models.modeling_sfumato_stem import StemConfig
 from sfumato.models.tokenizer import Tokenizer
+from sfumato.models.whole_folder import room_for
 
 PREPROCESSOR = "preprocessor_config.json"
 
@@ -135,7 +136,8 @@ def written_beside(folder: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        yield beside
+        with room_for(path):
+            yield beside
         _install(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

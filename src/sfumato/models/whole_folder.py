@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from sfumato.base import BadInput
+
 
 @contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
@@ -19,7 +23,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        yield beside
+        with room_for(path):
+            yield beside
         os.chmod(beside, 0o755)  # mkdtemp makes it private; an export is for sharing
         if path.exists():
             _replace(beside, path)
@@ -27,6 +32,17 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             os.rename(beside, path)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Raise BadInput where a file cannot be written, on a full disk for one, and safetensors says so."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise BadInput(
+            f"{path} could not be written ({error}): what was there stays. Make room, and run the same command again."
+        ) from None
 
 
 def _replace(beside: Path, path: Path) -> None:

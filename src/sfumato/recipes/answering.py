@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from sfumato import data, losses, models
 from sfumato.base import BadInput
 from sfumato.recipes.adapters import adapter_of
+from sfumato.recipes.exported import check_export
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
@@ -154,6 +155,7 @@ def load_answering(run: Run, folder: Path) -> models.StartedVlm:
     if run.model.train not in models.ADAPTERS:
         return models.load_vlm(folder / "export", **given)
     assert run.model.init is not None
+    check_export(Path(run.model.init))
     base = models.load_vlm(run.model.init, **given)
     return replace(base, model=models.load_adapter(base.model, folder / "export").eval())
 

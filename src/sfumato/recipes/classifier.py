@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sfumato import data, models
 from sfumato.base import BadInput
 from sfumato.recipes.course import chosen
+from sfumato.recipes.exported import check_export
 from sfumato.recipes.frozen import digest
 from sfumato.recipes.made import HeldOut, Made, public_test
 from sfumato.recipes.run import Run
@@ -142,7 +143,9 @@ def load(folder: Path) -> Saved:
 
     Raises:
         BadInput: a file is missing or is not one of these.
+        DamagedFile: a file is not what was written.
     """
+    check_export(folder)
     export = folder / "export"
     try:
         facts = json.loads((export / FACTS).read_text(encoding="utf-8"))

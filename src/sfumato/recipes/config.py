@@ -1,12 +1,12 @@
 """run.json: the public settings of a run, written whole or not at all, and read back."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from sfumato import train
 from sfumato.base import BadInput
+from sfumato.base.files import write_whole
 from sfumato.recipes.run import Run
 
 CONFIG = "run.json"
@@ -16,9 +16,7 @@ _OF_THE_MACHINE = ("training.num_workers", "training.micro_batch_size")
 def write_config(run: Run) -> None:
     """Write run.json, the public settings, whole or not at all."""
     run.out.mkdir(parents=True, exist_ok=True)
-    beside = run.out / f".{CONFIG}.new"
-    beside.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, run.out / CONFIG)
+    write_whole(run.out / CONFIG, json.dumps(run.to_json(), indent=1) + "\n")
 
 
 def read_config(folder: Path) -> Run:
@@ -41,6 +39,45 @@ def changes(run: Run) -> list[str] | None:
     if not (run.out / CONFIG).is_file():
         return None
     return train.differences(_settings(read_config(run.out)), _settings(run))
+
+
+def check_folder(run: Run) -> None:
+    """Refuse to train in a folder that holds something else: one folder is one run. Nothing is written.
+
+    A private run may go on in its own folder; whether with other settings, its ledger decides. A baseline starts again
+    in its own folder, with the same settings.
+
+    Raises:
+        BadInput: the folder holds a baseline and the run is private, or the reverse; another baseline; or more of a
+            private run than its ledger knows.
+    """
+    train.check_folder(run.out, private=run.private)
+    changed = changes(run)
+    if not changed:
+        return
+    if read_config(run.out).private != run.private:
+        held = "a private run" if not run.private else "a run without privacy"
+        raise BadInput(f"{run.out} holds {held}: one folder is one run. Name another folder with --out.")
+    if not run.private:
+        raise BadInput(
+            f"{run.out} holds a run with other settings: {'; '.join(changed)}. Name another folder with --out."
+        )
+
+
+def check_no_run(out: Path) -> None:
+    """Refuse a folder for figures that is that of a run.
+
+    Raises:
+        BadInput: it is.
+    """
+    if holds_run(out):
+        raise BadInput(f"{out} is the folder of a run: name another one with --out.")
+
+
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run, finished or not."""
+    known = train.RunFolder(folder)
+    return any(path.exists() for path in (folder / CONFIG, known.ledger, known.card, known.baseline))
 
 
 def _settings(run: Run) -> dict[str, Any]:

@@ -4,7 +4,6 @@ It is post-processing of what was released, on data declared public: it costs no
 a private run may show. The losses on the training records are never shown.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch.utils.data import default_collate
 
 from sfumato import models
 from sfumato.base.errors import UndecodableRow
+from sfumato.base.files import append_line
 from sfumato.recipes.made import HeldOut, Made
 
 FILE = "course.jsonl"
@@ -41,8 +41,7 @@ class Course:
         value = float(torch.cat(parts).mean())
         line = {"metric": self.held_out.metric, "unit": self.held_out.unit, "step": step, "value": value}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, line)
         return value
 
 

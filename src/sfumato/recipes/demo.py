@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from sfumato import report
-from sfumato.recipes.config import read_config
+from sfumato.base import BadInput
+from sfumato.recipes.config import CONFIG, holds_run, read_config
 from sfumato.recipes.dp_cap import dp_cap
 from sfumato.recipes.execute import train_run
 from sfumato.recipes.measure import evaluate_run, write_samples
@@ -28,9 +29,15 @@ def demo(out: Path, *, on_progress: Callable[[Any], None] | None = None, fresh: 
 
     Args:
         out: folder of the run; emptied first where `fresh`, if it holds a run of the demonstration.
+
+    Raises:
+        BadInput: it holds another run.
     """
     run = demo_run(out)
-    if fresh and (out / "run.json").is_file() and read_config(out).recipe == run.recipe:
+    own = holds_run(out) and (out / CONFIG).is_file() and read_config(out).data == run.data
+    if holds_run(out) and not own:
+        raise BadInput(f"{out} holds a run that is not the demonstration's: name another folder with --out.")
+    if fresh and own:
         shutil.rmtree(out)
     epsilon = train_run(run, on_progress=on_progress)
     results = evaluate_run(out, suites=SUITES, limit=3000)

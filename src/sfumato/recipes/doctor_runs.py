@@ -12,6 +12,7 @@ from sfumato.recipes.doctor_captioners import captioner_case
 from sfumato.recipes.doctor_case import Asked, Case, only
 from sfumato.recipes.doctor_pictures import two_views_case
 from sfumato.recipes.doctor_towers import TEXT, dual_case, pair_case
+from sfumato.recipes.exported import check_export
 from sfumato.recipes.run import Run
 from sfumato.recipes.trained import open_trained
 
@@ -23,6 +24,7 @@ def run_case(asked: Asked, folder: Path) -> Case:
         BadInput: no export, a classifier, or an adapter, which lies on a checkpoint of another folder.
     """
     run = read_config(folder)
+    check_export(folder)
     if run.model.kind == "vlm":
         return replace(_answering(asked, run, folder), source=f"vision-language model of the run {folder}")
     source = f"{run.model.kind} of the run {folder}"

@@ -3,16 +3,18 @@
 import logging
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sfumato import report, train
-from sfumato.base import BadInput
+from sfumato.base import BadInput, checksums
 from sfumato.base.rounding import upper
-from sfumato.recipes.config import CONFIG, changes, write_config
+from sfumato.recipes.config import CONFIG, changes, check_folder, write_config
 from sfumato.recipes.course import FILE, course_of
+from sfumato.recipes.exported import mark_not_private, write_export
 from sfumato.recipes.made import Made
 from sfumato.recipes.make import make
 from sfumato.recipes.run import Run, Training
@@ -45,6 +47,7 @@ def train_run(
     Raises:
         BadInput, Refused: before the first step, naming what does not fit.
     """
+    check_folder(run)
     made = made or make(run)
     model: Any = made.model
     model.to(_device())
@@ -70,7 +73,7 @@ def train_run(
         seed=seed,
         reveal=reveal,
         accept_new_attempt=accept_new_attempt,
-        settings={"training": run.to_json()["training"], **made.settings},
+        settings={"training": _of_bits(run), **made.settings},
         synthetic=made.synthetic,
         measure=course.measure if course else None,
         on_progress=on_progress,
@@ -88,7 +91,7 @@ def train_run(
         raise BadInput(
             f"the run in {run.out} trains another model: {'; '.join(changed)}. Name another folder with --out."
         ) from None
-    if changed and not accept_new_attempt:
+    if changed and not finished.done_here:
         raise BadInput(
             f"the run in {run.out} is finished ({_words(finished.epsilon)}) with other settings: {'; '.join(changed)}. "
             "Name another folder with --out."
@@ -105,6 +108,7 @@ def train_run(
 
 def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None, made: Made | None = None) -> None:
     """Train the twin without clipping and noise: same model, draws and steps. NOT PRIVATE; no card is written."""
+    check_folder(run)
     made = made or make(run)
     model: Any = made.model
     model.to(_device())
@@ -120,27 +124,25 @@ def train_twin(run: Run, *, on_step: Callable[[int, float], None] | None = None,
         if on_step is not None:
             on_step(step, loss)
 
-    (run.out / "export" / FILE).unlink(missing_ok=True)  # a twin does not resume: it starts again
+    export = run.out / "export"
     write_config(run)
-    train.train_without_privacy(
-        model,
-        made.loss_fn,
-        made.rows,
-        made.plan,
-        optimizer=optimizer,
-        scheduler=_schedule(run.training, optimizer, made.plan.steps),
-        micro_batch_size=run.training.micro_batch_size,
-        num_workers=run.training.num_workers,
-        on_step=after,
-    )
-    if average is not None:
-        with average.applied(model):
-            made.export(run.out / "export")
-    else:
-        made.export(run.out / "export")
-    (run.out / "export" / "NOT_PRIVATE.md").write_text(
-        "# Not private\n\nThis model was trained without clipping and noise. It may quote its training records.\n"
-    )
+    mark_not_private(export)  # before the first weights
+    with checksums.replacing(export, FILE):  # a twin does not resume: it starts again
+        (export / FILE).unlink(missing_ok=True)
+    with train.lost_workers():
+        train.train_without_privacy(
+            model,
+            made.loss_fn,
+            made.rows,
+            made.plan,
+            optimizer=optimizer,
+            scheduler=_schedule(run.training, optimizer, made.plan.steps),
+            micro_batch_size=run.training.micro_batch_size,
+            num_workers=run.training.num_workers,
+            on_step=after,
+        )
+    with average.applied(model) if average is not None else nullcontext():
+        write_export(export, made.export)
 
 
 def optimizer_of(settings: Training, model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -171,9 +173,16 @@ def _device() -> torch.device:
 
 
 def hand_on(run: Run, made: Made) -> None:
-    """Write export/: model, what goes with it, and card. Everything in it is released or declared public."""
-    made.export(run.out / "export")
-    report.card.write(report.build(facts(run, made, train.card_facts, run.out)), run.out / "export")
+    """Write export/: model, what goes with it, card, checksums. Everything in it is released or declared public."""
+    write_export(run.out / "export", made.export, lambda: facts(run, made, train.card_facts, run.out))
+
+
+def _of_bits(run: Run) -> dict[str, Any]:
+    """Return the settings of training that the fingerprint speaks of: all that may change a bit of the result.
+
+    How many processes make the rows does not: each row is made with one thread, under a key of its own.
+    """
+    return {name: value for name, value in run.to_json()["training"].items() if name != "num_workers"}
 
 
 def facts(run: Run, made: Made, facts_of: Callable[..., dict[str, Any]], what: Any) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Cells of a study that are kept: each is one JSON file with its settings, made again only where these change."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import fields
@@ -9,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sfumato.base.files import write_whole
 from sfumato.recipes.run import PARTS, Run
 
 T = TypeVar("T")
@@ -32,15 +32,19 @@ def keep(file: Path, settings: Cell, make: Callable[[], Cell]) -> Cell:
         return json.loads(file.read_text(encoding="utf-8"))
     found = {**make(), "settings": settings}
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(".new")
-    beside.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    shutil.move(beside, file)
+    write_whole(file, json.dumps(found, indent=1) + "\n")
     return found
 
 
 def is_kept(file: Path, settings: Cell) -> bool:
     """Return whether `file` holds a cell with these settings."""
-    return file.is_file() and unusual(json.loads(file.read_text(encoding="utf-8"))["settings"]) == unusual(settings)
+    if not file.is_file():
+        return False
+    try:
+        kept = json.loads(file.read_bytes())["settings"]
+    except (ValueError, KeyError, TypeError):
+        return False  # torn or damaged: it is made again
+    return unusual(kept) == unusual(settings)
 
 
 def unusual(settings: Cell) -> Cell:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from sfumato import data, evaluate, models
-from sfumato.base import BadInput
+from sfumato.base import BadInput, checksums
 from sfumato.base.errors import UndecodableRow
+from sfumato.base.files import PRIVATE_MODE, write_whole
 from sfumato.recipes import classifier
 from sfumato.recipes.config import read_config
 from sfumato.recipes.run import Run
@@ -105,13 +106,18 @@ def _classified(
 
 
 def _write(folder: Path, results: dict[str, Any]) -> None:
-    (folder / "export" / "metrics.json").write_text(json.dumps(evaluate.shareable(results), indent=1) + "\n")
+    _shown(folder, "metrics.json", evaluate.shareable(results))
     if results["private"]:
         private = folder / "private"
         private.mkdir(mode=0o700, exist_ok=True)
-        path = private / "metrics.json"
-        path.touch(mode=0o600)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        write_whole(private / "metrics.json", json.dumps(results, indent=1) + "\n", PRIVATE_MODE)
+
+
+def _shown(folder: Path, name: str, content: Any) -> None:
+    """Write a file of figures into a run's export, whole or not at all."""
+    export = folder / "export"
+    with checksums.replacing(export, name):
+        write_whole(export / name, json.dumps(content, indent=1) + "\n")
 
 
 def write_samples(folder: Path, max_pixels: int | None = None) -> list[dict[str, str]]:
@@ -144,12 +150,12 @@ def write_samples(folder: Path, max_pixels: int | None = None) -> list[dict[str,
         {"image_png_base64": data.png_base64(e["image"]), "reference": e["caption"], "generated": text}
         for e, text in zip(examples, texts, strict=True)
     ]
-    (folder / "export" / "samples.json").write_text(json.dumps(samples, indent=1) + "\n")
+    _shown(folder, "samples.json", samples)
     attention = [
         _attention(loaded, example["image"], picture, text)
         for example, picture, text in zip(examples[:_ATTENTION], pictures, texts, strict=False)
     ]
-    (folder / "export" / "attention.json").write_text(json.dumps([a for a in attention if a], indent=1) + "\n")
+    _shown(folder, "attention.json", [a for a in attention if a])
     return samples
 
 

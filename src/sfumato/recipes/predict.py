@@ -15,6 +15,7 @@ from sfumato.base import BadInput, SfumatoError
 from sfumato.recipes import classifier
 from sfumato.recipes.answering import QUESTION
 from sfumato.recipes.config import CONFIG, read_config
+from sfumato.recipes.exported import check_export
 from sfumato.recipes.run import Data
 from sfumato.recipes.sets import decoder_of
 from sfumato.recipes.trained import Trained, open_trained, preprocess_of
@@ -117,6 +118,7 @@ def _answers(folder: Path, num_beams: int, labels: tuple[str, ...], question: st
     if num_beams != 1 and kind != "captioner":
         raise BadInput(f"{folder} holds a {kind}, which takes no --num-beams.")
     if kind == "captioner":
+        check_export(folder)
         loaded = models.load_export(folder)
         return _of_pixels(
             lambda pixels: models.generate_captions(loaded.model, loaded.tokenizer, pixels, num_beams=num_beams),

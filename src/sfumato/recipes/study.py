@@ -17,6 +17,7 @@ import numpy as np
 
 from sfumato import report, train
 from sfumato.base import BadInput
+from sfumato.base.files import write_whole
 from sfumato.plan import Example, Plan, epsilon_grid
 from sfumato.recipes.course import course_of
 from sfumato.recipes.dp_cap import dp_cap
@@ -123,7 +124,7 @@ def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:
         on_progress=record,
     ).fit()
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(rows, indent=1) + "\n")
+    write_whole(kept, json.dumps(rows, indent=1) + "\n")
 
 
 def plot_scaling(rows: Rows, path: Path) -> Path:

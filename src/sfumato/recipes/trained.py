@@ -1,7 +1,8 @@
 """A run that was trained, opened again: its model, its pictures' normalisation, and what it can be asked."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +12,16 @@ import torch
 from torch import Tensor
 
 from sfumato import data, evaluate, models
-from sfumato.base import BadInput
+from sfumato.base import BadInput, checksums
 from sfumato.recipes.answering import load_answering, question_of
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
+from sfumato.recipes.exported import check_export, check_target
 from sfumato.recipes.frozen import Remembered
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets
 
-_NOT_OF_MODELS = ("*.jsonl", "metrics.json", "samples.json", "attention.json", "report.html")
+_NOT_OF_MODELS = ("*.jsonl", "metrics.json", "samples.json", "attention.json", "report.html", checksums.NAME, ".*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,7 @@ def open_trained(folder: Path) -> Trained:
 
     Raises:
         BadInput: no run, no export, or a classifier, which has no encoder of its own.
+        DamagedFile: a file of the export is not what was written.
     """
     run = read_config(folder)
     readers: dict[str, Callable[[Path], Any]] = {
@@ -97,6 +100,7 @@ def open_trained(folder: Path) -> Trained:
     }
     if run.model.kind not in readers:
         raise BadInput(f"{folder} holds a {run.model.kind}: give the run that it was trained on.")
+    check_export(folder)
     loaded = readers[run.model.kind](folder)
     preprocess = None if run.model.kind == "vlm" else preprocess_of(loaded.preprocess)
     return Trained(run=run, loaded=loaded, preprocess=preprocess)
@@ -174,10 +178,29 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
     """Write the model of a run, or of a captioner's export, into `out` in the form its own library loads; return `out`.
 
     Raises:
-        BadInput: no model, or a part of one that has no parts.
+        BadInput: no model, a part of one that has no parts, or `out` is a place that a run uses itself.
+        DamagedFile: a file of the run's export is not what was written.
     """
+    check_target(folder, out)
+    with _listed(folder, out):
+        return _handed_on(folder, out, part)
+
+
+@contextmanager
+def _listed(folder: Path, out: Path) -> Iterator[None]:
+    """Keep the checksums of an export right where something is written into it."""
+    export, target = (folder / "export").resolve(), out.resolve()
+    if not target.is_relative_to(export):
+        yield
+        return
+    with checksums.replacing(export, target.relative_to(export).parts[0]):
+        yield
+
+
+def _handed_on(folder: Path, out: Path, part: Literal["model", "encoder"]) -> Path:
     kind = read_config(folder).model.kind if (folder / CONFIG).is_file() else "captioner"
     if kind == "captioner":
+        check_export(folder)
         loaded = models.load_export(folder)
         return models.export(loaded.model, loaded.tokenizer, loaded.preprocess, out, part=part)
     if part != "model":

@@ -5,12 +5,14 @@ All kinds of question at once, a small model stays at guessing yes or no. It lea
 missing; what is new is asked most.
 """
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sfumato import data
+from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.dp_vqa import dp_vqa
 from sfumato.recipes.execute import train_twin
 from sfumato.recipes.kept import keep, told, unusual
@@ -93,6 +95,8 @@ def trained(start: Start, words: Path, folder: Path, on_step: Callable[[int, int
     for number, run in enumerate(runs(start, words, folder)):
 
         def train(run: Run = run, before: int = done) -> dict[str, Any]:
+            if (run.out / CONFIG).is_file() and not read_config(run.out).private:
+                shutil.rmtree(run.out)  # a stage of other settings, or one that was not finished
             train_twin(run, on_step=lambda step, _: on_step(before + step, total) if on_step else None)
             return {}
 

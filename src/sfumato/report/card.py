@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sfumato.base import BadInput, Relation
+from sfumato.base import BadInput, Relation, checksums
+from sfumato.base.files import write_whole
 from sfumato.base.rounding import percent_at_most, upper
 from sfumato.report.facts import check
 from sfumato.report.numbers import most_recognised, plain
@@ -166,8 +167,9 @@ def write(card: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     """Write `card.json` and `card.md` into `folder` and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     as_json, as_markdown = folder / "card.json", folder / "card.md"
-    as_json.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    as_markdown.write_text(markdown(card), encoding="utf-8")
+    with checksums.replacing(folder, as_json.name, as_markdown.name):
+        write_whole(as_json, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        write_whole(as_markdown, markdown(card))
     return as_json, as_markdown
 
 

@@ -3,14 +3,18 @@
 import base64
 import binascii
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, checksums
+from sfumato.base.files import read_log
 from sfumato.report.card import read as read_card
 from sfumato.report.suites import evaluations, suite_rows
+
+log = logging.getLogger(__name__)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -43,12 +47,15 @@ def read_run(folder: Path) -> RunFiles:
 
     Raises:
         BadInput: `folder` is no run folder, or one of its files is not what its name says; the message names the file.
+        DamagedFile: a file is not what was written.
     """
     export = folder / "export"
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder: give the folder of a run, such as runs/x.")
     if not export.is_dir() and not (folder / "run.json").is_file():
         raise BadInput(f"{folder} is not the folder of a run: it has neither run.json nor export/.")
+    if not checksums.check(export):
+        log.warning("%s has no checksums (an earlier version wrote it): its files are read unchecked.", export)
     config = _json(folder / "run.json", {})
     if not isinstance(config, dict):
         raise BadInput(f"{folder / 'run.json'} must hold a JSON object.")
@@ -70,7 +77,7 @@ def _json(path: Path, missing: Any) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}.") from error
+        raise BadInput(f"{path} is not JSON: {error}. Remove it, and run the command that writes it again.") from error
 
 
 def _progress(path: Path) -> list[tuple[int, float]]:
@@ -86,19 +93,12 @@ def _course(path: Path) -> list[dict[str, Any]]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a log, each with its step; a torn last line is dropped."""
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """Return the objects of a log, each with its step; a torn end is left out."""
     found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            found.append({**entry, "step": int(entry["step"])})
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):
-                break
-            raise BadInput(f"{path}, line {number}: not a JSON object with a step.") from error
+    for number, entry in enumerate(read_log(path), 1):
+        if entry is None or not isinstance(entry.get("step"), int):
+            raise BadInput(f"{path}, line {number}: not a JSON object with a step. Take that line out.")
+        found.append(entry)
     return found
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sfumato.base import checksums
+from sfumato.base.files import write_whole
 from sfumato.base.rounding import percent_at_most, upper
 from sfumato.base.text import visible
 from sfumato.report.card import charged_steps, recognised, sections
@@ -32,7 +34,8 @@ def write(run: Path) -> Path:
     page = render(read_run(run))
     path = run / "export" / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    with checksums.replacing(path.parent, path.name):
+        write_whole(path, page)
     return path
 
 

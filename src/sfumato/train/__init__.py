@@ -9,7 +9,9 @@ from sfumato.train.loop import Finished, Progress, Trainer
 from sfumato.train.nonprivate import train_without_privacy
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.schedule import warmup_cosine
+from sfumato.train.standing import check_folder
 from sfumato.train.state import OtherModelError
+from sfumato.train.workers import lost_workers
 from sfumato.train.world import World, join_world
 
 __all__ = [
@@ -24,10 +26,12 @@ __all__ = [
     "WeightAverage",
     "World",
     "card_facts",
+    "check_folder",
     "differences",
     "flatten",
     "join_world",
     "loader",
+    "lost_workers",
     "planned_facts",
     "record_look",
     "train_without_privacy",

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from sfumato.base import BadInput
-from sfumato.base.ledger import History, Ledger, read
+from sfumato.base.ledger import BrokenLedger, History, Ledger, read
 from sfumato.plan import Plan
-from sfumato.train import attempts, checkpoint, fingerprint
+from sfumato.train import attempts, checkpoint, fingerprint, standing
 from sfumato.train.attempts import Verdict
 from sfumato.train.folder import RunFolder
 from sfumato.train.keys import Keys, Seed, public_seed, secret_seed
+from sfumato.train.spent import explained
 from sfumato.train.world import World
 
 
@@ -24,7 +25,7 @@ class Book:
         accept: whether a new attempt may be opened where steps were charged already.
 
     Raises:
-        BadInput: another process writes this run, or the ledger was changed.
+        BadInput: another process writes this run, the ledger was changed, or the folder holds what it does not know.
     """
 
     def __init__(self, folder: RunFolder, world: World, *, plan: Plan, seed: int | bytes | None, accept: bool) -> None:
@@ -35,9 +36,16 @@ class Book:
         self.seed = Seed(value=bytes.fromhex(opened["value"]), public=opened["public"])
 
     def _open(self, seed: int | bytes | None) -> dict[str, Any]:
-        self.folder.make()
-        self._ledger = Ledger(self.folder.ledger)
-        own = secret_seed(self.folder.seed) if seed is None else public_seed(seed)
+        try:
+            standing.check_private(self.folder, new_seed=self._accept or seed is not None)
+            self.folder.make()
+            self._ledger = Ledger(self.folder.ledger)
+            own = secret_seed(self.folder.seed) if seed is None else public_seed(seed)
+        except BrokenLedger as error:
+            raise explained(error) from None
+        except BaseException:
+            self.close()
+            raise
         return {"value": own.value.hex(), "public": own.public}
 
     @property
@@ -103,17 +111,14 @@ class Book:
         self._world.decide(write)
 
     def load(self) -> dict[str, Any] | None:
-        """Return the latest checkpoint (every rank reads it: `out` lies on a file system that all of them see).
+        """Return the latest whole checkpoint (every rank reads it: `out` lies on a file system that all of them see).
+
+        Steps charged after it are computed again and must come out equal, so an earlier one costs time and no privacy.
 
         Raises:
-            BadInput: it was written beside another ledger, or lines of this one were removed since.
+            BadInput: it was written beside another ledger, lines of this one were removed since, or none is whole.
         """
-
-        def latest() -> str | None:
-            found = checkpoint.complete(self.folder.checkpoints)
-            return found[-1].name if found else None
-
-        name = self._world.decide(latest)
+        name = self._world.decide(lambda: checkpoint.latest(self.folder.checkpoints))
         if name is None:
             return None
         state = checkpoint.read(self.folder.checkpoints / name)

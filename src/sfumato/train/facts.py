@@ -12,10 +12,11 @@ import sfumato
 from sfumato import plan as plans
 from sfumato.accounting import Accountant, max_true_positive_rate, supported
 from sfumato.base import BadInput, Refused
-from sfumato.base.ledger import History, Ledger, read
+from sfumato.base.ledger import BrokenLedger, History, Ledger, read
 from sfumato.plan import Plan
+from sfumato.train import standing
 from sfumato.train.folder import RunFolder
-from sfumato.train.spent import Spent, plan_of, spent
+from sfumato.train.spent import Spent, explained, plan_of, spent
 
 _FIGURES = ("epsilon", "epsilon_pld", "epsilon_rdp", "max_true_positive_rate")
 
@@ -44,7 +45,7 @@ def card_facts(
     Raises:
         BadInput: there is no ledger in the folder, no attempt in it, or its lines were changed.
     """
-    history = read(RunFolder(Path(out)).ledger)
+    history = _history(Path(out))
     if not history.attempts:
         raise BadInput(f"{out} has a ledger without an attempt: nothing was trained there.")
     plan = plan_of(history.attempts[-1])
@@ -113,12 +114,20 @@ def record_look(out: str | Path, what: str, **detail: Any) -> None:
     lists them. Epsilon does not cover them.
 
     Raises:
-        BadInput: the run is being written by another process.
+        BadInput: the run is being written by another process, or the folder shows more than its ledger knows.
     """
     folder = RunFolder(Path(out))
+    standing.check_private(folder, new_seed=True)
     folder.make()
     with Ledger(folder.ledger) as ledger:
         ledger.look(what, **detail)
+
+
+def _history(out: Path) -> History:
+    try:
+        return read(RunFolder(out).ledger)
+    except BrokenLedger as error:
+        raise explained(error) from None
 
 
 def _claim(history: History, plan: Plan, *, stop_was_public: bool) -> dict[str, Any]:

@@ -45,6 +45,16 @@ class RunFolder:
         """Public: steps and epsilon."""
         return self.export / "progress.jsonl"
 
+    @property
+    def card(self) -> Path:
+        """The privacy claim, for programs."""
+        return self.export / "card.json"
+
+    @property
+    def baseline(self) -> Path:
+        """Says of a model trained without privacy that it was."""
+        return self.export / "NOT_PRIVATE.md"
+
     def make(self) -> None:
         """Make the folders that are missing; `private/` is closed to others, also if it was there."""
         self.export.mkdir(parents=True, exist_ok=True)

@@ -164,9 +164,25 @@ class Loader:
         if self._keys != self.run.keys or self._upcoming != step or self._stream is None:
             self._stream = self._begin(self.run.keys, step)
         stream, self._upcoming = self._stream, None
-        for made in stream:
+        for made in self._one_thread(stream):
             if made.end:
                 self._upcoming = next(self._order, None)
+                return
+            yield made
+
+    def _one_thread(self, stream: Iterator[Assembled]) -> Iterator[Assembled]:
+        """Make rows with one thread, as workers do: their bits do not depend on where they are made."""
+        threads = torch.get_num_threads()
+        if self.num_workers or threads == 1:
+            yield from stream
+            return
+        while True:
+            torch.set_num_threads(1)
+            try:
+                made = next(stream, None)
+            finally:
+                torch.set_num_threads(threads)
+            if made is None:
                 return
             yield made
 

@@ -1,19 +1,16 @@
 """Two logs: the private one knows losses and counts, the public one knows steps and epsilon, and nothing else."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from sfumato.base.ledger import PRIVATE_MODE
+from sfumato.base.files import PRIVATE_MODE, append_line, read_log
 from sfumato.mechanisms import Tally
 
 
 def private_line(path: Path, *, attempt: int, step: int, tally: Tally, failures: Mapping[str, int]) -> None:
     """Append what a step showed, un-noised, to a file under private/ (mode 0600)."""
-    _append(path, {"attempt": attempt, "step": step, **asdict(tally), "failures": dict(failures)}, PRIVATE_MODE)
+    append_line(path, {"attempt": attempt, "step": step, **asdict(tally), "failures": dict(failures)}, PRIVATE_MODE)
 
 
 def public_line(path: Path, *, step: int, epsilon: float | None) -> None:
@@ -21,16 +18,12 @@ def public_line(path: Path, *, step: int, epsilon: float | None) -> None:
 
     Nothing is written while steps are replayed: no step is new then, and no epsilon.
     """
-    lines = path.read_text().splitlines() if path.exists() else []
-    last = json.loads(lines[-1]) if lines else {"step": 0, "epsilon": None}
-    if step > last["step"] or epsilon != last["epsilon"]:
-        _append(path, {"step": step, "epsilon": epsilon}, 0o644)
+    last = next((entry for entry in reversed(read_log(path)) if entry is not None), {})
+    if step > last_step(last) or epsilon != last.get("epsilon"):
+        append_line(path, {"step": step, "epsilon": epsilon})
 
 
-def _append(path: Path, entry: Mapping[str, Any], mode: int) -> None:
-    """One write per line; a log is not flushed: unlike the ledger it may lose its end in a power cut."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode)
-    try:
-        os.write(handle, (json.dumps(entry) + "\n").encode())
-    finally:
-        os.close(handle)
+def last_step(entry: Mapping[str, object]) -> int:
+    """Return the step of a line of a log; 0 where it has none."""
+    step = entry.get("step")
+    return step if isinstance(step, int) else 0

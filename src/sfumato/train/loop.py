@@ -19,6 +19,7 @@ from sfumato.train.loader import DrawnBatch, loader
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.rows import CollateFn
 from sfumato.train.spent import EXACT, QUICK
+from sfumato.train.workers import lost_workers
 from sfumato.train.world import World
 
 
@@ -44,10 +45,16 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """A run that went through. The weights are in the model; `average` holds the averaged ones if asked for."""
+    """A run that went through. The weights are in the model; `average` holds the averaged ones if asked for.
+
+    Attributes:
+        steps: done in all; `done_here` of them by this call.
+        epsilon: of the ledger, or None where none is proved.
+    """
 
     steps: int
     epsilon: float | None
+    done_here: int
     average: WeightAverage | None = None
 
 
@@ -94,8 +101,12 @@ class Trainer:
     on_progress: Callable[[Progress], None] | None = None
 
     def fit(self) -> Finished:
-        """Run all steps that the plan has left."""
-        with self._private() as private:
+        """Run all steps that the plan has left.
+
+        Raises:
+            Stopped: a process of the run was killed; the same call again resumes.
+        """
+        with lost_workers(), self._private() as private:
             average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
             extra = private.load(self.optimizer, self.scheduler)
             if average and extra and "average" in extra:
@@ -107,8 +118,10 @@ class Trainer:
                 collate_fn=self.collate_fn,
                 num_workers=self.num_workers,
             )
+            first = private.step
             self._run(private, iter(batches), average)
-            return Finished(steps=private.step, epsilon=_epsilon(private, EXACT), average=average)
+            epsilon = _epsilon(private, EXACT)
+            return Finished(steps=private.step, epsilon=epsilon, done_here=private.step - first, average=average)
 
     def _private(self) -> PrivateGradients:
         return PrivateGradients(

@@ -1,11 +1,14 @@
 """Epsilon of what was run, read off the ledger: all steps of all attempts, whichever checkpoint is kept in the end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sfumato import accounting
 from sfumato.accounting import Accountant
 from sfumato.base import GaussianStep, Refused
-from sfumato.base.ledger import Attempt, History
+from sfumato.base.history import Attempt, BrokenLedger, History
+from sfumato.base.rounding import upper
 from sfumato.plan import Plan
 
 DECLARED = "batches.declared"
@@ -51,6 +54,60 @@ def spent(history: History, *, more: tuple[Plan, int] | None = None) -> Spent:
     plans = [plan for plan, _ in runs] or [plan_of(attempt) for attempt in history.attempts]
     steps = tuple((plan.step_event, count) for plan, count in runs if count)
     return Spent(steps=steps, delta=plans[-1].delta if plans else 0.5)  # without a plan nothing was spent, at any delta
+
+
+def explained(error: BrokenLedger) -> BrokenLedger:
+    """Return the error of a ledger that was changed, with what can be proved of the run all the same."""
+    found = BrokenLedger("", error.history, error.later)
+    found.args = (
+        f"{error} {_bound(error)} The run cannot go on here: put the ledger back from a copy, or name another folder "
+        "with --out (for a person in both runs the epsilons add up).",
+    )
+    return found
+
+
+def _bound(error: BrokenLedger) -> str:
+    """Return the epsilon of all that the file leaves possible: every planned step of each attempt that it shows, and
+    one step more for each later line that cannot be read or repeats a step."""
+    attempts = [*error.history.attempts, *filter(None, map(_attempt, error.later))]
+    if not attempts:
+        return "No attempt is left in it, so no epsilon can be proved."
+    more = _further(error)
+    try:
+        for attempt in attempts:
+            _check_proved(attempt)
+        plans = [plan_of(attempt) for attempt in attempts]
+        _check_same_claim(attempts, plans)
+        steps = [(plan.step_event, plan.steps) for plan in plans]
+        steps += [(plan.step_event, more) for plan in plans[-1:] if more]
+        epsilon = Spent(steps=tuple(steps), delta=plans[-1].delta).epsilon(discretization=QUICK)
+    except Refused as refused:
+        return f"No epsilon can be proved: {refused}"
+    return (
+        f"What can be proved is an upper bound: epsilon {upper(epsilon)} at delta {plans[-1].delta:.3g}. It charges "
+        f"all {sum(plan.steps for plan in plans)} planned steps of the {len(plans)} attempts that the file shows, and "
+        f"{more} more for later lines that cannot be read or repeat a step; it assumes that every attempt is in the "
+        "file, and that a line stands for one step at most."
+    )
+
+
+def _attempt(entry: Mapping[str, Any] | None) -> Attempt | None:
+    if entry is None or entry.get("kind") != "attempt":
+        return None
+    return Attempt(**{name: value for name, value in entry.items() if name not in ("kind", "prev", "hash")})
+
+
+def _further(error: BrokenLedger) -> int:
+    """Return how many later lines may stand for a step beyond the planned ones."""
+    seen, further = set(error.history.steps), 0
+    for entry in error.later:
+        if entry is None:
+            further += 1
+        elif entry.get("kind") == "step":
+            step = entry["attempt"], entry["step"]
+            further += step in seen
+            seen.add(step)
+    return further
 
 
 def plan_of(attempt: Attempt) -> Plan:

@@ -6,7 +6,8 @@ gather across ranks.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sfumato.base import BadInput, Refused
+from sfumato.base import BadInput, Refused, SfumatoError, Stopped
+
+_ERRORS: dict[str, type[SfumatoError]] = {"Refused": Refused, "Stopped": Stopped}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class World:
     def add_up(self, flat_sum: Tensor) -> None:
         """Add `flat_sum` up over all ranks, in place; every rank holds the same bits afterwards."""
         if self.size > 1:
-            dist.all_reduce(flat_sum)
+            with _together():
+                dist.all_reduce(flat_sum)
 
     def gather(self, rows: Tensor) -> tuple[Tensor, int]:
         """Return the rows (n, k) of all ranks, one rank after the other, and where this rank's begin.
@@ -42,6 +46,10 @@ class World:
         """
         if self.size == 1:
             return rows, 0
+        with _together():
+            return self._gather(rows)
+
+    def _gather(self, rows: Tensor) -> tuple[Tensor, int]:
         shape = torch.tensor(rows.shape, device=rows.device)
         shapes = [torch.zeros_like(shape) for _ in range(self.size)]
         dist.all_gather(shapes, shape)
@@ -59,10 +67,11 @@ class World:
         if self.size == 1:
             return decision_fn()
         outcome = _outcome(decision_fn) if self.first else None
-        kind, value = self._from_first(outcome)
+        with _together():
+            kind, value = self._from_first(outcome)
         if kind == "value":
             return value
-        raise (Refused if kind == "Refused" else BadInput)(value)
+        raise _ERRORS.get(kind, BadInput)(value)
 
     def _from_first(self, message: Any) -> Any:
         raw = json.dumps(message).encode()
@@ -78,10 +87,22 @@ class World:
 def _outcome(decision_fn: Callable[[], Any]) -> tuple[str, Any]:
     try:
         return "value", decision_fn()
-    except Refused as error:
-        return "Refused", str(error)
-    except BadInput as error:
-        return "BadInput", str(error)
+    except SfumatoError as error:
+        return type(error).__name__, str(error)
+    except OSError as error:  # else the other ranks would wait for ever
+        return "Stopped", f"{error.filename or 'a file of the run'}: {error.strerror or 'it cannot be written'}."
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Raise Stopped where processes of the run do not come together: one of them was killed, or ended by an error."""
+    try:
+        yield
+    except RuntimeError:  # of torch.distributed, whose messages name addresses and nothing that helps
+        raise Stopped(
+            "another process of this run was killed or has ended with an error of its own, so this one stops too. "
+            "Nothing is lost: the same command resumes."
+        ) from None
 
 
 def join_world(device: torch.device) -> World:

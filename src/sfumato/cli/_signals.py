@@ -1,0 +1,56 @@
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: with one sentence that says how to go on."""
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+_NAMES = ("SIGTERM", "SIGHUP")
+_TRAINING = ("train", "finetune")
+
+
+class Ended(KeyboardInterrupt):
+    """A signal that asks the process to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__()
+
+
+@contextmanager
+def as_interrupts() -> Iterator[None]:
+    """Let both signals raise `Ended` inside the `with`, unless they are ignored (under nohup) or handled already."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    known = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+    changed = [number for number in known if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def explained(error: KeyboardInterrupt, arguments: Sequence[str]) -> tuple[str, int]:
+    """Return the sentence for a command that was interrupted, and its exit status: 128 and the signal's number."""
+    number = error.number if isinstance(error, Ended) else signal.SIGINT
+    return f"Interrupted ({signal.Signals(number).name}). {_how(arguments)}", 128 + number
+
+
+def _how(arguments: Sequence[str]) -> str:
+    command = arguments[0] if arguments else ""
+    if command in _TRAINING and any(argument.startswith("--non-private") for argument in arguments):
+        return "A run without privacy does not resume: the same command begins it again."
+    if command in _TRAINING:
+        return "Nothing is lost: the same command resumes, and steps that are charged already cost nothing again."
+    if command == "study":
+        return "What is finished is kept: the same command goes on with the rest."
+    return "What was written stays; the same command begins again."
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise Ended(number)
