@@ -16,6 +16,7 @@ from types import ModuleType
 
 from sfumato import __version__
 from sfumato.base import SfumatoError
+from sfumato.base.ranges import check_ranges
 
 COMMANDS = {
     "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
@@ -75,7 +76,9 @@ def _dispatch(arguments: list[str]) -> int:
     module = _load(name)
     if module is None:
         return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)
-    return module.run(_parse(name, module, rest))
+    command = _parse(name, module, rest)
+    check_ranges(command)
+    return module.run(command)
 
 
 def _load(name: str) -> ModuleType | None:

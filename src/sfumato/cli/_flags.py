@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from sfumato.base import limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,5 +288,5 @@ class OnceFlags:
     reveal: Literal["debug"] | None = None
     """Show un-noised losses. The card will say so."""
 
-    seed: int | None = None
+    seed: Annotated[int | None, limits.SEED] = None
     """Make the run reproducible. The card will say NOT PRIVATE: public seed."""

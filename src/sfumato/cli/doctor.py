@@ -134,7 +134,7 @@ def run(command: DoctorCommand) -> int:
     if command.json:
         sys.stdout.write(json.dumps(facts(found), indent=1, allow_nan=False) + "\n")
     else:
-        _doctor_text.show(Console(), found, wish.micro_batch_size, wish.privacy.expected_batch_size)
+        _doctor_text.show(Console(), found, wish.micro_batch_size, wish.privacy.batch_size)
     if found.trainable:
         return 0
     sys.stderr.write(f"sfumato: {_doctor_text.one_sentence(found)}\n")

@@ -8,6 +8,8 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from sfumato.base import limits
+
 EXAMPLES = """
 sfumato evaluate runs/x
 sfumato evaluate runs/x --suite probe,fewshot,zeroshot
@@ -33,7 +35,7 @@ class EvaluateCommand:
     """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro, vqa.
     Default: what suits the model. Figures of an earlier evaluation are replaced."""
 
-    limit: int | None = None
+    limit: Annotated[int | None, limits.RECORDS] = None
     """Use at most so many pictures of each set."""
 
 

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import tyro
 
+from sfumato.base import limits
+from sfumato.base.ranges import Whole
+
 EXAMPLES = """
 sfumato predict runs/x picture.png
 sfumato predict runs/x images/ --jsonl
@@ -29,10 +32,10 @@ class PredictCommand:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Pictures, or folders of pictures."""
 
-    window: tuple[float, float] | None = None
+    window: Annotated[tuple[float, float] | None, limits.WINDOW] = None
     """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""
 
-    num_beams: int = 1
+    num_beams: Annotated[int, Whole(1, 1000)] = 1
     """Beam search, of captioners; 1 is greedy."""
 
     labels: tuple[str, ...] = ()

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from sfumato.base import limits
+from sfumato.base.ranges import Whole
+
 EXAMPLES = """
 sfumato study accounting-grid
 sfumato study batch-scaling
@@ -39,13 +42,13 @@ class StudyCommand:
     data: tuple[str, ...] | None = None
     """Of contrastive: fashion-mnist and emoji, or some of what sfumato train takes."""
 
-    epsilons: tuple[float, ...] | None = None
+    epsilons: Annotated[tuple[float, ...] | None, limits.EPSILON] = None
     """Of contrastive, batch-and-clip and vqa. Default: 1 3 8."""
 
-    seeds: int | None = None
+    seeds: Annotated[int | None, Whole(1, 1000)] = None
     """Of contrastive and vqa: runs of each cell. Default: 3 and 1."""
 
-    jobs: int = 1
+    jobs: Annotated[int, limits.JOBS] = 1
     """Of contrastive, batch-and-clip and vqa: processes, one thread each."""
 
     out: Path = Path("runs/studies")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput
+from sfumato.data.roles import check_roles
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _SHOWN = 5  # row numbers that a message names
@@ -150,6 +151,7 @@ def resolve(columns: Columns, names: Sequence[str], where: str) -> Columns:
                 f"{', '.join(names)}{near(name, names)}."
             )
         chosen[role] = name
+    check_roles(chosen, where)
     return Columns(**chosen)
 
 

@@ -44,6 +44,8 @@ def predict(
         BadInput: no model in `folder`, a path that is not there, a folder without pictures, a blank question, or
             labels, a question or beams where the model takes none or needs some.
     """
+    if not images:
+        raise BadInput("name a picture, or a folder of pictures, after the run.")
     answer = _answers(folder, num_beams, tuple(labels), question)
     if window is None and (folder / CONFIG).is_file():
         window = read_config(folder).data.window

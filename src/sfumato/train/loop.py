@@ -15,6 +15,7 @@ from sfumato.mechanisms import ClipFactor, LossFn
 from sfumato.plan import Plan
 from sfumato.train import log
 from sfumato.train.ema import WeightAverage
+from sfumato.train.finite import check_finite
 from sfumato.train.loader import DrawnBatch, loader
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.rows import CollateFn
@@ -94,7 +95,12 @@ class Trainer:
     on_progress: Callable[[Progress], None] | None = None
 
     def fit(self) -> Finished:
-        """Run all steps that the plan has left."""
+        """Run all steps that the plan has left.
+
+        Raises:
+            BadInput: the released weights are not finite any more: the steps done are charged, and no checkpoint holds
+                these weights.
+        """
         with self._private() as private:
             average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
             extra = private.load(self.optimizer, self.scheduler)
@@ -137,6 +143,7 @@ class Trainer:
             private.backward(step, micro_batches)
             self._update(average)
             done = step + 1
+            check_finite(self.model, done)  # before a checkpoint takes them over
             if done % self.checkpoint_every == 0 or done == total:
                 extra = {"average": average.weights} if average else {}
                 private.save(self.optimizer, self.scheduler, extra, keep_last=self.keep_last)
