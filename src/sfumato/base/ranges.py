@@ -1,4 +1,4 @@
-"""Ranges of settings, declared where a setting is: `rate: Annotated[float, Real(0.0, 1.0)]`, and checked by one function.
+"""Ranges of settings, declared where a setting is: `rate: Annotated[float, Real(0.0, 1.0)]`; one function checks them.
 
 A dataclass of settings calls `check_ranges(self)` in `__post_init__`, so that the Python interface and the command line
 are checked alike, before any data is read.

@@ -132,6 +132,11 @@ def _explain(error: Exception) -> tuple[str, int]:
         extra = _EXTRA_OF.get(package)
         how = f": pip install 'sfumato[{extra}]'" if extra else ""
         return f"This needs the Python package {package!r}, which is not installed{how}.", _WRONG_USE
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
+        return (
+            "This needs more memory than there is: choose a smaller --micro-batch-size, --image-size or --max-tokens.",
+            _CRASHED,
+        )
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}.", _WRONG_USE

@@ -75,10 +75,10 @@ class DataFlags:
 class AdapterFlags:
     """Settings of an adapter, where one trains."""
 
-    rank: int | None = None
+    rank: Annotated[int | None, limits.RANK] = None
     """Of lora and dora: rank of the product."""
 
-    alpha: float | None = None
+    alpha: Annotated[float | None, limits.ALPHA] = None
     """Of lora and dora: the product is multiplied by alpha / rank."""
 
     targets: tuple[str, ...] | None = None
@@ -134,10 +134,10 @@ class ModelFlags(AdapterFlags):
 class LengthFlags:
     """Public lengths and texts of a question and its answer."""
 
-    max_question: int | None = None
+    max_question: Annotated[int | None, limits.TOKENS] = None
     """Tokens kept of a question; those of the prompt and of the picture come on top."""
 
-    max_answer: int | None = None
+    max_answer: Annotated[int | None, limits.TOKENS] = None
     """Tokens of an answer, its end included."""
 
     prompt: str | None = None

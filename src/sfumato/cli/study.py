@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-from sfumato.base import limits
-from sfumato.base.ranges import Whole
+from sfumato.base import BadInput, limits
+from sfumato.base.ranges import Whole, flag
 
 EXAMPLES = """
 sfumato study accounting-grid
@@ -62,6 +62,7 @@ def run(command: StudyCommand) -> int:
     """Run the study, write its files, and show the table."""
     from sfumato.report import tables
 
+    _refuse_unread(command)
     out = command.out / (command.study + ("-quick" if command.quick else ""))
     console = Console()
     rows, shown, plots = _STUDIES[command.study](command, out, console)
@@ -70,6 +71,15 @@ def run(command: StudyCommand) -> int:
         console.print(tables.table(some, title=title))
     console.print(f"{out / 'rows.json'}  {'  '.join(map(str, plots))}", highlight=False)
     return 0
+
+
+def _refuse_unread(command: StudyCommand) -> None:
+    """Raise BadInput for a flag that the study would ignore."""
+    given = {"data": command.data, "epsilons": command.epsilons, "seeds": command.seeds}
+    given["jobs"] = command.jobs if command.jobs != StudyCommand.jobs else None
+    for name, value in given.items():
+        if value is not None and name not in _READS[command.study]:
+            raise BadInput(f"study {command.study} has no setting {flag(name)}: remove it.")
 
 
 Rows = list[dict[str, Any]]
@@ -183,6 +193,13 @@ _STUDIES: dict[str, Callable[[StudyCommand, Path, Console], Shown]] = {
     "contrastive": _contrastive,
     "batch-and-clip": _batch_and_clip,
     "vqa": _vqa,
+}
+_READS = {
+    "accounting-grid": (),
+    "batch-scaling": (),
+    "contrastive": ("data", "epsilons", "seeds", "jobs"),
+    "batch-and-clip": ("epsilons", "jobs"),
+    "vqa": ("epsilons", "seeds", "jobs"),
 }
 _SIZES = (40_000, 160_000, 640_000, 1_310_720)
 _NOISES = (0.5, 0.728, 1.18, 2.0)

@@ -57,6 +57,8 @@ class Data:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise BadInput(f"--window is LOW HIGH with LOW below HIGH, got {self.window[0]:g} {self.window[1]:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +179,7 @@ class Training:
         check_ranges(self)
         if self.learning_rate * self.weight_decay >= 1.0:
             raise BadInput(
-                f"--weight-decay {self.weight_decay:g} at --learning-rate {self.learning_rate:g} takes the whole of every "
+                f"--weight-decay {self.weight_decay:g} at --learning-rate {self.learning_rate:g} takes all of every "
                 "weight away in one step: their product must be below 1."
             )
 

@@ -1,4 +1,4 @@
-"""What a run would take at the least, before anything is loaded: what cannot fit or end is refused with the estimate."""
+"""What a run takes at the least, known before anything is loaded; what cannot fit or end is refused."""
 
 from sfumato.base import BadInput
 from sfumato.base.limits import duration

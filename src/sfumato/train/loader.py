@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
@@ -61,9 +61,9 @@ def loader(
         prefetch_factor: micro-batches made ahead by each worker.
 
     Raises:
-        BadInput: the data set has not the number of records that the plan declares, or an owner has no row; or rows at
-            fixed places (16 at most are tried) cannot be read, or differ in keys, types or shapes. A row that is found
-            to be so later is a private matter: it contributes nothing.
+        BadInput: the data set is iterable only, or has not the number of records that the plan declares, or an owner
+            has no row; or rows at fixed places (16 at most are tried) cannot be read, or differ in keys, types or
+            shapes. A row that is found to be so later is a private matter: it contributes nothing.
     """
     if micro_batch_size < 1:
         raise BadInput(f"micro_batch_size must be >= 1, got {micro_batch_size}.")
@@ -73,6 +73,11 @@ def loader(
     owners = getattr(dataset, "owners", None)
     if owners is not None and any(len(rows) == 0 for rows in owners):
         raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")
+    if isinstance(dataset, IterableDataset) or not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+        raise BadInput(
+            f"the data set is a {type(dataset).__name__}, which is iterated over: records are drawn by number, so it "
+            "needs a length and dataset[index] (a map-style data set), such as list(dataset)."
+        )
     num_records = len(dataset if owners is None else owners)
     declared = private.plan.sampler.num_records
     if declared not in (None, num_records):
