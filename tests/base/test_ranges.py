@@ -99,5 +99,5 @@ def test_durations_have_a_unit_that_suits() -> None:
 
 
 def test_decay_that_takes_the_weights_away_is_refused() -> None:
-    with pytest.raises(BadInput, match="--weight-decay 200 at --learning-rate 0.01"):
+    with pytest.raises(BadInput, match=r"--weight-decay 200 at --learning-rate 0\.01"):
         Training(learning_rate=0.01, weight_decay=200.0)

@@ -90,7 +90,7 @@ def look_at(folder: str | Path, *, room_bytes: float | None = None) -> Looked:
             "the checkpoint in float16, bfloat16 or float32, frozen where it shall not train."
         )
     config = _config(path)
-    kind, model_class = _class_of(config)
+    kind, model_class = _class_of(config, path)
     _require_room(model_class, config, path, room_bytes)
     try:
         require_weights(path)
@@ -193,7 +193,7 @@ def _config(path: Path) -> Any:
         raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {why}.") from error
 
 
-def _class_of(config: Any) -> tuple[str, Any]:
+def _class_of(config: Any, path: Path) -> tuple[str, Any]:
     if config.model_type == WHOLE:
         return "captioner", VisionEncoderDecoderModel
     if config.model_type in DUAL_CLASSES:
@@ -202,7 +202,7 @@ def _class_of(config: Any) -> tuple[str, Any]:
         return "words", getattr(transformers, _family_of(config).model_class)
     named = ", ".join(config.architectures or ()) or config.model_type
     raise BadInput(
-        f"the folder holds {named}, which neither captions nor embeds pictures with texts. An image encoder trains "
+        f"{path} holds {named}, which neither captions nor embeds pictures with texts. An image encoder trains "
         "inside a captioner (sfumato train dp-cap --init FOLDER) or as timm:NAME."
     )
 

@@ -43,7 +43,10 @@ def read_vlm(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any, Any, Known
             has another shape, or the words that the model does not have.
     """
     content = read_json(path / "config.json")
-    known = known_family(content.get("model_type"), content.get("architectures") or ())
+    try:
+        known = known_family(content.get("model_type"), content.get("architectures") or ())
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
     if content.get("quantization_config"):
         raise BadInput(
             f"{path} holds quantised weights, which are not measured here: take the checkpoint in bfloat16 or float32."
