@@ -73,7 +73,10 @@ def loader(
     owners = getattr(dataset, "owners", None)
     if owners is not None and any(len(rows) == 0 for rows in owners):
         raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")
-    if isinstance(dataset, IterableDataset) or not all(hasattr(dataset, name) for name in ("__len__", "__getitem__")):
+    is_numbered = hasattr(dataset, "draw") or (
+        hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    )
+    if not is_numbered or not (hasattr(dataset, "__len__") or hasattr(dataset, "owners")):
         raise BadInput(
             f"the data set is a {type(dataset).__name__}, which is iterated over: records are drawn by number, so it "
             "needs a length and dataset[index] (a map-style data set), such as list(dataset)."
