@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
-from sfumato.base import limits
+from sfumato.base import BadInput, limits
 
 EXAMPLES = """
 sfumato evaluate runs/x
@@ -45,13 +45,15 @@ def run(command: EvaluateCommand) -> int:
     from sfumato.recipes.measure import evaluate_run
     from sfumato.report import tables
 
+    suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
+    if suites == []:
+        raise BadInput("--suite names nothing: list suites with commas between them, or leave it out.")
     console = Console(file=sys.stderr)
     with console.status("evaluating") as status:
 
         def progress(what: str, done: int, total: int) -> None:
             status.update(f"{what}: {done:,} of {total:,}")
 
-        suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
         results = evaluate_run(command.run, suites=suites, limit=command.limit, progress=progress)
     rows = [dict(zip(evaluate.COLUMNS, row, strict=True)) for row in evaluate.table(results)]
     Console().print(tables.table(rows, list(evaluate.COLUMNS), title=str(command.run)))

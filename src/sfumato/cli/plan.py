@@ -12,6 +12,7 @@ from rich.console import Console
 from sfumato.base import BadInput, limits
 from sfumato.base.ranges import Real
 from sfumato.cli import _plan_text
+from sfumato.cli._plan_checks import groups_of, refuse_unread
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
     from sfumato.plan import Plan, Unit
@@ -126,6 +127,7 @@ class PlanCommand:
 
 def run(command: PlanCommand) -> int:
     """Print the table or the plan; return 0. Raises BadInput and Refused for what cannot be planned."""
+    refuse_unread(command)
     if command.compare:
         return _compare(command)
     plans = plans_of(command)
@@ -214,16 +216,10 @@ def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
     if command.recipe == "dp-clip":
         return Group(**clip, num_groups=1)
     if command.recipe == "dp-gcl":
-        return Group(**clip, num_groups=_groups(command, sampler.divisor))
+        return Group(**clip, num_groups=groups_of(command.num_groups, sampler.divisor))
     losses = {"infonce": InfoNCE, "sigmoid": Sigmoid}
     loss = losses[command.loss](temperature=command.temperature) if command.loss in losses else SpreadOut()
     return Pair(clip_norm=command.clip_norm, loss=loss)
-
-
-def _groups(command: PlanCommand, batch: float) -> int:
-    if command.num_groups is not None and command.num_groups > batch:
-        raise BadInput(f"--num-groups {command.num_groups} exceeds the expected batch size, {batch:g}.")
-    return command.num_groups or max(1, round(batch / 16))
 
 
 def _sampler(command: PlanCommand) -> "Sampler":

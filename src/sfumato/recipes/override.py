@@ -28,7 +28,11 @@ def check_pairs(command: Any) -> None:
 
 
 def override(run: Run, command: Any) -> Run:
-    """Return `run` with the flags of `command` in place; a noise multiplier takes the place of the target epsilon."""
+    """Return `run` with the flags of `command` in place; a noise multiplier takes the place of the target epsilon.
+
+    Raises:
+        BadInput: a value out of its range, or a warm-up that is longer than the run.
+    """
     flags = given(command)
     if "noise_multiplier" in flags:
         run = replace(run, privacy=replace(run.privacy, epsilon=None))
@@ -38,4 +42,6 @@ def override(run: Run, command: Any) -> Run:
         settings = getattr(run, part)
         names = [f.name for f in fields(settings) if f.name in flags and f.name not in _NOT_OF_PARTS]
         run = replace(run, **{part: replace(settings, **{name: flags[name] for name in names})})
+    if flags.get("warmup_steps", 0) > run.privacy.steps:
+        raise BadInput(f"--warmup-steps {flags['warmup_steps']} is longer than the run's --steps, {run.privacy.steps}.")
     return run
