@@ -193,18 +193,19 @@ def _plan(command: PlanCommand) -> "Plan":
     steps = command.steps
     if steps is None:  # 1 / sampling_prob stands for N / batch, and needs no N
         steps = default_steps(1, sampler.sampling_prob or 1.0)
-    if command.delta is None and command.records is not None:
-        check_default_delta(command.records)
     optional: dict[str, Any] = {"delta": command.delta}
     if command.relation is not None:
         optional["relation"] = Relation(command.relation)
-    return Plan(
+    plan = Plan(
         unit=_unit(command, sampler),
         sampler=sampler,
         steps=steps,
         noise_multiplier=command.noise_multiplier,
         **optional,
     )
+    if command.delta is None and command.records is not None:
+        check_default_delta(command.records)
+    return plan
 
 
 def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
