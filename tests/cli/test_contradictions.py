@@ -137,7 +137,6 @@ def folder(tmp_path: Path) -> Path:
         (Columns(caption="file"), "--image-column and --caption-column"),
         (Columns(owner="text"), "--owner-column and --caption-column"),
         (Columns(image="file", label="file"), "--image-column and --label-column"),
-        (Columns(owner="class", label="class"), "--owner-column and --label-column"),
         (Columns(question="text", answer="text"), "--question-column and --answer-column"),
     ],
 )

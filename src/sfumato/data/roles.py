@@ -6,7 +6,7 @@ from sfumato.base.errors import BadInput
 
 _APART = (
     ("image", ("caption", "question", "answer", "kind", "label")),
-    ("owner", ("caption", "question", "answer", "label")),
+    ("owner", ("caption", "question", "answer")),
     ("question", ("answer",)),
 )
 
@@ -16,7 +16,7 @@ def check_roles(chosen: Mapping[str, str | None], where: str) -> None:
 
     Args:
         chosen: role to column, None where a role has none. An owner may be the picture (all its captions are one
-            record), a label the caption.
+            record), a label the owner or the caption.
         where: the table in messages.
 
     Raises:

@@ -73,10 +73,7 @@ def loader(
     owners = getattr(dataset, "owners", None)
     if owners is not None and any(len(rows) == 0 for rows in owners):
         raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")
-    is_numbered = hasattr(dataset, "draw") or (
-        hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
-    )
-    if not is_numbered or not (hasattr(dataset, "__len__") or hasattr(dataset, "owners")):
+    if not _has_numbered_rows(dataset):
         raise BadInput(
             f"the data set is a {type(dataset).__name__}, which is iterated over: records are drawn by number, so it "
             "needs a length and dataset[index] (a map-style data set), such as list(dataset)."
@@ -102,6 +99,12 @@ def loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
     )
+
+
+def _has_numbered_rows(dataset: Any) -> bool:
+    """Whether a data set gives its rows by number, and says how many records there are."""
+    by_number = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    return (hasattr(dataset, "draw") or by_number) and (hasattr(dataset, "__len__") or hasattr(dataset, "owners"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
