@@ -34,7 +34,7 @@ class DataFlags:
     """Column with a class, for probes in the evaluation."""
 
     holdout: float | None = None
-    """Fraction of the people (rows, without owners) that is held out."""
+    """Fraction of the people (rows, without owners) that is held out, below 1."""
 
     window: tuple[float, float] | None = None
     """Public range LOW HIGH of 16-bit and DICOM pictures."""
@@ -124,7 +124,7 @@ class ModelFlags(AdapterFlags):
     """Recompute activations: less memory, more time."""
 
     dropout: float | None = None
-    """Dropout in both towers."""
+    """Dropout in both towers, at most 0.9."""
 
     embed_dim: int | None = None
     """Numbers of an embedding, of towers and encoders."""
@@ -191,13 +191,13 @@ class PrivacyFlags:
     """Target epsilon; the noise is calibrated to it."""
 
     delta: float | None = None
-    """Default 1 / (10 N)."""
+    """Default 1 / (10 N); has to be given below 100 records."""
 
     noise_multiplier: float | None = None
     """Noise std over presence, instead of a target epsilon."""
 
     expected_batch_size: int | None = None
-    """Expected size of the logical batch: one noise draw."""
+    """Expected size of the logical batch: one noise draw. At most the number of records."""
 
     steps: int | None = None
     """Number of steps."""
@@ -212,7 +212,7 @@ class PrivacyFlags:
     """Number of groups of dp-gcl."""
 
     group_size: float | None = None
-    """Instead: expected records of a group."""
+    """Instead of --num-groups: expected records of a group."""
 
     views: int | None = None
     """Rows that each drawn record gives: to its group, where they are more negatives, or, clipped together, as the
@@ -242,7 +242,7 @@ class OptimizerFlags:
     """Decoupled for adamw."""
 
     warmup_steps: int | None = None
-    """Linear warm-up; cosine decay follows."""
+    """Linear warm-up, at most --steps; cosine decay follows."""
 
     final_rate: float | None = None
     """Where the cosine ends, as a share of the learning rate."""

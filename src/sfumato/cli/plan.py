@@ -61,7 +61,7 @@ class PlanCommand:
     """The epsilon to meet."""
 
     delta: Annotated[float | None, limits.DELTA] = None
-    """The delta of the claim. Default: 1 / (10 N)."""
+    """The delta of the claim. Default: 1 / (10 N); has to be given below 100 records."""
 
     expected_batch_size: Annotated[float | None, limits.BATCH_MEAN] = None
     """Records of a step, in expectation. Default: the largest power of two up to N / 24, within 64 .. 65,536."""
