@@ -165,8 +165,8 @@ def test_a_classifier_tells_classes_apart(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_settings_of_python_are_checked_as_flags_are() -> None:
-    for wrong in ({"sampler": "other"}, {"num_groups": 3, "group_size": 4.0, "unit": "group"}):
-        with pytest.raises(BadInput, match=r"--sampler|--num-groups"):
+    for wrong in ({"sampler": "other"}, {"num_groups": 3000, "unit": "group"}, {"sampler": "fixed", "cap": 9}):
+        with pytest.raises(BadInput, match=r"--sampler|--num-groups|--cap"):
             Privacy(**wrong).plan(10_000)
 
 

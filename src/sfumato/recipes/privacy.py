@@ -66,7 +66,7 @@ class Privacy:
             number that a draw passes with probability 1e-18.
         unit: what is clipped: "example", "group" or "pair".
         num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
-        group_size: see there.
+        group_size: see there; not read where `num_groups` is given.
         views: rows that a drawn record gives, to its group or clipped together.
         norms: of the unit pair: "exact", or "bound" by the triangle inequality.
     """
@@ -158,8 +158,6 @@ class Privacy:
             return max(1, round(batch / self.group_size))
         if self.num_groups > batch:
             raise BadInput(f"--num-groups {self.num_groups} exceeds the expected batch size, {batch:g}.")
-        if self.num_groups > 1 and self.group_size != _GROUP_SIZE:
-            raise BadInput("give one of --num-groups and --group-size.")
         return self.num_groups
 
 
