@@ -27,7 +27,7 @@ SCRATCH = {"--image-size": 16, "--size": "micro"}
 
 
 def small(run: Run) -> Run:
-    privacy = replace(run.privacy, epsilon=None, noise_multiplier=1.0, expected_batch_size=6, steps=2)
+    privacy = replace(run.privacy, epsilon=None, noise_multiplier=1.0, delta=1e-4, expected_batch_size=6, steps=2)
     return replace(
         run,
         privacy=privacy,

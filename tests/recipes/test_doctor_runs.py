@@ -23,7 +23,14 @@ LOOK = Wish(measure=False)
 
 def few(run: Run, **model) -> Run:
     privacy = replace(
-        run.privacy, epsilon=None, noise_multiplier=1.0, expected_batch_size=8, steps=1, views=1, num_groups=2
+        run.privacy,
+        epsilon=None,
+        noise_multiplier=1.0,
+        delta=1e-4,
+        expected_batch_size=8,
+        steps=1,
+        views=1,
+        num_groups=2,
     )
     training = replace(run.training, micro_batch_size=8, warmup_steps=0)
     if run.privacy.unit == "example":

@@ -25,7 +25,18 @@ ASKED = {
     "dp-vlm": ["dp-vlm", "--rank", "2", "--model"],
 }
 SMALL = ["--data", "shapes:600", "--expected-batch-size", "24", "--steps", "3", "--noise-multiplier", "1.0"]
-FEW = ["--data", "shape-questions:40", "--expected-batch-size", "8", "--steps", "3", "--noise-multiplier", "1.0"]
+FEW = [
+    "--data",
+    "shape-questions:40",
+    "--expected-batch-size",
+    "8",
+    "--steps",
+    "3",
+    "--noise-multiplier",
+    "1.0",
+    "--delta",
+    "1e-4",
+]
 WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 
 

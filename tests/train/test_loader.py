@@ -408,3 +408,23 @@ def test_a_row_of_another_shape_is_its_own_failure(tmp_path):
         assert run.private.step == STEPS
     failures = [json.loads(line)["failures"] for line in (tmp_path / "private/log.jsonl").read_text().splitlines()]
     assert {kind for one in failures for kind in one} == {"another form"}
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Rows without numbers."""
+
+    def __iter__(self):
+        return iter(range(NUM_RECORDS))
+
+
+class Sized(Stream):
+    """Rows without numbers, and how many."""
+
+    def __len__(self):
+        return NUM_RECORDS
+
+
+@pytest.mark.parametrize("dataset", [Stream(), Sized(), (row for row in range(3)), {1, 2, 3}, 7])
+def test_rows_that_have_no_number_are_refused_by_name(dataset: Any) -> None:
+    with pytest.raises(BadInput, match=rf"the data set is a {type(dataset).__name__}, .* map-style"):
+        loader(dataset, Source(), micro_batch_size=4)

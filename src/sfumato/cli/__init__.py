@@ -16,6 +16,7 @@ from types import ModuleType
 
 from sfumato import __version__
 from sfumato.base import SfumatoError
+from sfumato.base.ranges import check_ranges
 from sfumato.cli import _signals
 from sfumato.cli._screen import OneLine, take_any_text, write_line
 
@@ -80,7 +81,9 @@ def _dispatch(arguments: list[str]) -> int:
     module = _load(name)
     if module is None:
         return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)
-    return module.run(_parse(name, module, rest))
+    command = _parse(name, module, rest)
+    check_ranges(command)
+    return module.run(command)
 
 
 def _load(name: str) -> ModuleType | None:
@@ -134,6 +137,11 @@ def _explain(error: Exception) -> tuple[str, int]:
         extra = _EXTRA_OF.get(package)
         how = f": pip install 'sfumato[{extra}]'" if extra else ""
         return f"This needs the Python package {package!r}, which is not installed{how}.", _WRONG_USE
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "allocate memory" in str(error):
+        return (
+            "This needs more memory than there is: choose a smaller --micro-batch-size, --image-size or --max-tokens.",
+            _CRASHED,
+        )
     if isinstance(error, OSError) and error.strerror:
         named = f"{error.filename}: " if error.filename is not None else ""
         return f"{named}{error.strerror}.", _WRONG_USE

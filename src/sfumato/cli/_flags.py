@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from sfumato.base import limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class DataFlags:
     """Column with a class, for probes in the evaluation."""
 
     holdout: float | None = None
-    """Fraction of the people (rows, without owners) that is held out."""
+    """Fraction of the people (rows, without owners) that is held out, below 1."""
 
     window: tuple[float, float] | None = None
     """Public range LOW HIGH of 16-bit and DICOM pictures."""
@@ -74,10 +76,10 @@ class DataFlags:
 class AdapterFlags:
     """Settings of an adapter, where one trains."""
 
-    rank: int | None = None
+    rank: Annotated[int | None, limits.RANK] = None
     """Of lora and dora: rank of the product."""
 
-    alpha: float | None = None
+    alpha: Annotated[float | None, limits.ALPHA] = None
     """Of lora and dora: the product is multiplied by alpha / rank."""
 
     targets: tuple[str, ...] | None = None
@@ -127,7 +129,7 @@ class ModelFlags(AdapterFlags):
     """Recompute activations: less memory, more time."""
 
     dropout: float | None = None
-    """Dropout in both towers."""
+    """Dropout in both towers, at most 0.9."""
 
     embed_dim: int | None = None
     """Numbers of an embedding, of towers and encoders."""
@@ -137,10 +139,10 @@ class ModelFlags(AdapterFlags):
 class LengthFlags:
     """Public lengths and texts of a question and its answer."""
 
-    max_question: int | None = None
+    max_question: Annotated[int | None, limits.TOKENS] = None
     """Tokens kept of a question; those of the prompt and of the picture come on top."""
 
-    max_answer: int | None = None
+    max_answer: Annotated[int | None, limits.TOKENS] = None
     """Tokens of an answer, its end included."""
 
     prompt: str | None = None
@@ -194,13 +196,13 @@ class PrivacyFlags:
     """Target epsilon; the noise is calibrated to it."""
 
     delta: float | None = None
-    """Default 1 / (10 N)."""
+    """Default 1 / (10 N); has to be given below 100 records."""
 
     noise_multiplier: float | None = None
     """Noise std over presence, instead of a target epsilon."""
 
     expected_batch_size: int | None = None
-    """Expected size of the logical batch: one noise draw."""
+    """Expected size of the logical batch: one noise draw. At most the number of records."""
 
     steps: int | None = None
     """Number of steps."""
@@ -215,7 +217,7 @@ class PrivacyFlags:
     """Number of groups of dp-gcl."""
 
     group_size: float | None = None
-    """Instead: expected records of a group."""
+    """Instead of --num-groups: expected records of a group."""
 
     views: int | None = None
     """Rows that each drawn record gives: to its group, where they are more negatives, or, clipped together, as the
@@ -245,7 +247,7 @@ class OptimizerFlags:
     """Decoupled for adamw."""
 
     warmup_steps: int | None = None
-    """Linear warm-up; cosine decay follows."""
+    """Linear warm-up, at most --steps; cosine decay follows."""
 
     final_rate: float | None = None
     """Where the cosine ends, as a share of the learning rate."""
@@ -291,5 +293,5 @@ class OnceFlags:
     reveal: Literal["debug"] | None = None
     """Show un-noised losses. The card will say so."""
 
-    seed: int | None = None
+    seed: Annotated[int | None, limits.SEED] = None
     """Make the run reproducible. The card will say NOT PRIVATE: public seed."""

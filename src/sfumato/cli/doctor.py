@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from sfumato.base import limits
+from sfumato.base.ranges import Real, Whole
 from sfumato.cli import _doctor_text
 from sfumato.cli._flags import AdapterFlags, LengthFlags
 from sfumato.cli._screen import screen, working, write_line
@@ -52,26 +54,26 @@ class DoctorCommand(AdapterFlags, LengthFlags):
     unit: Literal["example", "group"] | None = None
     """What is clipped. Default: the example, a group where the loss couples rows."""
 
-    group_size: int = 16
+    group_size: Annotated[int, Whole(1, 10**6)] = 16
     """Rows of a group."""
 
-    image_size: int | None = None
+    image_size: Annotated[int | None, limits.IMAGE_SIZE] = None
     """Pixels of a side. Default: the model's own."""
 
-    channels: int | None = None
+    channels: Annotated[int | None, limits.CHANNELS] = None
     """Of pictures: 3, or 1 for gray."""
 
-    max_tokens: int | None = None
+    max_tokens: Annotated[int | None, limits.TOKENS] = None
     """Text length. Default: the model's own, at most 77. Of questions: --max-question, --max-answer."""
 
     batch_norm: Literal["keep", "frozen", "group"] | None = None
     """Of timm: leave BatchNorm (usual), hold its statistics, or put GroupNorm in its place (usual with --kind encoder).
     """
 
-    micro_batch_size: int | None = None
+    micro_batch_size: Annotated[int | None, limits.MICRO_BATCH] = None
     """Rows in memory at once, for which time and memory are estimated from smaller ones. Default: 32."""
 
-    memory: float | None = None
+    memory: Annotated[float | None, Real(1e-3, 1e6)] = None
     """GB that may be used. Default: what this machine has left."""
 
     no_measure: bool = False
@@ -80,7 +82,7 @@ class DoctorCommand(AdapterFlags, LengthFlags):
     check: bool = False
     """Also take a step at --micro-batch-size, and print how the estimate compares."""
 
-    records: int | None = None
+    records: Annotated[int | None, limits.RECORDS] = None
     """Number of records N: with it the first step's signal is set beside its noise."""
 
     epsilon: float | None = None
@@ -137,7 +139,7 @@ def run(command: DoctorCommand) -> int:
     if command.json:
         sys.stdout.write(json.dumps(facts(found), indent=1, allow_nan=False) + "\n")
     else:
-        _doctor_text.show(screen(), found, wish.micro_batch_size, wish.privacy.expected_batch_size)
+        _doctor_text.show(screen(), found, wish.micro_batch_size, wish.privacy.batch_size)
     if found.trainable:
         return 0
     write_line(f"sfumato: {_doctor_text.one_sentence(found)}", error=True)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from sfumato.base import BadInput, limits
 from sfumato.cli._screen import screen, show, working
 
 EXAMPLES = """
@@ -33,7 +34,7 @@ class EvaluateCommand:
     """Comma-separated: probe, fewshot, knn, zeroshot, retrieval, caption, shapes, aro, vqa.
     Default: what suits the model. Figures of an earlier evaluation are replaced."""
 
-    limit: int | None = None
+    limit: Annotated[int | None, limits.RECORDS] = None
     """Use at most so many pictures of each set."""
 
     max_pixels: int | None = None
@@ -46,12 +47,14 @@ def run(command: EvaluateCommand) -> int:
     from sfumato.recipes.measure import evaluate_run
     from sfumato.report import tables
 
+    suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
+    if suites == []:
+        raise BadInput("--suite names nothing: list suites with commas between them, or leave it out.")
     with working(screen(error=True), "evaluating") as update:
 
         def progress(what: str, done: int, total: int) -> None:
             update(f"{what}: {done:,} of {total:,}")
 
-        suites = None if command.suite is None else [name.strip() for name in command.suite.split(",") if name.strip()]
         results = evaluate_run(
             command.run, suites=suites, limit=command.limit, max_pixels=command.max_pixels, progress=progress
         )

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import tyro
 
-from sfumato.base import BadInput
 from sfumato.cli import _training
 from sfumato.cli._flags import DataFlags, OnceFlags, OptimizerFlags, PrivacyFlags
 from sfumato.recipes.run import Run
@@ -41,10 +40,9 @@ def run_of(command: FinetuneCommand) -> Run:
         BadInput: flags that contradict one another.
     """
     from sfumato.recipes.finetune import finetune
-    from sfumato.recipes.override import override
+    from sfumato.recipes.override import check_pairs, override
 
-    if command.epsilon is not None and command.noise_multiplier is not None:
-        raise BadInput("give one of --epsilon and --noise-multiplier.")
+    check_pairs(command)
     run = override(finetune(command.run, command.data, command.out), command)
     return replace(run, private=not command.non_private)
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, limits
+from sfumato.base.ranges import Real
 from sfumato.cli import _plan_text
+from sfumato.cli._plan_checks import groups_of, refuse_unread
 from sfumato.cli._screen import screen, show
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
@@ -48,26 +50,26 @@ class PlanCommand:
     (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs), or
     answers to questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
 
-    records: int | None = None
+    records: Annotated[int | None, limits.RECORDS] = None
     """Number of records N (people, where one person owns several rows). It becomes public."""
 
-    sampling_prob: float | None = None
+    sampling_prob: Annotated[float | None, limits.PROBABILITY] = None
     """Instead of --records: the probability that a record is in a step. N stays hidden and is never printed; needs
     --expected-batch-size (the public divisor) and --delta."""
 
-    epsilon: float | None = None
+    epsilon: Annotated[float | None, limits.EPSILON] = None
     """The epsilon to meet."""
 
-    delta: float | None = None
-    """The delta of the claim. Default: 1 / (10 N)."""
+    delta: Annotated[float | None, limits.DELTA] = None
+    """The delta of the claim. Default: 1 / (10 N); has to be given below 100 records."""
 
-    expected_batch_size: float | None = None
+    expected_batch_size: Annotated[float | None, limits.BATCH_MEAN] = None
     """Records of a step, in expectation. Default: the largest power of two up to N / 24, within 64 .. 65,536."""
 
-    noise_multiplier: float | None = None
+    noise_multiplier: Annotated[float | None, limits.NOISE] = None
     """Standard deviation of the noise over the distance that one record moves the sum (presence)."""
 
-    steps: int | None = None
+    steps: Annotated[int | None, limits.STEPS] = None
     """Number of steps. Default: as many as see each record 20 times in expectation, within 200 .. 10,000."""
 
     relation: Literal["add_remove", "zero_out", "replace_one"] | None = None
@@ -77,19 +79,19 @@ class PlanCommand:
     sampler: Literal["poisson", "fixed-size", "full-batch"] = "poisson"
     """How the records of a step are drawn."""
 
-    cap: int | None = None
+    cap: Annotated[int | None, limits.CAP] = None
     """Largest number of records in a Poisson draw; of a larger draw a random subset is kept. Epsilon pays for it."""
 
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, limits.CLIP_NORM] = 1.0
     """Largest norm C of what is clipped: one example's gradient, a group's, or a pair's."""
 
     clip: Literal["flat", "automatic"] = "flat"
     """Scale by min(1, C/norm), or by C/(norm + gamma); pairs are clipped flat."""
 
-    num_groups: int | None = None
+    num_groups: Annotated[int | None, limits.GROUPS] = None
     """Number of groups of dp-gcl. Default: groups of 16 records in expectation."""
 
-    temperature: float = 0.2
+    temperature: Annotated[float, limits.TEMPERATURE] = 0.2
     """Temperature of the loss of logit-dp: it decides how far one record can move the sum."""
 
     loss: Literal["infonce", "sigmoid", "spread-out"] = "infonce"
@@ -104,19 +106,19 @@ class PlanCommand:
     size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] = "micro"
     """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio."""
 
-    num_parameters: int | None = None
+    num_parameters: Annotated[int | None, limits.PARAMETERS] = None
     """Trainable parameters, where they are not those of --size (a small vocabulary, frozen parts)."""
 
-    tan: float | None = None
+    tan: Annotated[float | None, Real(1.0, 1e6)] = None
     """Also show the simulation at a batch and noise this many times smaller (TAN). It carries no epsilon."""
 
     benchmark: bool = False
     """Add hours and memory, measured here on synthetic inputs (needs PyTorch)."""
 
-    image_size: int | None = None
+    image_size: Annotated[int | None, limits.IMAGE_SIZE] = None
     """Pixels of a side, for --benchmark. Default: 112 for pico and micro, else 224."""
 
-    micro_batch_size: int = 64
+    micro_batch_size: Annotated[int, limits.MICRO_BATCH] = 64
     """Rows in memory at once, for --benchmark."""
 
     json: bool = False
@@ -125,6 +127,7 @@ class PlanCommand:
 
 def run(command: PlanCommand) -> int:
     """Print the table or the plan; return 0. Raises BadInput and Refused for what cannot be planned."""
+    refuse_unread(command)
     if command.compare:
         return _compare(command)
     plans = plans_of(command)
@@ -181,6 +184,7 @@ def _missing(command: PlanCommand) -> Literal["noise_multiplier", "steps", "batc
 def _plan(command: PlanCommand) -> "Plan":
     from sfumato.base import Relation
     from sfumato.plan import Plan, default_steps
+    from sfumato.recipes.privacy import check_default_delta
 
     sampler = _sampler(command)
     steps = command.steps
@@ -189,13 +193,16 @@ def _plan(command: PlanCommand) -> "Plan":
     optional: dict[str, Any] = {"delta": command.delta}
     if command.relation is not None:
         optional["relation"] = Relation(command.relation)
-    return Plan(
+    plan = Plan(
         unit=_unit(command, sampler),
         sampler=sampler,
         steps=steps,
         noise_multiplier=command.noise_multiplier,
         **optional,
     )
+    if command.delta is None and command.records is not None:
+        check_default_delta(command.records)
+    return plan
 
 
 def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
@@ -207,7 +214,7 @@ def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
     if command.recipe == "dp-clip":
         return Group(**clip, num_groups=1)
     if command.recipe == "dp-gcl":
-        return Group(**clip, num_groups=command.num_groups or max(1, round(sampler.divisor / 16)))
+        return Group(**clip, num_groups=groups_of(command.num_groups, sampler.divisor))
     losses = {"infonce": InfoNCE, "sigmoid": Sigmoid}
     loss = losses[command.loss](temperature=command.temperature) if command.loss in losses else SpreadOut()
     return Pair(clip_norm=command.clip_norm, loss=loss)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from sfumato.base import limits
+from sfumato.base.ranges import Whole
 from sfumato.cli._screen import write_line
 
 EXAMPLES = """
@@ -31,13 +33,13 @@ class PredictCommand:
     images: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Pictures, or folders of pictures. What is no picture that is read here is left out and counted by kind."""
 
-    window: tuple[float, float] | None = None
+    window: Annotated[tuple[float, float] | None, limits.WINDOW] = None
     """Public range LOW HIGH of 16-bit and DICOM pictures. Default: that of the run."""
 
-    max_pixels: int | None = None
+    max_pixels: Annotated[int | None, limits.PIXELS] = None
     """Public limit on the pixels of a picture; larger ones are errors. Default: that of the run."""
 
-    num_beams: int = 1
+    num_beams: Annotated[int, Whole(1, 1000)] = 1
     """Beam search, of captioners; 1 is greedy."""
 
     labels: tuple[str, ...] = ()

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
+from sfumato.base import BadInput, limits
 from sfumato.base.files import write_whole
+from sfumato.base.ranges import Whole, flag
 from sfumato.cli._screen import say, screen, show
 
 EXAMPLES = """
@@ -42,13 +44,13 @@ class StudyCommand:
     data: tuple[str, ...] | None = None
     """Of contrastive: fashion-mnist and emoji, or some of what sfumato train takes."""
 
-    epsilons: tuple[float, ...] | None = None
+    epsilons: Annotated[tuple[float, ...] | None, limits.EPSILON] = None
     """Of contrastive, batch-and-clip and vqa. Default: 1 3 8."""
 
-    seeds: int | None = None
+    seeds: Annotated[int | None, Whole(1, 1000)] = None
     """Of contrastive and vqa: runs of each cell. Default: 3 and 1."""
 
-    jobs: int = 1
+    jobs: Annotated[int, limits.JOBS] = 1
     """Of contrastive, batch-and-clip and vqa: processes, one thread each."""
 
     out: Path = Path("runs/studies")
@@ -63,6 +65,7 @@ def run(command: StudyCommand) -> int:
     from sfumato.recipes.config import check_no_run
     from sfumato.report import tables
 
+    _refuse_unread(command)
     out = command.out / (command.study + ("-quick" if command.quick else ""))
     check_no_run(out)
     console = screen()
@@ -72,6 +75,15 @@ def run(command: StudyCommand) -> int:
         show(console, tables.table(some, title=title))
     say(console, f"{out / 'rows.json'}  {'  '.join(map(str, plots))}")
     return 0
+
+
+def _refuse_unread(command: StudyCommand) -> None:
+    """Raise BadInput for a flag that the study would ignore."""
+    given = {"data": command.data, "epsilons": command.epsilons, "seeds": command.seeds}
+    given["jobs"] = command.jobs if command.jobs != StudyCommand.jobs else None
+    for name, value in given.items():
+        if value is not None and name not in _READS[command.study]:
+            raise BadInput(f"study {command.study} has no setting {flag(name)}: remove it.")
 
 
 Rows = list[dict[str, Any]]
@@ -185,6 +197,13 @@ _STUDIES: dict[str, Callable[[StudyCommand, Path, Console], Shown]] = {
     "contrastive": _contrastive,
     "batch-and-clip": _batch_and_clip,
     "vqa": _vqa,
+}
+_READS = {
+    "accounting-grid": (),
+    "batch-scaling": (),
+    "contrastive": ("data", "epsilons", "seeds", "jobs"),
+    "batch-and-clip": ("epsilons", "jobs"),
+    "vqa": ("epsilons", "seeds", "jobs"),
 }
 _SIZES = (40_000, 160_000, 640_000, 1_310_720)
 _NOISES = (0.5, 0.728, 1.18, 2.0)

@@ -86,7 +86,7 @@ def run_of(command: TrainCommand) -> Run:
     Raises:
         BadInput: flags that contradict one another, or that the recipe would ignore.
     """
-    from sfumato.recipes.override import given, override
+    from sfumato.recipes.override import check_pairs, given, override
 
     run = _recipe(command)
     flags = given(command)
@@ -106,8 +106,7 @@ def run_of(command: TrainCommand) -> Run:
         for name in _CONSTANTS - _CONSTANTS_OF[loss]:
             if name in flags:
                 raise BadInput(f"the loss {loss} has no --{name}: remove it.")
-    if command.epsilon is not None and command.noise_multiplier is not None:
-        raise BadInput("give one of --epsilon and --noise-multiplier.")
+    check_pairs(command)
     run = override(replace(run, private=not command.non_private), command)
     if command.init is not None and command.size is None and run.model.kind != "captioner":
         run = replace(run, model=replace(run.model, size=None))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sfumato.base.errors import BadInput
+from sfumato.base.limits import SCENES
 from sfumato.data.captioned import Captioned
 from sfumato.data.cifar import cifar10, cifar100
 from sfumato.data.decode import Decoder
@@ -29,6 +30,7 @@ _OF_FOLDERS = ("captions", "columns", "decoder", "missing")
 _OF_SHAPES = ("num", "seed", "image_size", "scenes")
 _OF_QUESTIONED = ("per_scene", "kinds")
 _OF_LABELLED = ("templates", "coarse")
+_DIGITS = 40  # of a number of scenes: more are not read
 _DEFAULT_SHAPES = 60_000
 _DEFAULT_QUESTIONED = 15_000  # scenes, of four questions each
 
@@ -156,12 +158,16 @@ def _built_in(kind: str, rest: str, split: str, options: Options) -> Captioned:
 def _scenes(kind: str, rest: str, split: str, options: Options) -> Captioned:
     if rest and (not rest.isdecimal() or options.num is not None):
         raise BadInput(f"write {kind}:NUM with one whole number, got '{kind}:{rest}'.")
-    num = int(rest) if rest else options.num
+    num = options.num if not rest else int(rest) if len(rest) < _DIGITS else 10**_DIGITS
+    if num is None:
+        num = _DEFAULT_SHAPES if kind == "shapes" else _DEFAULT_QUESTIONED
+    if not SCENES.holds(num):
+        raise BadInput(f"write {kind}:NUM with {SCENES}, got '{kind}:{(rest or str(num))[:_DIGITS]}'.")
     size, scenes = options.image_size, options.scenes
     if kind == "shapes":
-        return shapes(num or _DEFAULT_SHAPES, options.seed, split=split, image_size=size, scenes=scenes)
+        return shapes(num, options.seed, split=split, image_size=size, scenes=scenes)
     return shape_questions(
-        num or _DEFAULT_QUESTIONED,
+        num,
         options.seed,
         split=split,
         image_size=size,

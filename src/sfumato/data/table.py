@@ -19,6 +19,7 @@ from sfumato.data.header import GUESSES, match_name, shown, usual
 from sfumato.data.hints import counted, near, siblings
 from sfumato.data.keys import is_blank, owner_key, spells_missing
 from sfumato.data.regular import text_of
+from sfumato.data.roles import check_roles
 from sfumato.data.separated import separated
 
 JSON_LINES = (".jsonl", ".ndjson")
@@ -141,6 +142,7 @@ def resolve(columns: Columns, names: Sequence[str], where: str, *, declared: boo
                 given = getattr(columns, role)
                 raise BadInput(f"{where} has no column '{given}' (--{role}-column){near(given, known) or '.'}{listing}")
         chosen[role] = name
+    check_roles(chosen, where)
     return Columns(**chosen)
 
 

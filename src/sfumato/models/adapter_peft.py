@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.folders import read_json
 from sfumato.models.whole_folder import whole_folder
 
@@ -154,8 +155,8 @@ def load_adapter(model: nn.Module, folder: str | Path, *, train: bool = False) -
             wrapped: Any = peft.PeftModel.from_pretrained(model, str(path), is_trainable=train)
         with safe_open(path / WEIGHTS, "pt") as file:
             given = set(file.keys())
-    except (ValueError, RuntimeError, TypeError, KeyError, OSError, SafetensorError) as error:
-        raise BadInput(f"the adapter in {path} does not fit a {type(model).__name__}: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"the adapter in {path} does not fit a {type(model).__name__}: {reason(error)}.") from error
     if wrapped.active_peft_config.is_prompt_learning:  # a wrapper around the model, which is called by its parts here
         raise BadInput(f"{path} holds learned tokens before the words, not LoRA or DoRA: load it with peft.")
     differ = sorted(given ^ set(peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)))

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, VisionEncoderDecoderModel
 
 from sfumato.base import BadInput, Refused
+from sfumato.base.reason import reason
 from sfumato.models.checkpoint import WHOLE, load_with_gaps
 from sfumato.models.dual_sources import DUAL_CLASSES
 from sfumato.models.families import FAMILIES, Known, known_family
@@ -89,7 +90,7 @@ def look_at(folder: str | Path, *, room_bytes: float | None = None) -> Looked:
             "the checkpoint in float16, bfloat16 or float32, frozen where it shall not train."
         )
     config = _config(path)
-    kind, model_class = _class_of(config)
+    kind, model_class = _class_of(config, path)
     _require_room(model_class, config, path, room_bytes)
     try:
         require_weights(path)
@@ -161,8 +162,8 @@ def bare_timm(
             model: Any = timm.create_model(
                 name, pretrained=False, in_chans=channels, checkpoint_path=file or "", **sized
             )
-    except (TypeError, ValueError, AssertionError, RuntimeError, OSError, KeyError) as error:
-        raise BadInput(f"timm cannot make {name}: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"timm cannot make {name}: {reason(error)}.") from error
     model.train()
     if batch_norm == "frozen":
         freeze_batch_norms(model)
@@ -187,12 +188,12 @@ def _hold(module: nn.Module, inputs: Any) -> None:
 def _config(path: Path) -> Any:
     try:  # a folder's own code is never run, nor asked about
         return AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {why}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        why = reason(error)
+        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {why}.") from error
 
 
-def _class_of(config: Any) -> tuple[str, Any]:
+def _class_of(config: Any, path: Path) -> tuple[str, Any]:
     if config.model_type == WHOLE:
         return "captioner", VisionEncoderDecoderModel
     if config.model_type in DUAL_CLASSES:
@@ -201,7 +202,7 @@ def _class_of(config: Any) -> tuple[str, Any]:
         return "words", getattr(transformers, _family_of(config).model_class)
     named = ", ".join(config.architectures or ()) or config.model_type
     raise BadInput(
-        f"the folder holds {named}, which neither captions nor embeds pictures with texts. An image encoder trains "
+        f"{path} holds {named}, which neither captions nor embeds pictures with texts. An image encoder trains "
         "inside a captioner (sfumato train dp-cap --init FOLDER) or as timm:NAME."
     )
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -18,6 +17,7 @@ from transformers import (
 )
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.folders import locate, quiet, read_json, require_weights
 from sfumato.models.tokenizer import Tokenizer
 
@@ -101,8 +101,8 @@ def _load_encoder(path: Path, model_type: str | None) -> PreTrainedModel:
     try:
         # A folder's own code is never run, nor asked about.
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {reason(error)}.") from error
     model = load_model(_TOWERS.get(config.model_type, AutoModel), path)
     if getattr(model, "main_input_name", None) != "pixel_values" or not hasattr(model.config, "hidden_size"):
         raise BadInput(
@@ -138,8 +138,8 @@ def load_with_gaps(model_class: Any, path: Path) -> tuple[PreTrainedModel, list[
                 ignore_mismatched_sizes=True,  # reported below, by name
                 dtype=torch.float32,  # a half-precision file trains in full precision
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise BadInput(f"the weights in {path} cannot be read: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"the weights in {path} cannot be read: {reason(error)}.") from error
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise BadInput(f"{path}: {name} has shape {tuple(found)}, its config.json says {tuple(expected)}.")
     return model, sorted(report["missing_keys"])

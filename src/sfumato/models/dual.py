@@ -12,6 +12,7 @@ from sfumato.base import BadInput
 from sfumato.models.dual_freeze import choose_dual
 from sfumato.models.dual_sizes import DUAL_SIZES, build_dual
 from sfumato.models.dual_sources import Wanted, locate_dual, read_two, read_whole, require_end, statistics
+from sfumato.models.foreign import names_the_model
 from sfumato.models.initialise import as_key, torch_seed
 from sfumato.models.open_clip_door import CONFIG, OpenClipModel, build_open_clip, read_open_clip
 from sfumato.models.started import StartedTowers
@@ -33,6 +34,7 @@ class _Made:
     is_random: bool
 
 
+@names_the_model
 def start_dual(
     *,
     tokenizer: Tokenizer,

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.checkpoint import Checkpoint, load_with_gaps, require_all
 from sfumato.models.export import PREPROCESSOR
 from sfumato.models.folders import locate, read_json, require_weights
@@ -139,8 +140,8 @@ def _load_tower(side: str, path: Path) -> tuple[Any, list[str]]:
     require_weights(path)
     try:  # a folder's own code is never run, nor asked about
         config: Any = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"{path / 'config.json'} names no model that transformers knows: {reason(error)}.") from error
     model, missing = load_with_gaps(_TOWERS[side].get(config.model_type, AutoModel), path)
     first_input = "pixel_values" if side == "vision" else "input_ids"
     if model.main_input_name != first_input or not hasattr(model.config, "hidden_size"):

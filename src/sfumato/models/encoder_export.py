@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models import modeling_sfumato_encoders, modeling_sfumato_stem, modeling_sfumato_timm
 from sfumato.models.encoders import Encoder, kind_of, make_encoder, settings_of
 from sfumato.models.folders import locate, read_json, require_weights
@@ -115,8 +115,8 @@ def fill(module: nn.Module, file: Path) -> None:
     """Fill a module's parameters and buffers from a safetensors file; BadInput names the tensor that does not fit."""
     try:
         found = load_file(str(file))
-    except (OSError, SafetensorError) as error:
-        raise BadInput(f"the weights in {file} cannot be read: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"the weights in {file} cannot be read: {reason(error)}.") from error
     fill_from(module, found, file)
 
 

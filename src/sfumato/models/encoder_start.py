@@ -8,6 +8,7 @@ from sfumato.models.encoder_export import load_encoder, public_preprocess
 from sfumato.models.encoder_train import choose_encoder
 from sfumato.models.encoders import PLAIN, Encoder, kind_of, make_encoder, plain_settings, settings_of
 from sfumato.models.folders import locate
+from sfumato.models.foreign import names_the_model
 from sfumato.models.initialise import as_key, initialise
 from sfumato.models.modeling_sfumato_encoders import ResNet18Plain, SmallConv, settle
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
@@ -18,6 +19,7 @@ from sfumato.models.two_views import TwoViewTowers
 _HALF = {"mean": [0.5], "std": [0.5]}  # what the pictures of `data.Preprocess` have unless told otherwise
 
 
+@names_the_model
 def start_encoder(
     *,
     kind: str,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.modeling_sfumato_encoders import ResNet18Plain, SmallConv, make
 from sfumato.models.modeling_sfumato_stem import StemConfig, StemModel
 from sfumato.models.modeling_sfumato_timm import TimmEncoder, TimmSettings, batch_norms
@@ -85,7 +86,7 @@ def make_encoder(kind: str, settings: dict[str, Any]) -> Encoder:
         with torch.random.fork_rng(devices=[]):
             return _MAKE[kind](settings)
     except TypeError as error:
-        raise BadInput(f"the settings {settings} are not those of an encoder {kind}: {error}") from error
+        raise BadInput(f"the settings {settings} are not those of an encoder {kind}: {reason(error)}.") from error
 
 
 def kind_of(model: nn.Module) -> str:

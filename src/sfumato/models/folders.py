@@ -1,6 +1,5 @@
 """Local checkpoint folders: where they are, what they lack, and transformers' readers without their chatter."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from transformers.utils import logging as transformers_logging
 
 from sfumato.base import BadInput
+from sfumato.base.texts import read_object
 
 _WEIGHTS = (
     "model.safetensors",
@@ -61,13 +61,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object; BadInput names the file if it is missing or broken."""
     if not file.is_file():
         raise BadInput(f"{file.parent} is not a transformers checkpoint: {file.name} is missing.")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise BadInput(f"{file} holds no JSON object.")
-    return content
+    return read_object(file, "a checkpoint")
 
 
 def require_weights(folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
@@ -20,6 +19,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.folders import read_json
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -182,14 +182,14 @@ def _instance(config: dict[str, Any], source: str) -> nn.Module:
     kind = "CustomTextCLIP" if settings.pop("custom_text", False) else "CLIP"
     try:
         return getattr(open_clip_module(), kind)(**settings)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise BadInput(f"{source} cannot be built: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"{source} cannot be built: {reason(error)}.") from error
 
 
 def _load(model: nn.Module, file: Path) -> None:
     try:
         open_clip_module().load_checkpoint(model, str(file), weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        why = " ".join(str(error).split())[:200]
-        raise BadInput(f"the weights in {file} do not fit: {why}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        why = reason(error)
+        raise BadInput(f"the weights in {file} do not fit: {why}.") from error
     model.to(torch.float32)  # a half-precision file trains in full precision

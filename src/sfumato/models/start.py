@@ -10,6 +10,7 @@ from transformers import VisionEncoderDecoderConfig, VisionEncoderDecoderModel
 from sfumato.base import BadInput
 from sfumato.models.captioner import Attention, assemble, build, join
 from sfumato.models.checkpoint import Checkpoint, read_checkpoint, without_pooler
+from sfumato.models.foreign import names_the_model
 from sfumato.models.freeze import Training, choose
 from sfumato.models.initialise import as_key, initialise
 from sfumato.models.sizes import decoder_config, named_size
@@ -44,6 +45,7 @@ class Started:
     notes: tuple[str, ...]
 
 
+@names_the_model
 def start(
     *,
     tokenizer: Tokenizer,

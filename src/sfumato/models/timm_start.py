@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.encoder_export import fill_from
 from sfumato.models.initialise import torch_seed
 from sfumato.models.modeling_sfumato_timm import (
@@ -81,8 +82,8 @@ def _made(settings: TimmSettings, key: bytes) -> TimmEncoder:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(torch_seed(key, "timm"))
             return TimmEncoder(settings)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
-        raise BadInput(f"timm cannot make {settings.name} with {settings.arguments}: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"timm cannot make {settings.name} with {settings.arguments}: {reason(error)}.") from error
 
 
 def _fill(model: TimmEncoder, file: Path) -> None:
@@ -94,7 +95,7 @@ def _fill(model: TimmEncoder, file: Path) -> None:
     try:
         found = load_state_dict(str(file))
     except Exception as error:  # torch.load and safetensors raise of many kinds
-        raise BadInput(f"the weights in {file} cannot be read: {error}") from error
+        raise BadInput(f"the weights in {file} cannot be read: {reason(error)}.") from error
     own = model.backbone.state_dict()
     head = [name for name in own if name.startswith(f"{_head_name(model)}.")]
     rest = {name: tensor for name, tensor in found.items() if not name.startswith(f"{_head_name(model)}.")}
@@ -149,8 +150,8 @@ def _check(model: TimmEncoder, image_size: int) -> None:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         before, features = _run(model, pixels)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadInput(f"{name} does not take pictures of {image_size} pixels: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"{name} does not take pictures of {image_size} pixels: {reason(error)}.") from error
     wanted = model.head(features)
     if before.shape != wanted.shape or not torch.allclose(before, wanted, rtol=1e-4, atol=1e-5):
         raise BadInput(f"the classifier of {name} is not the last thing that it applies, which an encoder needs.")

@@ -20,6 +20,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
+from sfumato.base.texts import read_text
 from sfumato.models.folders import locate, quiet
 from sfumato.models.open_clip_door import read_open_clip_bpe
 
@@ -177,9 +179,7 @@ class Tokenizer:
             BadInput: there is no such file, or it is no WordPiece vocabulary.
         """
         path = Path(file)
-        if not path.is_file():
-            raise BadInput(f"there is no vocabulary file {path}.")
-        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+        tokens = [line.rstrip("\r") for line in read_text(path, "the vocabulary").split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
         lacking = [token for token in SPECIAL[:4] if token not in tokens]
@@ -203,7 +203,7 @@ class Tokenizer:
             with quiet():
                 backend = AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
         except Exception as error:  # the tokenizers library raises bare Exception on a broken file
-            raise BadInput(f"the tokenizer in {path} cannot be read: {error}") from error
+            raise BadInput(f"the tokenizer in {path} cannot be read: {reason(error)}.") from error
         if not isinstance(backend, PreTrainedTokenizerFast):
             raise BadInput(f"the tokenizer in {path} has no fast version (tokenizer.json), which sfumato needs.")
         backend.backend_tokenizer.no_padding()  # some checkpoints ask for both; `encode` has its own, public length

@@ -17,6 +17,7 @@ from sfumato.models.families.coca import Coca, is_coca, read_coca, write_coca
 from sfumato.models.families.qwen import hold_patches
 from sfumato.models.families.words import Words
 from sfumato.models.folders import locate, quiet
+from sfumato.models.foreign import names_the_model
 from sfumato.models.freeze import Training
 from sfumato.models.vlm_read import read_vlm
 from sfumato.models.vlm_train import choose_parameters
@@ -47,6 +48,7 @@ class StartedVlm:
     export: Callable[[Path], None]
 
 
+@names_the_model
 def start_vlm(
     folder: str | Path,
     *,

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.adapter_blocks import output_embeddings
 from sfumato.models.checkpoint import require_all
 from sfumato.models.families import Known, known_family
@@ -43,7 +43,10 @@ def read_vlm(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any, Any, Known
             has another shape, or the words that the model does not have.
     """
     content = read_json(path / "config.json")
-    known = known_family(content.get("model_type"), content.get("architectures") or ())
+    try:
+        known = known_family(content.get("model_type"), content.get("architectures") or ())
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from error
     if content.get("quantization_config"):
         raise BadInput(
             f"{path} holds quantised weights, which are not measured here: take the checkpoint in bfloat16 or float32."
@@ -52,8 +55,8 @@ def read_vlm(path: Path, dtype: torch.dtype) -> tuple[nn.Module, Any, Any, Known
     try:
         # A folder's own code is never run, nor asked about.
         config = AutoConfig.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{path / 'config.json'} cannot be read: {error}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"{path / 'config.json'} cannot be read: {reason(error)}.") from error
     still(config)
     processor = _read_processor(path)
     model: Any = _read_model(path, getattr(transformers, known.model_class), config, dtype)
@@ -93,7 +96,7 @@ def _read_processor(path: Path) -> Any:
         with quiet():
             processor = AutoProcessor.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises bare Exception on a broken file
-        raise BadInput(f"the processor in {path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+        raise BadInput(f"the processor in {path} cannot be read: {reason(error)}.") from error
     for part in ("tokenizer", "image_processor"):
         if getattr(processor, part, None) is None:
             raise BadInput(f"the processor in {path} has no {part}: preprocessor_config.json does not describe it.")
@@ -112,8 +115,8 @@ def _read_model(path: Path, model_class: Any, config: Any, dtype: torch.dtype) -
                 ignore_mismatched_sizes=True,  # reported below, by name
                 dtype=dtype,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        raise BadInput(f"the weights in {path} cannot be read: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"the weights in {path} cannot be read: {reason(error)}.") from error
     for name, found, expected in sorted(report["mismatched_keys"]):
         raise BadInput(f"{path}: {name} has shape {tuple(found)}, its config.json says {tuple(expected)}.")
     require_all(sorted(report["missing_keys"]), path)

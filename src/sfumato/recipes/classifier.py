@@ -66,6 +66,8 @@ def make_classifier(run: Run, sets: Sets) -> Made:
         raise BadInput("a classifier needs the run whose encoder it stands on.")
     trained = open_trained(Path(run.model.init))
     _, names = class_numbers(sets.train, run.data.classes)
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise BadInput(f"a classifier tells two or more different classes apart, got {len(set(names))} (--classes).")
 
     def rows(captioned: data.Captioned) -> data.FeatureRows:
         numbers, _ = class_numbers(captioned, names)

@@ -145,7 +145,8 @@ def run_of(cell: Cell, settings: Settings, scale: Scale, out: Path) -> Run:
         run.privacy,
         epsilon=8.0 if cell.epsilon is None else cell.epsilon,
         steps=scale.steps,
-        expected_batch_size=cell.batch or (scale.batch // 4 if of_pairs else scale.batch),
+        expected_batch_size=cell.batch,
+        usual_batch_size=scale.batch // 4 if of_pairs else scale.batch,
         clip_norm=cell.clip_norm or run.privacy.clip_norm,
         group_size=settings.get("group_size", run.privacy.group_size),
     )

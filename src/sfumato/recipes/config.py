@@ -7,6 +7,7 @@ from typing import Any
 from sfumato import train
 from sfumato.base import BadInput
 from sfumato.base.files import write_whole
+from sfumato.base.texts import read_object
 from sfumato.recipes.run import Run
 
 CONFIG = "run.json"
@@ -28,10 +29,7 @@ def read_config(folder: Path) -> Run:
     path = folder / CONFIG
     if not path.is_file():
         raise BadInput(f"{folder} is not the folder of a run: it has no {CONFIG}.")
-    try:
-        return Run.from_json(json.loads(path.read_text(encoding="utf-8")), folder)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is not JSON: {error}.") from error
+    return Run.from_json(read_object(path, "a run's settings"), folder)
 
 
 def changes(run: Run) -> list[str] | None:

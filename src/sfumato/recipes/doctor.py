@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from sfumato.base import BadInput, SfumatoError
+from sfumato.base.reason import named
 from sfumato.norms.inspect import Inspection, Use, inspect
 from sfumato.plan import Plan
 from sfumato.recipes.doctor_advice import advice, fewer
@@ -184,8 +185,7 @@ def _hoped(found: Diagnosis, rows: Rows, clip_norm: float) -> Diagnosis:
 
 
 def _failed(what: str, error: Exception) -> str:
-    why = " ".join(str(error).split())[:240]
-    return f"{what}: {type(error).__name__}{f': {why}' if why else ''}"
+    return f"{what}: {named(error)}"
 
 
 # ---------------------------------------------------------------- in rows and sentences

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 
 _ALIKE = ("blip", "blip-2", "git", "llava", "paligemma")  # fed with one square picture and a line of words
 _FIRST = 5  # ids below are often special
@@ -140,7 +141,7 @@ def _places(model: Any, channels: int, image_size: int, width: int) -> int:
     try:
         found = model.get_image_features(pixel_values=pixels)
     except Exception as error:
-        why = " ".join(str(error).split())[:160]
+        why = reason(error)
         raise BadInput(f"{type(model).__name__} cannot be fed with made-up pictures here: {why}") from error
     found = getattr(found, "pooler_output", found)
     tensors = found if isinstance(found, list | tuple) else [found]

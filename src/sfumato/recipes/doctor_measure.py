@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from sfumato import train
+from sfumato.base.reason import named
 from sfumato.losses import Contrast
 from sfumato.mechanisms import MicroBatch
 from sfumato.plan import Example, Group, Plan
@@ -182,7 +183,7 @@ def _child(job: dict[str, Any], threads: int, out: int) -> None:
         found: dict[str, Any] = dict(one(Asked.of(job["asked"]), private=job["private"], rows=job["rows"]))
     except BaseException as error:
         traceback.print_exc()
-        found = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        found = {"error": named(error, 300)}
     os.write(out, json.dumps(found).encode())
     os._exit(0)
 

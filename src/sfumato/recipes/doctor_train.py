@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from sfumato import models
 from sfumato.base import BadInput, SfumatoError
+from sfumato.base.reason import reason
 from sfumato.models.adapter_targets import targets_of
 from sfumato.models.encoder_train import set_training
 from sfumato.models.freeze import unreached_by
@@ -87,7 +88,7 @@ def settled(reach: Reach) -> Reach:
         except SfumatoError:
             raise
         except Exception as error:  # a foreign model's forward pass may raise anything
-            why = " ".join(str(error).split())[:200]
+            why = reason(error)
             raise BadInput(f"a {type(model).__name__} cannot be fed with made-up rows here: {why}") from error
         finally:
             for module, training in was:

@@ -14,7 +14,7 @@ _PAPER = Run(
     out=Path("runs/dp-cap"),
     data=Data(spec=""),
     model=Model(size="nano", image_size=224),
-    privacy=Privacy(expected_batch_size=4096, steps=2000),
+    privacy=Privacy(usual_batch_size=4096, steps=2000),
     training=Training(
         learning_rate=5e-4,
         weight_decay=0.005,
@@ -26,7 +26,7 @@ _PAPER = Run(
 _SMALL = replace(
     _PAPER,
     model=Model(size="micro", image_size=28, channels=1),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=8192, steps=300, clip_norm=1.0),
+    privacy=Privacy(epsilon=8.0, usual_batch_size=8192, steps=300, clip_norm=1.0),
     training=Training(
         optimizer="adam",
         learning_rate=1e-2,
@@ -43,14 +43,14 @@ _SHAPES = replace(
     _SMALL,
     data=Data(spec="", scenes="single"),
     model=Model(size="pico", image_size=32, channels=3),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=2048, steps=150),
+    privacy=Privacy(epsilon=8.0, usual_batch_size=2048, steps=150),
     training=replace(_SMALL.training, final_rate=0.3),  # so few steps are better used than cooled down
 )
 _EMOJI = replace(
     _SHAPES,
     data=Data(spec="", holdout=0.2),
     model=Model(size="pico", image_size=48, channels=3),
-    privacy=replace(_SHAPES.privacy, expected_batch_size=512),
+    privacy=replace(_SHAPES.privacy, usual_batch_size=512),
 )
 _BUILT_IN = {"fashion-mnist": _SMALL, "mnist": _SMALL, "shapes": _SHAPES, "emoji": _EMOJI}
 

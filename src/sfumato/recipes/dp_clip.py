@@ -16,7 +16,7 @@ _PAPER = Run(
     data=Data(spec=""),
     model=Model(kind="towers", size="tiny", image_size=224),
     loss=Loss(kind="infonce", temperature=0.07),
-    privacy=Privacy(unit="group", expected_batch_size=2048, steps=1000, group_size=16.0),
+    privacy=Privacy(unit="group", usual_batch_size=2048, steps=1000, group_size=16.0),
     training=Training(
         learning_rate=5e-4,
         weight_decay=0.005,
@@ -30,7 +30,7 @@ _SMALL = replace(
     _PAPER,
     model=Model(kind="towers", size="micro", image_size=28, channels=1),
     loss=Loss(kind="infonce", temperature=0.2),
-    privacy=Privacy(unit="group", epsilon=8.0, expected_batch_size=2048, steps=150, group_size=8.0),
+    privacy=Privacy(unit="group", epsilon=8.0, usual_batch_size=2048, steps=150, group_size=8.0),
     training=Training(
         optimizer="adam",
         learning_rate=5e-3,

@@ -18,13 +18,13 @@ _PAPER = Run(
     data=Data(spec=""),
     model=Model(kind="vlm", image_size=64),
     loss=Loss(kind="answer"),
-    privacy=Privacy(expected_batch_size=1024, steps=500),
+    privacy=Privacy(usual_batch_size=1024, steps=500),
     training=Training(learning_rate=1e-4, weight_decay=0.0, warmup_steps=20, micro_batch_size=16),
 )
 _SMALL = replace(
     _PAPER,
     model=Model(kind="vlm", size="micro", image_size=64),
-    privacy=Privacy(epsilon=8.0, expected_batch_size=1024, steps=200, views=4),
+    privacy=Privacy(epsilon=8.0, usual_batch_size=1024, steps=200, views=4),
     training=Training(
         optimizer="adam",
         learning_rate=2e-3,

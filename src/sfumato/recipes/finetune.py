@@ -22,7 +22,7 @@ def finetune(folder: Path, spec: str, out: Path | None = None) -> Run:
             kind="classifier", init=str(folder), image_size=encoder.model.image_size, channels=encoder.model.channels
         ),
         loss=Loss(kind="classes"),
-        privacy=Privacy(expected_batch_size=4096, steps=200, clip_norm=1.0),
+        privacy=Privacy(usual_batch_size=4096, steps=200, clip_norm=1.0),
         training=Training(
             optimizer="adam",
             learning_rate=0.1,

@@ -16,8 +16,11 @@ Cell = dict[str, Any]
 
 
 def told(run: Run) -> Cell:
-    """Return the settings of a run as they stand in a file."""
-    return json.loads(json.dumps(run.to_json()))
+    """Return the settings of a run as they stand in a file; the batch size is one number."""
+    settings = json.loads(json.dumps(run.to_json()))
+    settings["privacy"].pop("usual_batch_size")
+    settings["privacy"]["expected_batch_size"] = run.privacy.batch_size
+    return settings
 
 
 def keep(file: Path, settings: Cell, make: Callable[[], Cell]) -> Cell:

@@ -22,7 +22,7 @@ _VIEWS = Run(
     data=Data(spec=""),
     model=Model(kind="encoder", size="small-conv", image_size=32),
     loss=Loss(kind="infonce", temperature=0.5),
-    privacy=Privacy(unit="pair", expected_batch_size=512, steps=300, clip_norm=1.0),
+    privacy=Privacy(unit="pair", usual_batch_size=512, steps=300, clip_norm=1.0),
     training=Training(
         optimizer="adam",
         learning_rate=1e-3,
@@ -54,7 +54,7 @@ def logit_dp(spec: str, out: Path | None = None, contrast: Contrasted = "views")
         base = _BUILT_IN.get(spec.partition(":")[0], _VIEWS)
         return replace(base, out=out, data=replace(base.data, spec=spec))
     towers = dp_gcl(spec, out)
-    privacy = replace(towers.privacy, unit="pair", expected_batch_size=512, steps=300, group_size=16.0)
+    privacy = replace(towers.privacy, unit="pair", usual_batch_size=512, steps=300, group_size=16.0)
     loss = replace(towers.loss, temperature=_VIEWS.loss.temperature)
     return replace(towers, recipe="logit-dp", privacy=privacy, loss=loss)
 

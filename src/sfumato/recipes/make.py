@@ -12,6 +12,7 @@ from sfumato.recipes.exported import check_export
 from sfumato.recipes.made import Made
 from sfumato.recipes.run import Run
 from sfumato.recipes.sets import Sets, sets_of
+from sfumato.recipes.work import check_work
 
 MAKERS: dict[str, Callable[[Run, Sets], Made]] = {
     "captioner": make_captioner,
@@ -33,6 +34,7 @@ def make(run: Run) -> Made:
         raise BadInput(f"a model is one of {', '.join(MAKERS)}, got {run.model.kind!r}.")
     if run.model.init is not None:
         check_export(Path(run.model.init))
+    check_work(run)
     sets = sets_of(run.data, run.model.image_size)
     if sets.train.has_questions and run.model.kind != "vlm":
         raise BadInput(f"{sets.train.name} holds questions and answers: train dp-vqa or dp-vlm on it.")

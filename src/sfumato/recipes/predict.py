@@ -68,6 +68,8 @@ def predict(
         BadInput: no model in `folder`, a path that is not there, a folder without pictures, a blank question, or
             labels, a question or beams where the model takes none or needs some.
     """
+    if not images:
+        raise BadInput("name a picture, or a folder of pictures, after the run.")
     decoder = _decoder(folder, window, max_pixels)
     answers = _answers(folder, num_beams, tuple(labels), question)
     batch: list[tuple[Path, Any, str | None]] = []

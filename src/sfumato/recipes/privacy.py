@@ -1,17 +1,20 @@
 """What a plan is made from: the loss of a run and its privacy settings."""
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from scipy.stats import binom
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, limits
+from sfumato.base.ranges import check_ranges
 from sfumato.plan import Example, Group, InfoNCE, Pair, PairLoss, Plan, Sigmoid, SpreadOut, Unit
 from sfumato.sampling import FixedSize, Poisson, Sampler
 
 _OVERFLOW = 1e-18  # so rare that its charge to delta does not show
 _MORE = 100  # beyond twice the mean a draw of few records does not go either
+_GROUP_SIZE = 16.0
+_LARGEST_DELTA = 1e-3  # that is taken without being asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +29,12 @@ class Loss:
     """
 
     kind: str = "caption"
-    temperature: float = 0.2
-    bias: float = 0.0
+    temperature: Annotated[float, limits.TEMPERATURE] = 0.2
+    bias: Annotated[float, limits.BIAS] = 0.0
     symmetric: bool = True
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def of_pairs(self) -> PairLoss:
         """Return the loss of similarities.
@@ -51,32 +57,38 @@ class Privacy:
 
     Attributes:
         epsilon: target; None takes `noise_multiplier` as it is.
-        delta: None takes 1 / (10 N).
-        expected_batch_size, steps, clip_norm, clip: of the plan.
+        delta: None takes 1 / (10 N), where that is small enough.
+        expected_batch_size: of the plan; None: `usual_batch_size`, or all records where there are fewer.
+        usual_batch_size: see there; what a recipe takes.
+        steps, clip_norm, clip: of the plan.
         sampler: "poisson" or "fixed".
         cap: largest number of records in a Poisson draw; None: no limit, and for pairs, whose noise grows with it, the
             number that a draw passes with probability 1e-18.
         unit: what is clipped: "example", "group" or "pair".
         num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
-        group_size: see there.
+        group_size: see there; not read where `num_groups` is given.
         views: rows that a drawn record gives, to its group or clipped together.
         norms: of the unit pair: "exact", or "bound" by the triangle inequality.
     """
 
-    epsilon: float | None = 8.0
-    delta: float | None = None
-    noise_multiplier: float | None = None
-    expected_batch_size: int = 2048
-    steps: int = 400
-    clip_norm: float = 1.0
+    epsilon: Annotated[float | None, limits.EPSILON] = 8.0
+    delta: Annotated[float | None, limits.DELTA] = None
+    noise_multiplier: Annotated[float | None, limits.NOISE] = None
+    expected_batch_size: Annotated[int | None, limits.BATCH] = None
+    usual_batch_size: Annotated[int, limits.BATCH] = 2048
+    steps: Annotated[int, limits.STEPS] = 400
+    clip_norm: Annotated[float, limits.CLIP_NORM] = 1.0
     clip: str = "flat"
     sampler: str = "poisson"
-    cap: int | None = None
+    cap: Annotated[int | None, limits.CAP] = None
     unit: str = "example"
-    num_groups: int | None = None
-    group_size: float = 16.0
-    views: int = 1
+    num_groups: Annotated[int | None, limits.GROUPS] = None
+    group_size: Annotated[float, limits.GROUP_SIZE] = _GROUP_SIZE
+    views: Annotated[int, limits.VIEWS] = 1
     norms: str = "exact"
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def plan(self, num_records: int, loss: Loss | None = None) -> Plan:
         """Return the plan for `num_records`, calibrated to `epsilon` where no noise multiplier is given.
@@ -86,10 +98,13 @@ class Privacy:
             loss: of the run; the unit pair takes its bounds from it.
 
         Raises:
-            BadInput: neither or both of epsilon and noise_multiplier, or numbers that contradict each other.
+            BadInput: neither or both of epsilon and noise_multiplier, or numbers that contradict each other or the
+                number of records.
         """
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise BadInput("give one of --epsilon and --noise-multiplier.")
+        if self.delta is None and self.noise_multiplier != 0.0:  # without noise nothing is claimed
+            check_default_delta(num_records)
         sampler = self._sampler(num_records)
         unit = self._unit(sampler, loss or Loss())
         delta = cast(float, self.delta)  # None becomes 1 / (10 N)
@@ -97,9 +112,23 @@ class Privacy:
         accountant = "pld" if self.sampler == "poisson" else "rdp"
         return plan if self.epsilon is None else plan.calibrated(epsilon=self.epsilon, accountant=accountant)
 
+    @property
+    def batch_size(self) -> int:
+        """The expected batch size where there are records enough."""
+        return self.usual_batch_size if self.expected_batch_size is None else self.expected_batch_size
+
     def _sampler(self, num_records: int) -> Sampler:
-        batch = min(self.expected_batch_size, num_records)
+        if self.sampler not in ("poisson", "fixed"):
+            raise BadInput(f"--sampler is poisson or fixed, got {self.sampler!r}.")
+        if self.expected_batch_size is not None and self.expected_batch_size > num_records:
+            raise BadInput(
+                f"--expected-batch-size {self.expected_batch_size} exceeds the number of records, {num_records}: "
+                "choose a smaller one, or leave it out."
+            )
+        batch = min(self.batch_size, num_records)
         if self.sampler == "fixed":
+            if self.cap is not None:
+                raise BadInput("--cap belongs to --sampler poisson: a batch of fixed size has no larger draw.")
             return FixedSize(num_records=num_records, batch_size=batch)
         cap = self.cap
         if cap is None and self.unit == "pair":
@@ -114,10 +143,29 @@ class Privacy:
         if self.unit == "example":
             return Example(**clip, views=self.views)
         if self.unit == "group":
-            groups = self.num_groups or max(1, round(sampler.divisor / self.group_size))
-            return Group(**clip, num_groups=groups, views=self.views)
+            return Group(**clip, num_groups=self._groups(sampler.divisor), views=self.views)
         if self.unit != "pair":
             raise BadInput(f"the unit is example, group or pair, got {self.unit!r}.")
         if self.clip != "flat":
             raise BadInput("pairs are clipped flat: leave out --clip.")
         return Pair(clip_norm=self.clip_norm, loss=loss.of_pairs(), norms=self.norms)  # pyright: ignore[reportArgumentType]
+
+    def _groups(self, batch: float) -> int:
+        """Return the number of groups of a step of `batch` expected records."""
+        if self.num_groups is None:
+            if self.group_size > batch and self.group_size != _GROUP_SIZE:
+                raise BadInput(f"--group-size {self.group_size:g} exceeds the expected batch size, {batch:g}.")
+            return max(1, round(batch / self.group_size))
+        if self.num_groups > batch:
+            raise BadInput(f"--num-groups {self.num_groups} exceeds the expected batch size, {batch:g}.")
+        return self.num_groups
+
+
+def check_default_delta(num_records: int) -> None:
+    """Raise BadInput where 1 / (10 N), which is taken where no delta is given, is too large for a claim."""
+    delta = 1.0 / (10.0 * num_records)
+    if delta > _LARGEST_DELTA:
+        raise BadInput(
+            f"{num_records} records are so few that the default delta 1 / (10 N) is {delta:.2g}: give --delta (below "
+            f"{_LARGEST_DELTA:g}), and check that the records are counted as meant (--owner-column)."
+        )

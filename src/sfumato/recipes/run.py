@@ -3,9 +3,11 @@
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, limits
+from sfumato.base.ranges import Real, check_ranges
+from sfumato.base.reason import reason
 from sfumato.plan import Plan
 from sfumato.recipes.privacy import Loss, Privacy
 
@@ -37,13 +39,13 @@ class Data:
     caption_column: str | None = None
     owner_column: str | None = None
     label_column: str | None = None
-    holdout: float = 0.0
-    window: tuple[float, float] | None = None
-    max_pixels: int | None = None
+    holdout: Annotated[float, limits.HOLDOUT] = 0.0
+    window: Annotated[tuple[float, float] | None, limits.WINDOW] = None
+    max_pixels: Annotated[int | None, limits.PIXELS] = None
     missing: str = "error"
     public: bool = False
-    num: int | None = None
-    seed: int = 0
+    num: Annotated[int | None, limits.SCENES] = None
+    seed: Annotated[int, limits.SEED] = 0
     scenes: str = "mixed"
     kinds: tuple[str, ...] = ()
     templates: tuple[str, ...] = ()
@@ -52,6 +54,11 @@ class Data:
     question_column: str | None = None
     answer_column: str | None = None
     kind_column: str | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise BadInput(f"--window is LOW HIGH with LOW below HIGH, got {self.window[0]:g} {self.window[1]:g}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,29 +87,35 @@ class Model:
 
     kind: str = "captioner"
     size: str | None = None
-    image_size: int = 224
-    channels: int = 3
-    max_tokens: int | None = None
+    image_size: Annotated[int, limits.IMAGE_SIZE] = 224
+    channels: Annotated[int, limits.CHANNELS] = 3
+    max_tokens: Annotated[int | None, limits.TOKENS] = None
     init: str | None = None
     train: str = "all"
     vocabulary: str | None = None
     public_text: str | None = None
     strip_accents: bool | None = None
-    dropout: float = 0.0
+    dropout: Annotated[float, limits.DROPOUT] = 0.0
     checkpointing: bool = False
-    embed_dim: int | None = None
+    embed_dim: Annotated[int | None, limits.EMBED_DIM] = None
     train_temperature: bool = False
-    seed: int = 0
+    seed: Annotated[int, limits.SEED] = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
     """Small trained parts on frozen weights, where `train` of the model asks for one: see `sfumato.models.Adapter`."""
 
-    rank: int = 8
-    alpha: float = 16.0
+    rank: Annotated[int, limits.RANK] = 8
+    alpha: Annotated[float, limits.ALPHA] = 16.0
     targets: tuple[str, ...] = ()
     frozen_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +129,14 @@ class Asking:
         image_size: side of the pictures that the model sees, where it leaves a choice; None: its own.
     """
 
-    max_question: int = 24
-    max_answer: int = 8
+    max_question: Annotated[int, limits.TOKENS] = 24
+    max_answer: Annotated[int, limits.TOKENS] = 8
     prompt: str | None = None
     question: str | None = None
-    image_size: int | None = None
+    image_size: Annotated[int | None, limits.IMAGE_SIZE] = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,24 +159,32 @@ class Training:
     """
 
     optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.005
-    beta1: float = 0.9
-    beta2: float = 0.95
-    warmup_steps: int = 20
-    final_rate: float = 0.0
-    ema_decay: float | None = None
-    micro_batch_size: int = 64
-    num_workers: int = 0
+    learning_rate: Annotated[float, limits.RATE] = 1e-3
+    weight_decay: Annotated[float, limits.DECAY] = 0.005
+    beta1: Annotated[float, Real(0.0, 1.0, below=True, name="beta1")] = 0.9
+    beta2: Annotated[float, Real(0.0, 1.0, below=True, name="beta2")] = 0.95
+    warmup_steps: Annotated[int, limits.SCHEDULE] = 20
+    final_rate: Annotated[float, limits.SHARE] = 0.0
+    ema_decay: Annotated[float | None, limits.AVERAGE] = None
+    micro_batch_size: Annotated[int, limits.MICRO_BATCH] = 64
+    num_workers: Annotated[int, limits.WORKERS] = 0
     precision: str = "float32"
-    loss_scale: float = 1.0
+    loss_scale: Annotated[float, limits.LOSS_SCALE] = 1.0
     augment: str | None = None
     flip: bool | None = None
     vary_captions: bool = True
     jitter: bool = False
-    crop_scale: tuple[float, float] = (0.2, 1.0)
-    mean: tuple[float, ...] = (0.5,)
-    std: tuple[float, ...] = (0.5,)
+    crop_scale: Annotated[tuple[float, float], Real(0.0, 1.0, above=True, name="crop_scale")] = (0.2, 1.0)
+    mean: Annotated[tuple[float, ...], Real(-1e3, 1e3, name="mean")] = (0.5,)
+    std: Annotated[tuple[float, ...], Real(1e-6, 1e3, name="std")] = (0.5,)
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.learning_rate * self.weight_decay >= 1.0:
+            raise BadInput(
+                f"--weight-decay {self.weight_decay:g} at --learning-rate {self.learning_rate:g} takes all of every "
+                "weight away in one step: their product must be below 1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +229,9 @@ class Run:
         try:
             made = {name: kind(**_tuples(values.get(name, {}))) for name, kind in PARTS.items()}
             return cls(recipe=values["recipe"], out=out, private=values["private"], **made)
-        except (KeyError, TypeError) as error:
-            raise BadInput(f"{out / 'run.json'} is not a run of this version of sfumato: {error}.") from error
+        except (AttributeError, KeyError, TypeError, BadInput) as error:
+            why = reason(error)
+            raise BadInput(f"{out / 'run.json'} is not a run of this version of sfumato: {why}.") from error
 
 
 PARTS: dict[str, Any] = {

@@ -1,20 +1,25 @@
 """The trade-off of batch and group clipping in the linear setting: real plans, predicted and simulated errors."""
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from sfumato import report, theory
-from sfumato.base import BadInput, seeds
+from sfumato.base import BadInput, limits, seeds
+from sfumato.base.ranges import Real, Whole, check_ranges, flag
 from sfumato.plan import Group, Plan
 from sfumato.sampling import Poisson
 
 log = logging.getLogger(__name__)
 
 Rows = list[dict[str, Any]]
+_MOST_NUMBERS = 4 * 10**9
+_SECONDS_OF_A_NUMBER = 2e-9  # of a step: a row times its width, on one core
+_MOST_SECONDS = 7 * 86_400
 AXES = ("epsilon", "num_records", "dim", "rank", "signal")
 _WORDS = {
     "epsilon": "epsilon",
@@ -45,30 +50,44 @@ class Sweep:
         BadInput: a list is empty or repeats a value, or a number is out of its range.
     """
 
-    epsilon: tuple[float, ...]
-    num_records: tuple[int, ...]
-    dim: tuple[int, ...]
-    rank: tuple[int, ...]
-    signal: tuple[float, ...]
-    batch_size: float
-    steps: int
-    num_groups: int
-    clip_norm: float
-    start_angle: float
-    repeats: int
-    seed: int
+    epsilon: Annotated[tuple[float, ...], limits.EPSILON]
+    num_records: Annotated[tuple[int, ...], Whole(2, 10**9)]
+    dim: Annotated[tuple[int, ...], Whole(2, 10_000)]
+    rank: Annotated[tuple[int, ...], Whole(1, 5_000)]
+    signal: Annotated[tuple[float, ...], Real(1e-6, 1e6)]
+    batch_size: Annotated[float, Real(0.0, 1e9, above=True)]
+    steps: Annotated[int, limits.STEPS]
+    num_groups: Annotated[int, limits.GROUPS]
+    clip_norm: Annotated[float, limits.CLIP_NORM]
+    start_angle: Annotated[float, Real(0.0, math.pi / 2, below=True)]
+    repeats: Annotated[int, Whole(1, 10_000)]
+    seed: Annotated[int, limits.SEED]
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         for axis in AXES:
             values = getattr(self, axis)
             if not values or len(set(values)) < len(values):
-                raise BadInput(f"{axis} needs one or more different values, got {list(values)}.")
-            if not all(0 < value < float("inf") for value in values):
-                raise BadInput(f"{axis} must be positive and finite, got {list(values)}.")
-        if self.repeats < 1:
-            raise BadInput(f"repeats must be at least 1, got {self.repeats}.")
-        if self.seed < 0:
-            raise BadInput(f"seed must not be negative, got {self.seed}.")
+                raise BadInput(f"{flag(axis)} needs one or more different values, got {list(values)}.")
+        self._check_work()
+
+    def _check_work(self) -> None:
+        """Raise BadInput, with the estimate, for a sweep that does not fit into memory or does not end."""
+        points = list(self.points)
+        numbers = 2 * self.repeats * max(point["num_records"] * point["dim"] for point in points)
+        if numbers > _MOST_NUMBERS:
+            raise BadInput(
+                f"--num-records, --dim and --repeats make {8 * numbers / 1e9:,.0f} GB of data at once, more than "
+                f"{8 * _MOST_NUMBERS / 1e9:,.0f} GB: choose smaller ones."
+            )
+        rows = 2 * self.steps * self.repeats * (self.batch_size + self.num_groups)
+        seconds = rows * sum(point["dim"] for point in points) * _SECONDS_OF_A_NUMBER
+        if seconds > _MOST_SECONDS:
+            raise BadInput(
+                f"{len(points)} points of --steps {self.steps:,}, --batch-size {self.batch_size:g}, --num-groups "
+                f"{self.num_groups:,} and --repeats {self.repeats:,} take about {seconds / 86_400:,.0f} days: choose "
+                "smaller ones."
+            )
 
     @property
     def points(self) -> Iterator[dict[str, Any]]:

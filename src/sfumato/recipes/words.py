@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sfumato import data, models
 from sfumato.base import BadInput
+from sfumato.base.texts import read_text
 from sfumato.recipes.run import Run
 
 log = logging.getLogger(__name__)
@@ -59,9 +60,9 @@ def tokenizer_of(run: Run, train: data.Captioned) -> tuple[models.Tokenizer, str
         ), f"the file {Path(settings.vocabulary).name}"
     if settings.public_text:
         path = Path(settings.public_text)
-        if not path.is_file():
-            raise BadInput(f"--public-text: there is no file {path}.")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, "--public-text").splitlines()
+        if not any(line.strip() for line in lines):
+            raise BadInput(f"--public-text: {path} holds no text.")
         return _built(lines, run), f"built from {path.name}, declared public"
     if settings.init and _has_tokenizer(Path(settings.init)) and not train.public:
         check_own_words(run)

@@ -3,6 +3,7 @@
 from sfumato.train.ema import WeightAverage
 from sfumato.train.facts import card_facts, planned_facts, record_look
 from sfumato.train.fingerprint import differences, flatten
+from sfumato.train.finite import check_finite
 from sfumato.train.folder import RunFolder
 from sfumato.train.loader import DrawnBatch, Loader, loader
 from sfumato.train.loop import Finished, Progress, Trainer
@@ -26,6 +27,7 @@ __all__ = [
     "WeightAverage",
     "World",
     "card_facts",
+    "check_finite",
     "check_folder",
     "differences",
     "flatten",

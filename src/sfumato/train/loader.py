@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from sfumato.base import BadInput
 from sfumato.mechanisms import MicroBatch
@@ -63,9 +63,9 @@ def loader(
         prefetch_factor: micro-batches made ahead by each worker.
 
     Raises:
-        BadInput: the data set has not the number of records that the plan declares, or an owner has no row; or rows at
-            fixed places (16 at most are tried) cannot be read, or differ in keys, types or shapes. A row that is found
-            to be so later is a private matter: it contributes nothing.
+        BadInput: the data set is iterable only, or has not the number of records that the plan declares, or an owner
+            has no row; or rows at fixed places (16 at most are tried) cannot be read, or differ in keys, types or
+            shapes. A row that is found to be so later is a private matter: it contributes nothing.
     """
     if micro_batch_size < 1:
         raise BadInput(f"micro_batch_size must be >= 1, got {micro_batch_size}.")
@@ -75,6 +75,11 @@ def loader(
     owners = getattr(dataset, "owners", None)
     if owners is not None and any(len(rows) == 0 for rows in owners):
         raise BadInput("dataset.owners names an owner without a row: leave it out, and count N without it.")
+    if not _has_numbered_rows(dataset):
+        raise BadInput(
+            f"the data set is a {type(dataset).__name__}, which is iterated over: records are drawn by number, so it "
+            "needs a length and dataset[index] (a map-style data set), such as list(dataset)."
+        )
     num_records = len(dataset if owners is None else owners)
     declared = private.plan.sampler.num_records
     if declared not in (None, num_records):
@@ -96,6 +101,12 @@ def loader(
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
     )
+
+
+def _has_numbered_rows(dataset: Any) -> bool:
+    """Whether a data set gives its rows by number, and says how many records there are."""
+    by_number = hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
+    return (hasattr(dataset, "draw") or by_number) and (hasattr(dataset, "__len__") or hasattr(dataset, "owners"))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

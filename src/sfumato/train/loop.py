@@ -15,6 +15,7 @@ from sfumato.mechanisms import ClipFactor, LossFn
 from sfumato.plan import Plan
 from sfumato.train import log
 from sfumato.train.ema import WeightAverage
+from sfumato.train.finite import check_finite
 from sfumato.train.loader import DrawnBatch, loader
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.rows import CollateFn
@@ -105,6 +106,8 @@ class Trainer:
 
         Raises:
             Stopped: a process of the run was killed; the same call again resumes.
+            BadInput: the released weights are not finite any more: the steps done are charged, and no checkpoint holds
+                these weights.
         """
         with lost_workers(), self._private() as private:
             average = WeightAverage(self.model, self.ema_decay) if self.ema_decay else None
@@ -150,6 +153,7 @@ class Trainer:
             private.backward(step, micro_batches)
             self._update(average)
             done = step + 1
+            check_finite(self.model, done)  # before a checkpoint takes them over
             if done % self.checkpoint_every == 0 or done == total:
                 extra = {"average": average.weights} if average else {}
                 private.save(self.optimizer, self.scheduler, extra, keep_last=self.keep_last)

@@ -19,6 +19,7 @@ from sfumato.mechanisms.embedded import Embedded, all_ranks, back, embed, kept, 
 from sfumato.mechanisms.group_loss import cotangents
 from sfumato.plan import Plan
 from sfumato.train import fingerprint
+from sfumato.train.finite import check_finite
 from sfumato.train.keys import Keys, public_seed
 from sfumato.train.loader import loader
 from sfumato.train.rows import CollateFn, seeded
@@ -97,6 +98,7 @@ def train_without_privacy(
         if scheduler is not None:
             scheduler.step()
         optimizer.zero_grad()
+        check_finite(model, step + 1)
         if on_step:
             on_step(step + 1, total / max(rows, 1))
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from sfumato.base import BadInput
+from sfumato.base.reason import reason
 from sfumato.models.captioner import evaluating
 from sfumato.models.families.decoder import Decoder
 from sfumato.models.families.family import QUESTION, Rows, Setup, require_positions
@@ -116,8 +116,8 @@ def read_coca(folder: Path) -> tuple[nn.Module, CocaProcessor, dict[str, Any]]:
     try:
         model = open_clip_module().CoCa(**settings)
         open_clip_module().load_checkpoint(model, str(file), weights_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError, AssertionError, SafetensorError) as error:
-        raise BadInput(f"the weights in {file} do not fit: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # a library raises anything on a broken file
+        raise BadInput(f"the weights in {file} do not fit: {reason(error)}.") from error
     return model, _processor(config, content.get("preprocess_cfg", {})), config
 
 

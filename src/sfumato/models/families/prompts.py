@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sfumato.base import BadInput, UndecodableRow
+from sfumato.base.reason import named
 from sfumato.models.families.family import QUESTION, Setup
 from sfumato.models.families.pictures import as_rgb, squared
 
@@ -161,4 +162,4 @@ def _pixels(image_processor: Any, pixels: Tensor) -> Tensor:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return named(error)
