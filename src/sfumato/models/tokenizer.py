@@ -160,6 +160,8 @@ class Tokenizer:
     def from_vocab(file: str | Path) -> "Tokenizer":
         """Read a WordPiece vocabulary, one token a line (BERT's `vocab.txt`); lower-cased text is expected."""
         path = Path(file)
+        if not path.is_file():
+            raise BadInput(f"there is no vocabulary file {path}.")
         tokens = [line.rstrip("\r") for line in read_text(path, "the vocabulary").split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
