@@ -20,7 +20,7 @@ from sfumato.recipes import Run, dp_vqa
 PUBLIC_TEXT = "what color is it? is it red? which colour is the spot? red green blue yes no maybe\n"
 SECRET_WORD = "zyzzyva"  # in the private questions alone
 TINY = {  # flags of every run by the command
-    "--expected-batch-size": 6, "--steps": 2, "--noise-multiplier": 1, "--micro-batch-size": 8,
+    "--expected-batch-size": 6, "--steps": 2, "--noise-multiplier": 1, "--delta": 1e-4, "--micro-batch-size": 8,
     "--max-question": 12, "--max-answer": 3,
 }  # fmt: skip
 SCRATCH = {"--image-size": 16, "--size": "micro"}

@@ -179,6 +179,8 @@ class Tokenizer:
             BadInput: there is no such file, or it is no WordPiece vocabulary.
         """
         path = Path(file)
+        if not path.is_file():
+            raise BadInput(f"there is no vocabulary file {path}.")
         tokens = [line.rstrip("\r") for line in read_text(path, "the vocabulary").split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
