@@ -150,12 +150,10 @@ def flip(path: Path, place: int = -1) -> None:
     path.write_bytes(raw)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "vocab.txt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json"])
 @pytest.mark.parametrize("command", ["evaluate", "predict", "report", "export", "finetune", "init"])
 def test_a_flipped_bit_is_found_by_whatever_reads(run: Path, tmp_path: Path, name: str, command: str, capsys) -> None:
     path = run / "export" / name
-    if not path.is_file():
-        pytest.skip("not a file of this export")
     flip(path, len(path.read_bytes()) // 2)
     picture = tmp_path / "picture.png"
     picture.write_bytes(b"")
