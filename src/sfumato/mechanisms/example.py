@@ -16,7 +16,7 @@ from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Ta
 from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation, MeasureOnce
 from sfumato.mechanisms.group import add_whole
-from sfumato.mechanisms.group_loss import OfRows
+from sfumato.mechanisms.group_loss import OfRows, group_loss
 from sfumato.norms import ClippedSum
 from sfumato.plan import Example, Unit
 
@@ -90,7 +90,7 @@ def clip_rows(
     valid = micro_batch.valid
     return clip_jointly_or_parted(
         computation,
-        OfRows(computation, computation.loss_fn),
+        group_loss(computation),
         micro_batch,
         [(place,) for place in range(len(valid))],
         valid,

@@ -46,13 +46,12 @@ class Part:
 
 
 class GroupLoss(Protocol):
-    """The mean loss of the rows of each group.
+    """The mean loss of the rows of each group."""
 
-    Attributes:
-        rows: (model, batch) -> what the model makes of rows: their losses, or their embeddings.
-    """
-
-    rows: Callable[[Any, Any], Any]
+    @property
+    def rows(self) -> Callable[[Any, Any], Any]:
+        """(model, batch) -> what the model makes of rows: their losses, or their embeddings."""
+        ...
 
     def whole(self, micro_batch: MicroBatch, sizes: list[int]) -> Combine:
         """Return what `rows` made -> (G,): the mean over each group's rows, `sizes` in number; 0 where none is valid.
