@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato import norms
 from sfumato.base import BadInput, Refused
+from sfumato.mechanisms import Engine
 from sfumato.train import PrivateGradients, loader
 from sfumato.train.guard import StepGuard
 
@@ -271,6 +272,36 @@ def test_groups_refuse_embeddings_that_are_not_normalised(tmp_path: Path) -> Non
         batches = loader(harness.make_table(), private, micro_batch_size=4)
         with pytest.raises(Refused, match="unit norm"):
             private.backward(*next(iter(batches)))
+
+
+@pytest.mark.parametrize("unit", ["example", "group", "pair"])
+def test_a_fault_of_the_mechanism_is_raised_before_the_first_step(unit: str, tmp_path: Path) -> None:
+    """At a step it would be taken for rows that fail: every sum zero, and a model of noise alone."""
+    loss = sf.InfoNCE(temperature=0.5)
+    units = {
+        "example": sf.Example(clip_norm=0.5),
+        "group": sf.Group(clip_norm=0.5, num_groups=2),
+        "pair": sf.Pair(clip_norm=0.5, loss=loss, largest_draw=64),
+    }
+    calls = []
+
+    def breaks(name: str) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            calls.append(name)
+            raise IndexError("dimension out of range")
+
+        return call
+
+    def embed(model: nn.Module, rows: Any) -> tuple[Tensor, Tensor]:
+        return F.normalize(model(rows[0]), dim=1), F.normalize(model(rows[1]), dim=1)
+
+    engine = Engine(clipped_sum=breaks("sum"), pair_jacobians=breaks("jacobians"))
+    loss_fn = harness.loss_fn if unit == "example" else sf.Contrast(embed=embed, loss=loss)
+    plan = harness.make_plan(unit=units[unit], steps=2)
+    private = PrivateGradients(harness.make_model(), loss_fn, plan, out=tmp_path / "run", seed=7, engine=engine)
+    with private, pytest.raises(Refused, match="certified cannot be clipped"):
+        private.backward(*next(iter(loader(harness.make_table(), private, micro_batch_size=4))))
+    assert calls
 
 
 # ---------------------------------------------------------------- a record's value ends nothing

@@ -4,88 +4,30 @@ The sums of the mechanisms are compared with loops over single rows that use aut
 sort, pack or branch by value, and with hostile rows among them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tests.guarantees import paths
+from tests.guarantees import alone, paths
+from tests.guarantees.alone import SIZES, C, Loss, clipped, close, examples, micro_batches, works
 from tests.guarantees.paths import Batch
 from torch import Tensor
 
 import sfumato as sf
-from sfumato import norms
 from sfumato.base import Refused
 from sfumato.losses.contrast import Contrast
-from sfumato.mechanisms import Computation, MeasureOnce, MicroBatch, Ranks, clip_batch, clip_factor
-from sfumato.mechanisms.clip import MARGIN
+from sfumato.mechanisms import Computation, MeasureOnce
 from sfumato.plan import Unit
 
-C = 0.5
-SIZES = (1, 3, 8, 32)
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-Loss = Callable[[Any, Batch], Any]
 
-
-def micro_batches(rows: Sequence[Batch], size: int, groups: int | None) -> list[MicroBatch]:
-    found = []
-    for start in range(0, len(rows), size):
-        part = list(rows[start : start + size])
-        count = len(part)
-        place = torch.arange(size)
-        valid = place < count
-        own = torch.where(valid, start + place, -1)
-        found.append(
-            MicroBatch(
-                batch=norms.joined(part + [part[0]] * (size - count)),
-                valid=valid,
-                groups=None if groups is None else torch.where(valid, own // groups, -1),
-                records=None if groups is None else own,
-            )
-        )
-    return found
-
-
-class Run:
-    """A model that was certified at a size, and the sums of its mechanism."""
+class Run(alone.Run):
+    """Of the words model."""
 
     def __init__(self, loss: Any, unit: Unit, size: int, dtype: torch.dtype = torch.float32, **options: Any) -> None:
-        self.unit, self.size = unit, size
-        self.computation = Computation(model=paths.Words().to(dtype), loss_fn=loss, **options)
-        self.measure = MeasureOnce(self.computation)
-        template = micro_batches([paths.row(0)] * size, size, None)[0]
-        self.measure.before(0, template)
-
-    def sums(self, rows: Sequence[Batch], groups: int | None = None) -> Tensor:
-        clipped, self.tally = clip_batch(
-            self.computation, micro_batches(rows, self.size, groups), self.unit, clip_factor(self.unit),
-            measure=self.measure, reduce=lambda flat: None, reseed=lambda chunk: None, ranks=Ranks(), batch_size=8.0,
-        )  # fmt: skip
-        return torch.cat([clipped.sums[name].flatten() for name in self.computation.parameters])
-
-
-def clipped(model: Any, value: Tensor, clip_norm: float = C) -> Tensor:
-    parameters = list(model.parameters())
-    grads = torch.autograd.grad(value, parameters, allow_unused=True)
-    flat = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in zip(grads, parameters)])
-    norm = float(flat.double().norm())
-    if not (value.isfinite() and norm < float("inf")):
-        return torch.zeros_like(flat).double()
-    return flat.double() * min(1.0, clip_norm * (1 - MARGIN) / max(norm, 1e-30))
-
-
-def works(loss: Loss, model: Any, row: Batch) -> Any:
-    try:
-        return loss(model, row)
-    except Exception:
-        return None
-
-
-def loop(model: Any, loss: Loss, rows: Sequence[Batch]) -> Tensor:
-    """Return the clipped sum over single rows; one that raises adds nothing."""
-    values = [works(loss, model, row) for row in rows]
-    return torch.stack([clipped(model, value[0]) for value in values if value is not None]).sum(0)
+        computation = Computation(model=paths.Words().to(dtype), loss_fn=loss, **options)
+        super().__init__(computation, unit, size, paths.row(0))
 
 
 def options_of(name: str) -> dict[str, Any]:
@@ -95,10 +37,6 @@ def options_of(name: str) -> dict[str, Any]:
 def variants(rows: list[Batch]) -> dict[str, list[Batch]]:
     """The rows, and with one of them exchanged for each hostile one."""
     return {"none": rows, **{name: [*rows[:4], row, *rows[5:]] for name, row in paths.HOSTILE.items()}}
-
-
-def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> bool:
-    return bool((found.cpu() - wanted).norm() <= TOLERANCE[dtype] * max(float(wanted.norm()), C))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -112,7 +50,7 @@ def test_examples_add_what_they_add_alone(name: str, size: int, dtype: torch.dty
         return
     run = Run(loss, sf.Example(clip_norm=C), size, dtype, **options_of(name))
     for changed, rows in variants(paths.rows(10)).items():
-        assert close(run.sums(rows), loop(run.computation.model, loss, rows), dtype), changed
+        assert close(run.sums(rows), examples(run.computation.model, loss, rows), dtype), changed
 
 
 @pytest.mark.parametrize("size", [4, 8])
@@ -120,13 +58,8 @@ def test_examples_add_what_they_add_alone(name: str, size: int, dtype: torch.dty
 def test_groups_add_what_their_rows_add_alone(name: str, size: int) -> None:
     loss = paths.LOSSES[name]
     run = Run(loss, sf.Group(clip_norm=C, num_groups=4), size)
-    model = run.computation.model
     for changed, rows in variants(paths.rows(12)).items():
-        wanted = torch.zeros(sum(p.numel() for p in model.parameters()), dtype=torch.float64)
-        for start in range(0, len(rows), 2):
-            values = [works(loss, model, row) for row in rows[start : start + 2]]
-            fit = [value[0] for value in values if value is not None and bool(value.isfinite())]
-            wanted += clipped(model, torch.stack(fit).sum() / 2) if fit else 0.0
+        wanted = alone.groups(run.computation.model, loss, rows, 2)
         assert close(run.sums(rows, groups=2), wanted, torch.float32), changed
 
 
@@ -145,13 +78,17 @@ def test_embeddings_are_those_of_single_rows(name: str, size: int, unit: str) ->
         with pytest.raises(Refused, match="another path"):
             Run(contrast, units[unit], size)
         return
+    if name == "embed_packed" and unit == "pair":
+        with pytest.raises(Refused, match="depends on the row's values"):
+            Run(contrast, units[unit], size)
+        return
     run = Run(contrast, units[unit], size)
     for changed, rows in variants(paths.rows(6)).items():
         used = [row for row in rows if works(honest.embed, run.computation.model, row) is not None]
         if unit == "group" and size < len(rows):
             continue  # in parts: another test
-        alone = Run(honest, units[unit], 1) if unit == "pair" else None
-        wanted = pairs_of(run, honest, used) if alone is None else alone.sums(rows, groups=len(rows))
+        single = Run(honest, units[unit], 1) if unit == "pair" else None
+        wanted = pairs_of(run, honest, used) if single is None else single.sums(rows, groups=len(rows))
         assert close(run.sums(rows, groups=len(rows)), wanted, torch.float32), changed
 
 
@@ -171,12 +108,7 @@ def test_a_group_in_parts_takes_hostile_rows() -> None:
     model = run.computation.model
 
     def parts(given: list[Batch]) -> Tensor:
-        made = [replace(one, in_parts=True) for one in micro_batches(given, 4, 8)]
-        found, run.tally = clip_batch(
-            run.computation, made, run.unit, clip_factor(run.unit), measure=run.measure, reduce=lambda flat: None,
-            reseed=lambda chunk: None, ranks=Ranks(), batch_size=8.0,
-        )  # fmt: skip
-        return torch.cat([found.sums[name].flatten() for name in run.computation.parameters])
+        return run.of([replace(one, in_parts=True) for one in micro_batches(given, 4, 8)])
 
     for given in (rows, hostile):
         fit = [value[0] for row in given if (value := works(loss, model, row)) is not None]

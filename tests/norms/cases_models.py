@@ -23,8 +23,9 @@ def _captioner(checkpointing: bool = False, attention: str = "sdpa") -> Case:
     )
     model.config.decoder_start_token_id, model.config.pad_token_id = 1, 0
     if checkpointing:
-        model.encoder.gradient_checkpointing_enable({"use_reentrant": False})
-        model.decoder.gradient_checkpointing_enable({"use_reentrant": False})
+        for part in (model.encoder, model.decoder):
+            name = "activation_checkpointing_enable"  # in transformers before 5.24 under the other name
+            getattr(part, name, part.gradient_checkpointing_enable)({"use_reentrant": False})
         model.train()
 
     def loss_fn(model: Any, batch: dict[str, Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from sfumato.mechanisms.embedded import Ranks
 from sfumato.mechanisms.example import clip_examples
 from sfumato.mechanisms.group import clip_groups
 from sfumato.mechanisms.pair import clip_pairs
+from sfumato.mechanisms.rehearse import rehearse
 from sfumato.mechanisms.release import Released, release
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "clip_groups",
     "clip_pairs",
     "flat",
+    "rehearse",
     "release",
 ]

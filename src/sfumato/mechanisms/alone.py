@@ -24,6 +24,7 @@ from sfumato import norms
 from sfumato.mechanisms.batch import MicroBatch
 from sfumato.mechanisms.clip import ClipFactor
 from sfumato.mechanisms.computation import Computation
+from sfumato.mechanisms.silence import keep_silent
 from sfumato.norms import ClippedSum
 
 Reseed = Callable[[int], None]
@@ -83,7 +84,8 @@ def clip_jointly_or_parted(
     reseed(-1)
     try:
         return Parted(result=joint(micro_batch, used), failed=torch.zeros_like(micro_batch.valid))
-    except Exception:
+    except Exception as error:
+        keep_silent(error)
         return clip_parted(computation, loss, micro_batch, units, used, measured, factor, joint, reseed)
 
 

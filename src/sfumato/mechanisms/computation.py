@@ -82,18 +82,25 @@ _REPEATED = 16  # certification is repeated at the powers of this step
 
 
 class MeasureOnce:
-    """Certifies a computation at the first micro-batch that there is, and again when there is reason to."""
+    """Certifies a computation at the first micro-batch that there is, and again when there is reason to.
 
-    def __init__(self, computation: Computation) -> None:
-        self._computation = computation
+    Args:
+        rehearse: called with what was measured and the micro-batch that it was measured for; see `rehearse`.
+    """
+
+    def __init__(
+        self, computation: Computation, rehearse: Callable[[Any, MicroBatch], None] = lambda measured, micro_batch: None
+    ) -> None:
+        self._computation, self._rehearse = computation, rehearse
         self._answer: Any = None
         self._look: Any = None
 
     def __call__(self, micro_batch: MicroBatch) -> Any:
         """Return what was measured."""
         if self._answer is None:
-            self._answer = self._computation.measure(micro_batch)
-            self._look = _look(self._computation.model)
+            answer = self._computation.measure(micro_batch)
+            self._rehearse(answer, micro_batch)
+            self._answer, self._look = answer, _look(self._computation.model)
         return self._answer
 
     def before(self, step: int, template: MicroBatch | None) -> None:

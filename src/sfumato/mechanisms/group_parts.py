@@ -20,6 +20,7 @@ from sfumato.mechanisms.clip import ClipFactor, check_factors
 from sfumato.mechanisms.computation import Computation
 from sfumato.mechanisms.embedded import Embedded, Ranks, Reseed, all_ranks
 from sfumato.mechanisms.group_loss import GroupLoss, Part
+from sfumato.mechanisms.silence import keep_silent
 from sfumato.plan import Group
 
 
@@ -34,7 +35,8 @@ def first_pass(
     reseed(-1)
     try:
         return loss.first(micro_batch, measured), 0
-    except Exception:  # off the certified paths, or a row that the model does not take: each row alone
+    except Exception as error:  # off the certified paths, or a row that the model does not take: each row alone
+        keep_silent(error)
         made = rows_alone(loss, computation, micro_batch, micro_batch.valid, reseed)
         raised = int(micro_batch.valid.sum()) - len(made)
         return (loss.first_alone(micro_batch, made) if made else None), raised
@@ -53,7 +55,8 @@ def second_pass(
     reseed(-1)
     try:
         return loss.part(micro_batch, measured, usable, places)
-    except Exception:
+    except Exception as error:
+        keep_silent(error)
         return _alone(loss, computation, micro_batch, usable, places, reseed)
 
 

@@ -41,6 +41,7 @@ from sfumato.mechanisms.embedded import (
     kept,
     only_fit,
 )
+from sfumato.mechanisms.silence import keep_silent
 from sfumato.plan import Pair
 
 _JACOBIAN_BYTES = 16 << 30  # of a machine of 24 GB
@@ -131,7 +132,8 @@ def _back(
     reseed(-1 if part.place is None else part.place)
     try:
         return back(computation, embed(computation, contrast_of(computation, "Pair"), fit, measured), *cotangents)
-    except Exception:  # of a model that computes otherwise the second time
+    except Exception as error:  # of a model that computes otherwise the second time
+        keep_silent(error)
         return None
 
 
@@ -174,7 +176,8 @@ def _first_pass(
     """
     try:
         return [_fit_part(computation, micro_batch, measured, unit, reseed)], 0
-    except Exception:  # whatever the model raises: a message may quote a record
+    except Exception as error:
+        keep_silent(error)
         rows = contrast_of(computation, "Pair").embeddings
         failed, odd = kinds_of_rows(computation, rows, micro_batch, measured, reseed)
     kept_rows = micro_batch.valid & ~failed & ~odd

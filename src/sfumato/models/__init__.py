@@ -30,6 +30,7 @@ from sfumato.models.modeling_sfumato_encoders import ResNet18Plain, SmallConv
 from sfumato.models.modeling_sfumato_timm import TimmEncoder
 from sfumato.models.pair_export import export_pair, load_pair
 from sfumato.models.pair_start import lit_pair
+from sfumato.models.recompute import recompute_activations
 from sfumato.models.sizes import SIZES, Size
 from sfumato.models.start import Started, start
 from sfumato.models.started import LoadedTowers, StartedTowers
@@ -88,6 +89,7 @@ __all__ = [
     "load_pair",
     "load_vlm",
     "read_checkpoint",
+    "recompute_activations",
     "save_adapter",
     "start",
     "start_blip",

@@ -19,6 +19,7 @@ from sfumato.models.families.words import Words
 from sfumato.models.folders import locate, quiet
 from sfumato.models.foreign import names_the_model
 from sfumato.models.freeze import Training
+from sfumato.models.recompute import recompute_activations
 from sfumato.models.vlm_read import read_vlm
 from sfumato.models.vlm_train import choose_parameters
 
@@ -93,7 +94,7 @@ def start_vlm(
     )
     chosen = choose_parameters(opened.model, opened.family, train, adapter, base=str(opened.path), seed=seed)
     if gradient_checkpointing:
-        _checkpoint(opened.model)
+        recompute_activations(opened.model)
     started = _started(opened, chosen.training, notes=chosen.notes, save=chosen.save)
     return replace(started, model=chosen.model.train())
 
@@ -181,13 +182,3 @@ def _exporter(write: Callable[[Path], None], save: Callable[[Path], object] | No
             (save or write)(beside)
 
     return export
-
-
-def _checkpoint(model: nn.Module) -> None:
-    enable = getattr(model, "activation_checkpointing_enable", getattr(model, "gradient_checkpointing_enable", None))
-    if enable is None:
-        raise BadInput("this model has no gradient checkpointing.")
-    enable({"use_reentrant": False})  # the norm engine needs the backward pass to see the same graph
-    # transformers then lets the embeddings' results require gradients, which re-entrant checkpointing alone needs: BLIP
-    # and GIT, which add to them in place, would fail on frozen weights.
-    model.disable_input_require_grads()  # pyright: ignore[reportCallIssue]

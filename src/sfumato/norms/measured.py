@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,8 @@ class Measured:
         names: the trainable parameters, all of which are measured exactly.
         certified: number of rows -> the paths certified for it; certifies at the first call.
         singles: paths that made-up rows took by themselves.
+        sample: number of rows -> a batch of that many made-up rows that take a certified path.
+        more: seed -> other made-up rows, batches of one each.
         repeat: holds the certified paths to other made-up rows, by their seed.
         unused: trainable parameters that no gradient reaches (only with `unused="zero"`).
         scratch: memory that goes from one micro-batch to the next.
@@ -26,6 +29,8 @@ class Measured:
     names: tuple[str, ...]
     certified: Callable[[int], tuple[Path, ...]] = field(compare=False, repr=False)
     singles: tuple[Path, ...] = field(default=(), compare=False, repr=False)
+    sample: Callable[[int], Any] = field(default=lambda count: None, compare=False, repr=False)
+    more: Callable[[int], list[Any]] = field(default=lambda seed: [], compare=False, repr=False)
     repeat: Callable[[int], None] = field(default=lambda seed: None, compare=False, repr=False)
     unused: tuple[str, ...] = ()
     scratch: Scratch = field(default_factory=Scratch, compare=False, repr=False)

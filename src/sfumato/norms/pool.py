@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -71,6 +72,7 @@ class Pool:
         hostile: of which nothing is compared.
         reached: parameters that get a gradient from any of them.
         singles: the paths that ordinary rows take by themselves.
+        more: seed -> other ordinary rows.
         vector: r.
     """
 
@@ -78,6 +80,7 @@ class Pool:
     hostile: list[Any]
     reached: frozenset[str]
     singles: tuple[Path, ...]
+    more: Callable[[int], list[Any]] = field(repr=False)
     vector: Tensor = field(repr=False)
 
 
@@ -97,7 +100,8 @@ def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
     ranges = made_up.find_ranges(base[0], lambda row: _works(subject, row))
     reached = frozenset().union(*(names for _, names in found))
     ordinary = [alone for alone, _ in found]
-    for row in made_up.ordinary_rows(base, ranges, seed):
+    more = partial(made_up.ordinary_rows, base, ranges)
+    for row in more(seed):
         if _works(subject, row):
             alone, names = _alone(subject, row, vector, taken)
             ordinary.append(alone)
@@ -107,7 +111,7 @@ def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
     if not finite:
         raise Refused("no made-up row has a finite loss and gradient: pass synthetic=, rows that the model takes.")
     singles = tuple(Path(visits, Layouts(())) for visits in dict.fromkeys(taken))
-    return Pool(ordinary=finite, hostile=hostile, reached=reached, singles=singles, vector=vector)
+    return Pool(ordinary=finite, hostile=hostile, reached=reached, singles=singles, more=more, vector=vector)
 
 
 def _alone(subject: Subject, row: Any, vector: Tensor, taken: list[tuple[Visit, ...]]) -> tuple[Alone, frozenset[str]]:
@@ -213,12 +217,20 @@ def assemblies(pool: Pool, count: int, seed: int) -> list[Assembly]:
 
     if count == 1:
         return [_assembly([alone, alone]) for alone in pool.ordinary]
-    base = [pool.ordinary[place % min(4, len(pool.ordinary))] for place in range(count + 1)]
-    found = [_assembly(base), _assembly(ordinary(count + 1))]
+    found = [_assembly(_base(pool.ordinary, count + 1)), _assembly(ordinary(count + 1))]
     found.append(_assembly([pool.ordinary[-1]] * (count + 1)))
     for number, rows in enumerate(row_sets(count)):
         found.append(_among_hostile(pool, ordinary(count + 1), rows, number))
     return found
+
+
+def _base(ordinary: Sequence[Alone], count: int) -> list[Alone]:
+    return [ordinary[place % min(4, len(ordinary))] for place in range(count)]
+
+
+def base_batch(ordinary: Sequence[Alone], count: int) -> Any:
+    """Return the batch of `count` rows for which the first path is certified."""
+    return joined([alone.row for alone in _base(ordinary, count)])
 
 
 def _assembly(alones: Sequence[Alone]) -> Assembly:

@@ -25,7 +25,7 @@ from sfumato.norms.draws import Draws
 from sfumato.norms.ghost import joint_sum
 from sfumato.norms.measured import Measured, refuse_unmeasurable, trainable
 from sfumato.norms.path import Path
-from sfumato.norms.pool import Subject, make_pool
+from sfumato.norms.pool import Alone, Subject, base_batch, make_pool
 from sfumato.norms.synthetic import batch_size, synthetic_twin
 
 
@@ -78,6 +78,8 @@ def prepare(
         names=tuple(parameters),
         certified=certifier,
         singles=certifier.singles,
+        sample=certifier.sample,
+        more=certifier.more,
         repeat=certifier.repeat,
         unused=missing,
     )
@@ -99,6 +101,8 @@ class _Certifier:
         self._known: dict[int, tuple[Path, ...]] = {}
         self.reached: frozenset[str] = frozenset()
         self.singles: tuple[Path, ...] = ()
+        self._ordinary: list[Alone] = []
+        self.more: Callable[[int], list[Any]] = lambda seed: []
         low = autocast is not None or any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
 
         def measure(batch: Any, paths: Any, weights: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -126,6 +130,10 @@ class _Certifier:
             self._known[count] = self._certify(count, self._seed)
         return self._known[count]
 
+    def sample(self, count: int) -> Any:
+        """Return rows like those of the first certified path."""
+        return base_batch(self._ordinary, count)
+
     def repeat(self, seed: int) -> None:
         """Hold the certified paths to other made-up rows; none is added, so that a resumed run has the same paths."""
         for count, paths in list(self._known.items()):
@@ -143,6 +151,8 @@ class _Certifier:
                 paths = certify(subject, pool, count, seed, known)
                 self.reached |= pool.reached
                 self.singles = self.singles or pool.singles
+                if not self._ordinary:
+                    self._ordinary, self.more = pool.ordinary, pool.more
             except (BadInput, Refused):
                 raise
             except Exception as error:

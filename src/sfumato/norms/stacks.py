@@ -140,14 +140,18 @@ def _of_use(factors: list[Outer | Rows]) -> Stack:
     outers = [factor for factor in factors if isinstance(factor, Outer)]
     if len(outers) < len(factors):
         rows = [factor.explicit() if isinstance(factor, Outer) else factor for factor in factors]
-        return Written(torch.stack([row.values.flatten(1) for row in rows], 1))
+        return Written(torch.stack([_flat(row) for row in rows], 1))
     first = outers[0]
     for common_first in (first.is_lookup, not first.is_lookup):
         moving, common = ("right", "left") if common_first else ("left", "right")
         if all(_same(getattr(one, common), getattr(first, common)) for one in outers):
             sides = torch.stack([getattr(one, moving).mT for one in outers], 1)
             return Product(sides, getattr(first, common).detach(), first.shape, common_first)  # else it holds the graph
-    return Written(torch.stack([one.explicit().values.flatten(1) for one in outers], 1))
+    return Written(torch.stack([_flat(one.explicit()) for one in outers], 1))
+
+
+def _flat(rows: Rows) -> Tensor:
+    return rows.values.reshape(len(rows.values), -1)  # of a scalar too
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

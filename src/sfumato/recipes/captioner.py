@@ -43,7 +43,7 @@ def make_captioner(run: Run, sets: Sets) -> Made:
     )
     model: Any = started.model
     if settings.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        models.recompute_activations(model)
     shown = public_test(sets)
     return Made(
         sets=sets,

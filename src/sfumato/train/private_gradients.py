@@ -107,7 +107,7 @@ class PrivateGradients:
         self._keys: Keys | None = None
         self._bound: Mapping[str, Any] = {}  # data fields of the loader that the fingerprint speaks of
         self._shape = ConstantShape(device)
-        self._measure = mechanisms.MeasureOnce(self._computation)
+        self._measure = mechanisms.MeasureOnce(self._computation, self._rehearse)
         self._tally: Tally | None = None
         self._book = Book(RunFolder(Path(out)), self.world, plan=plan, seed=seed, accept=accept_new_attempt)
         self._commitment_key = seeds.derive(self._book.seed.value, "commitment")
@@ -223,6 +223,11 @@ class PrivateGradients:
         device = self.world.device
         with full_float32(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             self._measure.before(step, None if template is None else self._shape.take(template))
+
+    def _rehearse(self, measured: Any, micro_batch: MicroBatch) -> None:
+        mechanisms.rehearse(
+            self._computation, self.plan.unit, self._factor, measured, micro_batch, self.plan.batch_size
+        )
 
     def _check_turn(self, step: int, micro_batches: Iterable[MicroBatch]) -> None:
         if not (DECLARED in self._bound or self._drawn_for(step, micro_batches)):
