@@ -1,7 +1,7 @@
 """The example unit: the sum over micro-batches against a sum written out row by row."""
 
 import itertools
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -169,7 +169,7 @@ def _engine_that(**lies):
         result = norms.clipped_sum(*args, **options)
         changed = {name: change(result) for name, change in lies.items()}
         fields = ("grads", "norms", "factors", "losses")
-        return SimpleNamespace(**{f: changed.get(f, getattr(result, f)) for f in fields})
+        return replace(result, **{f: changed.get(f, getattr(result, f)) for f in fields})
 
     return Engine(clipped_sum=clipped_sum)
 

@@ -67,7 +67,7 @@ def test_what_is_told_is_what_the_engine_measures() -> None:
     seen = look(Tiny())
     assert seen.measured is not None
     found: dict[str, set[str]] = {}
-    for names, function, axis in seen.measured.layouts.calls:
+    for names, function, axis in seen.measured.certified(len(IDS["x"]))[0].layouts.calls:
         for name in names if axis is not None else ():
             found.setdefault(name, set()).add(function)
     assert {use.name: set(use.functions) for use in seen.uses} == found

@@ -4,7 +4,8 @@ The joint pass over a micro-batch is an optimisation for the paths that are cert
 of them, or that the model does not take, is parted by what each row does alone:
 
 - rows that raise contribute nothing;
-- units with a row that leaves the certified paths by itself are computed alone;
+- units with a row that leaves the certified paths by itself are computed alone, and so are units whose terms cancel so
+  far that rounding in a joint sum would reach others (`norms.rounding`), wherever they stand;
 - the others are tried jointly once more, with copies of one of them in the free places, and alone where that fails.
 
 So no exception of the model leaves a step, and what a record adds does not depend on the values of the others. The
@@ -81,12 +82,18 @@ def clip_jointly_or_parted(
 
     Whatever the model raises is caught: a message may quote a record.
     """
+    failed = torch.zeros_like(micro_batch.valid)
     reseed(-1)
     try:
-        return Parted(result=joint(micro_batch, used), failed=torch.zeros_like(micro_batch.valid))
+        result = joint(micro_batch, used)
     except Exception as error:
         keep_silent(error)
-        return clip_parted(computation, loss, micro_batch, units, used, measured, factor, joint, reseed)
+    else:
+        apart = _apart(result, used)
+        for number in apart:
+            _add_alone(computation, loss, micro_batch, units[number], number, factor, result, failed, reseed)
+        return Parted(result=result, failed=failed, alone=len(apart))
+    return clip_parted(computation, loss, micro_batch, units, used, measured, factor, joint, reseed)
 
 
 def single(micro_batch: MicroBatch, place: int) -> MicroBatch:
@@ -149,11 +156,17 @@ def clip_parted(
         try:
             result = joint(_only(micro_batch, units, used & ordinary), used & ordinary)
             left &= ~ordinary
+            left[_apart(result, used & ordinary)] = True
         except Exception:
             result = none_of(computation, len(units), used.device)
     for number in left.nonzero().squeeze(1).tolist():
         _add_alone(computation, loss, micro_batch, units[number], number, factor, result, failed, reseed)
     return Parted(result=result, failed=failed, alone=int(left.sum()))
+
+
+def _apart(result: ClippedSum, used: Tensor) -> list[int]:
+    """Return the units that the joint pass left out, for rounding; see `norms.rounding`."""
+    return [] if result.apart is None else (result.apart & used).nonzero().squeeze(1).tolist()
 
 
 def none_of(computation: Computation, num_units: int, device: torch.device) -> ClippedSum:
@@ -209,7 +222,7 @@ def _add_alone(
     if value is None or not grads:
         return
     result.losses[number] = value.detach()
-    norm = torch.stack([torch.linalg.vector_norm(grad).square() for grad in grads.values()]).sum().sqrt()
+    norm = norms.length(grads.values()).to(result.norms.dtype)
     if not bool(norm.isfinite() & value.detach().isfinite()):
         return
     result.norms[number], result.factors[number] = norm, factor(norm[None])[0]

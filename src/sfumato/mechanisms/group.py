@@ -193,8 +193,7 @@ def _clipped_alone(
             made = loss.rows(computation.model, micro_batch.batch)
         losses = loss.finish(made)
     grads = gradients(computation, [losses[0]], [torch.ones_like(losses[0])])
-    squares = [torch.linalg.vector_norm(grad).square() for grad in grads.values()]
-    norm = torch.stack(squares).sum().sqrt()
+    norm = norms.length(grads.values()).to(next(iter(grads.values())).dtype)
     usable = norm.isfinite() & losses[0].detach().isfinite()
     norms_of = norm.new_full((len(sizes),), torch.inf)
     factors = torch.zeros_like(norms_of)

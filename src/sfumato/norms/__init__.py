@@ -7,6 +7,7 @@ from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.follow import following
 from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum
 from sfumato.norms.gram import PairJacobians, pair_jacobians, shared_norms, side_norms
+from sfumato.norms.lengths import length
 from sfumato.norms.measured import Measured, refuse_unmeasurable, trainable
 from sfumato.norms.oracle import oracle_sum
 from sfumato.norms.path import OffPath
@@ -29,6 +30,7 @@ __all__ = [
     "clipped_sum",
     "following",
     "joined",
+    "length",
     "oracle_sum",
     "pair_jacobians",
     "per_example",

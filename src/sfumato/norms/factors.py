@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from sfumato.norms.lengths import squared_norms
 from sfumato.norms.scratch import Scratch
 
 # Multiply-adds that fit into the time in which one element of an explicit per-example gradient is written and read
@@ -46,6 +47,21 @@ def explicit_is_better(steps: int, rows: int, width: int) -> bool:
 
 
 @dataclass(frozen=True)
+class Sizes:
+    """What is known of every example's gradient G of one parameter, (N,) each.
+
+    Attributes:
+        squared: ||G||^2, to within rounding: at most about 4 u reach^2 of a unit u.
+        reach: sum over positions of |l_t||r_t|, which no partial sum of G exceeds; ||G|| where nothing is summed later.
+        largest: of all |l_t|, and of all |r_t|.
+    """
+
+    squared: Tensor
+    reach: Tensor
+    largest: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
 class Rows:
     """Per-example gradients written out: `values` of shape (N, *parameter shape)."""
 
@@ -62,8 +78,12 @@ class Rows:
         """Return sum_n weights_n G_n, in a new tensor of the parameter's shape."""
         return (weights.to(self.values.dtype) @ self.values.reshape(len(self.values), -1)).view(self.values.shape[1:])
 
-    def squared_norms(self) -> Tensor:
-        return torch.linalg.vector_norm(self.values.reshape(len(self.values), -1), dim=1).square()
+    def sizes(self) -> Sizes:
+        squared = squared_norms(self.values)
+        return Sizes(squared, squared.sqrt(), (torch.zeros_like(squared),) * 2)
+
+    def double(self) -> "Rows":
+        return Rows(self.values.double())
 
 
 @dataclass(frozen=True)
@@ -134,16 +154,21 @@ class Outer:
         """Whether to write G_n out and keep it; see `explicit_is_better`."""
         return not self.is_lookup and explicit_is_better(self.right.shape[1], self.left.shape[-1], self.right.shape[-1])
 
-    def squared_norms(self) -> Tensor:
+    def double(self) -> "Outer":
+        return Outer(self.left if self.is_lookup else self.left.double(), self.right.double(), self.shape)
+
+    def sizes(self) -> Sizes:
         steps, width = self.right.shape[1:]
         rows = 0 if self.is_lookup else self.left.shape[-1]
         if not self.is_lookup and rows * width < steps * (rows + width) and steps > 1:
-            return self._squared_norms_in_pieces()
-        return ghost_inner([self])
+            return self._sizes_in_pieces()
+        return ghost_sizes([self])
 
-    def _squared_norms_in_pieces(self) -> Tensor:
+    def _sizes_in_pieces(self) -> Sizes:
         parts = [Outer(self.left[p], self.right[p], self.shape) for p in pieces(self.left, self.shape.numel())]
-        return torch.cat([part.explicit().squared_norms() for part in parts])
+        squared = torch.cat([part.explicit().sizes().squared for part in parts])
+        left, right = torch.linalg.vector_norm(self.left, dim=2), torch.linalg.vector_norm(self.right, dim=2)
+        return Sizes(squared, (left * right).sum(1), (left.amax(1), right.amax(1)))
 
 
 class GramCache:
@@ -171,34 +196,32 @@ def _left_product(a: Outer, b: Outer) -> Tensor:
     return a.left @ b.left.mT
 
 
-def _column_norms(a: Outer, left_gram: Tensor, right_gram: Tensor) -> Tensor:
-    return (left_gram.diagonal(dim1=1, dim2=2) * right_gram.diagonal(dim1=1, dim2=2)).clamp(min=0).sqrt().sum(1)
+def _lengths(gram: Tensor) -> Tensor:
+    return gram.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
 
 
-def ghost_inner(parts: Sequence[Outer]) -> Tensor:
-    """Return ||sum_k G_k||^2 per example, (N,), for the uses k of one weight, with the exact cross terms.
+def ghost_sizes(parts: Sequence[Outer]) -> Sizes:
+    """Return the sizes of sum_k G_k for the uses k of one weight, with the exact cross terms.
 
-    Rounding. Every entry of the double sum is exact to a few units u of rounding, so the error is at most about
-    4 u S with S = (sum_k sum_t |l_kt||r_kt|)^2. Where the terms cancel so far that this could hide more than the clip
-    margin of 1e-3, the bound is added: a norm may then be over-estimated (safe), never under-estimated.
+    Rounding. Every entry of the double sum is exact to a few units u of rounding, so the error of the square is at most
+    about 4 u S with S = (sum_k sum_t |l_kt||r_kt|)^2.
     """
     total: Tensor | None = None
-    reach: Tensor | None = None
+    lengths: list[tuple[Tensor, Tensor]] = []
     for i, a in enumerate(parts):
         for b in parts[i:]:
             left = _left_product(a, b)
             right = a.gram.of(a.right) if b is a else a.right @ b.right.mT
             term = (left.flatten(1)[:, None] @ right.flatten(1)[..., None]).view(-1)  # a dot product for each example
             if b is a:
-                sizes = _column_norms(a, left, right)
-                reach = sizes if reach is None else reach + sizes
+                lengths.append((_lengths(left), _lengths(right)))
             else:
                 term = 2 * term
             total = term if total is None else total + term
     assert total is not None
-    assert reach is not None
-    slack = 4 * torch.finfo(total.dtype).eps * reach.square()
-    return total.clamp(min=0) + (slack - 1e-3 * total).clamp(min=0)
+    reach = torch.stack([(left * right).sum(1) for left, right in lengths]).sum(0)
+    of_left, of_right = (torch.stack([side.amax(1) for side in sides]).amax(0) for sides in zip(*lengths, strict=True))
+    return Sizes(total.clamp(min=0), reach, (of_left, of_right))
 
 
 def combine(parts: Sequence[Outer | Rows]) -> "Outer | Rows | tuple[Outer, ...]":
@@ -223,9 +246,14 @@ def _ghost_is_cheaper(outers: Sequence[Outer]) -> bool:
     return steps * steps * (rows + width) < _TRAFFIC * rows * width
 
 
-def squared_norms(merged: Outer | Rows | tuple[Outer, ...]) -> Tensor:
-    """Return the squared norm of every per-example gradient, (N,)."""
-    return ghost_inner(merged) if isinstance(merged, tuple) else merged.squared_norms()
+def sizes(merged: Outer | Rows | tuple[Outer, ...]) -> Sizes:
+    """Return the sizes of every per-example gradient."""
+    return ghost_sizes(merged) if isinstance(merged, tuple) else merged.sizes()
+
+
+def double(merged: Outer | Rows | tuple[Outer, ...]) -> Outer | Rows | tuple[Outer, ...]:
+    """Return the same in float64."""
+    return tuple(part.double() for part in merged) if isinstance(merged, tuple) else merged.double()
 
 
 def weighted_sum(merged: Outer | Rows | tuple[Outer, ...], weights: Tensor) -> Tensor:

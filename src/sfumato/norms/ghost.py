@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from sfumato.base import Refused
 from sfumato.norms import factors as fac
+from sfumato.norms import rounding
 from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, per_example, refuse_unmeasured
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.measured import Measured
 from sfumato.norms.path import OffPath, Path
+from sfumato.norms.rounding import Merged
 from sfumato.norms.scratch import Scratch
 from sfumato.norms.synthetic import batch_size
 from sfumato.norms.tape import Tape
@@ -35,12 +37,15 @@ class ClippedSum:
         norms: L2 norm of each example's gradient over all trainable parameters (N,); what is not finite reads inf.
         factors: clip factor of each example (N,), zero for padding and for non-finite examples.
         losses: loss of each example (N,), detached.
+        apart: examples that are to be computed by themselves (N,) bool, with a factor of zero here: rounding in a joint
+            pass would be too large for them (`rounding`).
     """
 
     grads: dict[str, Tensor]
     norms: Tensor
     factors: Tensor
     losses: Tensor
+    apart: Tensor | None = None
 
 
 def clipped_sum(
@@ -109,8 +114,12 @@ def joint_sum(
     units: Sequence[int] | None = None,
     unused: Sequence[str] | None = None,
     scratch: Scratch | None = None,
+    part_ill: bool = True,
 ) -> ClippedSum:
     """Return `clipped_sum` of a batch that takes one of `paths`; arguments as there.
+
+    Args:
+        part_ill: whether examples may stand apart; else they stay in the sum.
 
     Raises:
         OffPath: it takes none of them.
@@ -134,24 +143,26 @@ def joint_sum(
             merged = merge(tape, parameters)
             _check_all_reached(merged, parameters, unused)
             precision = next(iter(parameters.values())).dtype
-            norms = _norms(merged, losses, precision if precision == torch.float64 else torch.float32) / loss_scale
+            wide = precision if precision == torch.float64 else torch.float32
+            found = rounding.measure(merged, len(losses), wide, loss_scale, losses.device)
+            norms = found.norms / loss_scale
             usable = norms.isfinite() & losses.detach().isfinite()
             if valid is not None:
                 usable &= valid.to(usable.device)
+            apart = found.apart & losses.detach().isfinite() if part_ill else torch.zeros_like(usable)
+            usable &= ~apart
             norms = torch.where(norms.isfinite(), norms, torch.inf)
             factors = torch.where(usable, clip_factor(torch.where(usable, norms, 1.0)), 0.0)
-            sums = _sums(merged, parameters, factors / loss_scale, usable, norms.dtype)
-    return ClippedSum(sums, norms, factors, losses.detach())
+            sums = rounding.sums(merged, parameters, factors / loss_scale, usable, found.wide, norms.dtype)
+            _check_shapes(sums, parameters)
+    return ClippedSum(sums, norms, factors, losses.detach(), apart)
 
 
-def _check_all_reached(merged: "Merged", parameters: dict[str, nn.Parameter], unused: Sequence[str] | None) -> None:
+def _check_all_reached(merged: Merged, parameters: dict[str, nn.Parameter], unused: Sequence[str] | None) -> None:
     """Raise OffPath where a parameter gets no gradient that got one when it was certified (None: nothing is known)."""
     lost = [] if unused is None else [name for name in parameters if name not in merged and name not in unused]
     if lost:
         raise OffPath(f"no gradient reaches {lost[0]} here, as it did on the made-up rows.")
-
-
-Merged = dict[str, Outer | Rows | tuple[Outer, ...]]
 
 
 def merge(tape: Tape, parameters: dict[str, nn.Parameter]) -> Merged:
@@ -191,26 +202,7 @@ def through_derivation(
     return [(name, Rows(grad)) for name, grad in zip(behind, grads, strict=True) if grad is not None]
 
 
-def _norms(merged: Merged, losses: Tensor, dtype: torch.dtype) -> Tensor:
-    total = torch.zeros(len(losses), dtype=dtype, device=losses.device)
-    for part in merged.values():
-        total += fac.squared_norms(part)
-    return total.sqrt()
-
-
-def _sums(
-    merged: Merged, parameters: dict[str, nn.Parameter], weights: Tensor, usable: Tensor, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    if not bool(usable.all()):  # zero times NaN is NaN: rows that do not count are taken out
-        index = usable.nonzero().squeeze(1)
-        merged = {name: fac.take(part, index) for name, part in merged.items()}
-        weights = weights[index]
-    sums = {}
+def _check_shapes(sums: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
-        if name in merged and len(weights):
-            sums[name] = fac.weighted_sum(merged.pop(name), weights).to(dtype)  # frees one as it makes the other
-        else:
-            sums[name] = torch.zeros_like(parameter, dtype=dtype)
         if sums[name].shape != parameter.shape:
             raise Refused(f"{name}: measured gradient has shape {tuple(sums[name].shape)}, not the parameter's.")
-    return sums

@@ -15,6 +15,7 @@ from sfumato.norms.contract import Autocast, Staged, per_example
 from sfumato.norms.draws import FixedDraws
 from sfumato.norms.follow import noting
 from sfumato.norms.layout import Layouts
+from sfumato.norms.lengths import squared_norms
 from sfumato.norms.path import Path, Visit
 from sfumato.norms.rows import row_sets
 from sfumato.norms.synthetic import joined
@@ -127,7 +128,7 @@ def _alone(subject: Subject, row: Any, vector: Tensor, taken: list[tuple[Visit, 
     with fixed(subject):
         grads = torch.autograd.grad(losses[0], list(subject.parameters.values()), allow_unused=True)
     named = [(name, grad) for name, grad in zip(subject.parameters, grads, strict=True)]
-    norms = torch.stack([_number(grad, lambda g: torch.linalg.vector_norm(_wide(g))) for _, grad in named])
+    norms = torch.stack([_number(grad, lambda g: squared_norms(_wide(g)[None])[0].sqrt()) for _, grad in named])
     products = torch.stack([_number(grad, lambda g: product(g, vector)) for _, grad in named])
     reached = frozenset(name for name, grad in named if grad is not None)
     return Alone(row, losses[0].detach().double(), norms, products), reached

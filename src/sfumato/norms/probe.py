@@ -110,7 +110,7 @@ class _Certifier:
             device = next(iter(now.values())).device
             found = joint_sum(
                 model, loss, batch, now, paths, lambda norms: weights.to(norms), valid=valid.to(device),
-                autocast=autocast,
+                autocast=autocast, part_ill=False,
             )  # fmt: skip
             return found.losses, found.norms, found.grads
 
