@@ -10,6 +10,7 @@ from sfumato.mechanisms.group import clip_groups
 from sfumato.mechanisms.pair import clip_pairs
 from sfumato.mechanisms.rehearse import rehearse
 from sfumato.mechanisms.release import Released, release
+from sfumato.mechanisms.state import State
 
 __all__ = [
     "ClipFactor",
@@ -22,6 +23,7 @@ __all__ = [
     "MicroBatch",
     "Ranks",
     "Released",
+    "State",
     "Tally",
     "automatic",
     "clip_batch",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from sfumato import norms
 from sfumato.base import Refused
 from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import MicroBatch
+from sfumato.mechanisms.held import Held
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 
@@ -31,7 +32,8 @@ class Computation:
 
     Attributes:
         model: the module that is trained.
-        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); for groups and pairs a `Contrast`.
+        loss_fn: `loss_fn(model, batch)` gives one value per row, shape (N,); for groups and pairs a `Contrast`. It is
+            held to what one pass may do (`Held`).
         loss_scale: the loss is multiplied by it in the backward pass and divided out before clipping (fp16).
         autocast: makes the context of the forward pass (mixed precision), or None.
         synthetic: n -> a batch of n made-up rows, where ones and zeros are no valid integers for the model.
@@ -44,6 +46,13 @@ class Computation:
     autocast: Callable[[], AbstractContextManager] | None = None
     synthetic: Callable[[int], Any] | None = None
     engine: Engine = Engine()
+
+    def __post_init__(self) -> None:
+        own = self.loss_fn
+        if isinstance(own, Contrast) and not isinstance(own.embed, Held):
+            object.__setattr__(self, "loss_fn", replace(own, embed=Held(own.embed)))
+        elif not isinstance(own, Contrast | Held):
+            object.__setattr__(self, "loss_fn", Held(own))
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -14,6 +14,7 @@ from sfumato.norms.path import OffPath
 from sfumato.norms.probe import prepare
 from sfumato.norms.synthetic import batch_size, joined, row_of, synthetic_twin
 from sfumato.norms.tape import Call, Tape, register_rule
+from sfumato.norms.writes import ReadOnly, changes
 
 __all__ = [
     "Call",
@@ -23,10 +24,12 @@ __all__ = [
     "OffPath",
     "Outer",
     "PairJacobians",
+    "ReadOnly",
     "Rows",
     "Staged",
     "Tape",
     "batch_size",
+    "changes",
     "clipped_sum",
     "following",
     "joined",

@@ -27,6 +27,7 @@ from sfumato.norms.measured import Measured, refuse_unmeasurable, trainable
 from sfumato.norms.path import Path
 from sfumato.norms.pool import Alone, Subject, base_batch, make_pool
 from sfumato.norms.synthetic import batch_size, synthetic_twin
+from sfumato.norms.writes import changes
 
 
 def prepare(
@@ -165,7 +166,7 @@ class _Certifier:
             finally:
                 changed = _restore_buffers(model, buffers)
         if changed:
-            raise Refused(_learns(changed))
+            raise Refused(changes(f"the buffer {changed}"))
         return paths
 
 
@@ -224,11 +225,4 @@ def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> str | No
 def _check_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> None:
     changed = _restore_buffers(model, before)
     if changed:
-        raise Refused(_learns(changed))
-
-
-def _learns(name: str) -> str:
-    return (
-        f"the buffer {name} changes in the forward pass: it would carry un-noised statistics of private data. "
-        "Put its module into eval() or remove the update."
-    )
+        raise Refused(changes(f"the buffer {changed}"))

@@ -1,0 +1,84 @@
+"""Writes into a model's parameters and buffers while rows are computed: refused before they happen.
+
+They would carry un-noised facts of rows out of a step, and could not be undone without a copy of the whole model.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from sfumato.base import Refused
+
+_IN_PLACE = {"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__"}
+_IN_PLACE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
+_NAMES = frozenset(_IN_PLACE)
+
+
+class ReadOnly(TorchFunctionMode):
+    """Raises where a torch function would write into the memory of a parameter or buffer of `model`, or where a table
+    is renormalised by what is looked up (`max_norm`).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = model
+        self._held: dict[int, str] | None = None  # first address of its memory -> what it is; found when it is needed
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name[-1:] == "_":
+            if name in _NAMES or not name.endswith("__"):
+                self._check(args[:1])
+        elif name == "embedding":
+            _check_table(args, kwargs or {})
+        if not kwargs:
+            return func(*args)
+        if kwargs.get("out") is not None:
+            out = kwargs["out"]
+            self._check(out if isinstance(out, (tuple, list)) else (out,))
+        return func(*args, **kwargs)
+
+    def _check(self, targets: Any) -> None:
+        for target in targets:
+            if not isinstance(target, Tensor):
+                continue
+            with torch._C.DisableTorchFunction():
+                if self._held is None:
+                    self._held = _memory(self._model)
+                name = self._held.get(_address(target))
+            if name is not None:
+                raise Refused(changes(name))
+
+
+def changes(what: str) -> str:
+    """Return the sentence of a model that writes into itself: into `the buffer norm.running_mean`, say."""
+    return (
+        f"{what} changes in the forward pass: it would carry un-noised statistics of private data. Put its module into "
+        "eval() or remove the update."
+    )
+
+
+def _check_table(args: tuple, kwargs: dict[str, Any]) -> None:
+    limit = args[3] if len(args) > 3 else kwargs.get("max_norm")
+    if limit is not None:
+        raise Refused(
+            "an embedding with max_norm rewrites the rows that are looked up: it would carry un-noised facts of "
+            "private data. Set max_norm to None."
+        )
+
+
+def _memory(model: nn.Module) -> dict[int, str]:
+    found = {_address(parameter): f"the parameter {name}" for name, parameter in model.named_parameters()}
+    found |= {_address(buffer): f"the buffer {name}" for name, buffer in model.named_buffers()}
+    found.pop(0, None)
+    return found
+
+
+def _address(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return 0
