@@ -1,5 +1,9 @@
 """What a step may not change, and what is not measured: refused by one name each, or measured as autograd does."""
 
+import logging
+import sys
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +16,11 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato import norms
 from sfumato.base import BadInput, Refused
-from sfumato.mechanisms import Engine
+from sfumato.mechanisms import Computation, Engine, MeasureOnce, MicroBatch, clip_examples, clip_factor
 from sfumato.train import PrivateGradients, loader
 from sfumato.train.guard import StepGuard
+from sfumato.train.hush import hushed
+from sfumato.train.rows import Failed, RowRequest, Rows
 
 
 def batch() -> dict[str, Tensor]:
@@ -339,3 +345,137 @@ def test_no_value_ends_a_run_or_moves_other_records(place: int, tmp_path: Path, 
         assert float((joined - without).norm()) <= harness.CLIP_NORM * (1 + 1e-6)
     assert folders[0] == folders[1]
     assert "99" not in "".join(capsys.readouterr())
+
+
+class Talks(Fragile):
+    """Says, warns of and leaves the process for a value."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x[:, 0] > 50).any()):
+            sys.stdout.write(f"value {x[:, 0].tolist()}")
+            warnings.warn(f"value {x[:, 0].tolist()}", stacklevel=1)
+            logging.getLogger("model").warning("value %s", x[:, 0].tolist())
+            raise SystemExit(f"value {x[:, 0].tolist()}")
+        return x + nn.Sequential.forward(self, x)
+
+
+class LeavesChanges(nn.Sequential):
+    """For a value it counts in a frozen parameter, replaces a buffer and leaves a flag; or does so and raises."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.count = nn.Parameter(torch.zeros(3), requires_grad=False)
+        self.register_buffer("seen", torch.zeros(3))
+        self.kind = ""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x[:, 0] > 50).any()):
+            if self.kind == "parameter":
+                self.count.add_(1.0)
+            elif self.kind == "data":
+                self.count.data[0] = 1.0
+            elif self.kind == "buffer":
+                self.seen = x[0, :3].detach().clone()
+            elif self.kind == "flag":
+                self[1].eval()
+                raise ValueError("left in eval()")
+        return super().forward(x)
+
+
+def layers() -> list[nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return [nn.Linear(harness.WIDTH, harness.WIDTH), nn.Tanh(), nn.Linear(harness.WIDTH, harness.WIDTH)]
+
+
+@pytest.mark.parametrize("kind", ["talks", "parameter", "data", "buffer", "flag"])
+def test_what_a_value_brings_about_is_undone_silent_and_ends_nothing(kind: str, tmp_path: Path, capsys: Any) -> None:
+    def model() -> nn.Module:
+        made: Any = Talks(*layers()) if kind == "talks" else LeavesChanges(*layers())
+        made.kind = kind
+        return made
+
+    inputs, targets = harness.make_row(5)
+    table = harness.make_table()
+    hostile = table.with_row(5, (inputs.index_fill(0, torch.tensor(0), 99.0), targets))
+    plan = harness.make_plan(sampler=harness.poisson(float(len(table.rows))), steps=2)
+    sums = []
+    for number, data in enumerate((table.with_row(5, harness.Unreadable()), hostile)):
+        trained = model()
+        out = tmp_path / str(number)
+        sums.append(harness.run(data, tmp_path, plan, model=trained, out=out, micro_batch_size=8).sums)
+        assert all(module.training for module in trained.modules())
+        assert not any(name in ("count", "seen") and bool(value.any()) for name, value in trained.state_dict().items())
+    for without, joined in zip(*sums, strict=True):
+        assert float((joined - without).norm()) <= harness.CLIP_NORM * (1 + 1e-6)
+    assert "99" not in "".join(capsys.readouterr())  # of made-up rows the model may speak
+
+
+@pytest.mark.parametrize("how", ["prints", "ends"])
+def test_what_a_data_set_says_of_a_row_is_not_seen(how: str, capsys: Any) -> None:
+    class Data(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, place: int) -> Tensor:
+            sys.stderr.write(f"row {place}")
+            warnings.warn(f"row {place}", stacklevel=1)
+            if how == "ends":
+                raise SystemExit(f"row {place}")
+            return torch.ones(3)
+
+    _, made = Rows(Data())[RowRequest(row=2, key=b"k" * 16)]
+    assert isinstance(made, Failed) == (how == "ends")
+    assert "row" not in "".join(capsys.readouterr())
+
+
+def test_another_thread_is_heard_while_rows_are_computed(capsys: Any) -> None:
+    with hushed():
+        sys.stdout.write("not seen")
+        thread = threading.Thread(target=lambda: sys.stdout.write("seen "))
+        thread.start()
+        thread.join()
+    sys.stdout.write("after")
+    assert capsys.readouterr().out == "seen after"
+
+
+def test_a_table_that_is_renormalised_by_what_is_looked_up_is_refused() -> None:
+    class Renormalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(7, 5, max_norm=1.0), nn.Linear(5, 3)
+            self.table.requires_grad_(False)
+
+        def forward(self, rows: dict[str, Tensor]) -> Tensor:
+            return self.head(self.table(rows["ids"])).square().sum((1, 2))
+
+    computation = Computation(model=Renormalised(), loss_fn=lambda m, b: m(b))
+    rows = MicroBatch(batch={"ids": batch()["ids"]}, valid=torch.ones(6, dtype=torch.bool))
+    with pytest.raises(Refused, match="max_norm"):
+        computation.measure(rows)
+
+
+def test_rows_that_are_changed_in_place_are_computed_once() -> None:
+    """The rows of a pass are a copy: a pass that follows would compute on rows that the first one changed."""
+
+    def loss(model: nn.Module, rows: Tensor) -> Tensor:
+        rows.sub_(8.0 * (rows > 50))
+        if bool((rows[:, 0] > 40).any()):
+            raise ValueError("fails after the write")
+        return model(rows).square().sum(1)
+
+    torch.manual_seed(0)
+    model, rows = nn.Linear(4, 3), torch.randn(6, 4)
+    rows[0, 1] = 60.0
+    hostile = rows.clone()
+    hostile[3, 0] = 60.0
+    found = []
+    for given in (rows, hostile):
+        computation = Computation(model=model, loss_fn=loss)
+        measure = MeasureOnce(computation)
+        micro_batch = MicroBatch(batch=given.clone(), valid=torch.ones(6, dtype=torch.bool))
+        unit = sf.Example(clip_norm=0.5)
+        found.append(clip_examples(computation, [micro_batch], unit, clip_factor(unit), measure=measure)[0].sums)
+        assert torch.equal(micro_batch.batch, given)
+    moved = torch.cat([(found[0][name] - found[1][name]).flatten() for name in found[0]])
+    assert float(moved.norm()) <= 0.5 * (1 + 1e-6)

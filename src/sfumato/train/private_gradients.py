@@ -8,6 +8,7 @@ for step, micro_batches in sf.loader(dataset, private, micro_batch_size=64):
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from sfumato.train.book import Book
 from sfumato.train.folder import RunFolder
 from sfumato.train.guard import StepGuard
 from sfumato.train.host import Watch, check_plain, plain_optimizer
+from sfumato.train.hush import hushed
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape, Prepared
@@ -260,7 +262,8 @@ class PrivateGradients:
 
         self._guard.before()
         try:
-            return (*self._summed(step, micro_batches, reseed, failures), failures)
+            with nullcontext() if self._reveal else hushed():
+                return (*self._summed(step, micro_batches, reseed, failures), failures)
         finally:
             self._guard.after()
 

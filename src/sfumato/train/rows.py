@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, default_collate
 
 from sfumato.base import BadInput, seeds
 from sfumato.mechanisms import MicroBatch
+from sfumato.train.hush import hushed
 from sfumato.train.own_rows import check_reads_alone
 
 CollateFn = Callable[[list[Any]], Any]
@@ -114,13 +115,14 @@ class Rows(Dataset):
         self.form: Form | None = None
 
     def __getitem__(self, request: RowRequest) -> tuple[RowRequest, Any]:
-        made = self._make(request)
-        if isinstance(made, Failed):
-            return request, made
-        try:
-            made = self._collated([made], request.key)
-        except Exception as error:
-            return request, Failed(type(error).__name__, by_collate=True)
+        with hushed():
+            made = self._make(request)
+            if isinstance(made, Failed):
+                return request, made
+            try:
+                made = self._collated([made], request.key)
+            except (Exception, SystemExit) as error:
+                return request, Failed(type(error).__name__, by_collate=True)
         other = self.form is not None and Form.of(made) != self.form
         return request, Failed("another form") if other else made
 
@@ -133,7 +135,7 @@ class Rows(Dataset):
     def _make(self, request: RowRequest) -> Any:
         try:
             return _read(self._dataset, request)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # one that would end the process too
             return Failed(type(error).__name__)
 
     def settle(self) -> None:
