@@ -54,7 +54,7 @@ def test_one_ledger_and_the_counts_of_all_ranks(both):
     assert ledger.read(folder / "whole/private/ledger.jsonl").charged()[0][1] == STEPS
     lines = [json.loads(line) for line in (folder / "whole/private/log.jsonl").read_text().splitlines()]
     assert len(lines) == STEPS
-    tried = 16  # for the form of a row, by each rank
+    tried = 18  # by each rank: 16 for the form of a row, 2 for whether rows are read alone
     assert sum(line["num_rows"] for line in lines) == sum(r["whole"]["rows_seen"] - tried for r in both[1])
 
 
