@@ -14,6 +14,7 @@ and their products with one fixed random vector r: for an error e of a sum, <e, 
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,7 +64,7 @@ def _first_path(subject: Subject, assembly: Assembly) -> Path:
 
 
 def _settled(subject: Subject, assembly: Assembly, path: Path) -> Path:
-    with fixed(subject):
+    with _fixed(subject, assembly):
         return check_rows_apart(
             subject.model, subject.loss_fn, assembly.batch, subject.parameters, path, subject.context
         )[0]
@@ -85,6 +86,10 @@ def _take(subject: Subject, pool: Pool, assembly: Assembly, paths: list[Path], *
     elif add and len(paths) < _MOST_PATHS and not assembly.poison:
         new = _new_path(subject, pool, assembly)
         paths.extend([] if new is None else [new])
+
+
+def _fixed(subject: Subject, assembly: Assembly) -> Any:
+    return fixed(subject, assembly.setting, assembly.numbers)
 
 
 def _fault_or_off(subject: Subject, pool: Pool, assembly: Assembly, path: Path) -> Exception | None:
@@ -116,7 +121,7 @@ def _fault(subject: Subject, pool: Pool, assembly: Assembly, paths: Sequence[Pat
     """
     compared = assembly.compared
     weights = _weights(compared)
-    with fixed(subject):
+    with _fixed(subject, assembly):
         losses, norms, sums = subject.measure(assembly.batch, paths, weights, compared)
     alones = [alone for alone in assembly.alones if alone is not None]
     if _losses_differ(subject, losses[compared.to(losses.device)], alones):
@@ -170,12 +175,12 @@ def _check_apart(subject: Subject, pool: Pool, assembly: Assembly) -> None:
     weights = _weights(compared)
     alones = [alone for alone in assembly.alones if alone is not None]
     try:
-        with fixed(subject), torch.enable_grad(), subject.context():
-            losses = per_example(subject.loss_fn(subject.model, assembly.batch), len(compared))
-        differ = _losses_differ(subject, losses.detach()[compared.to(losses.device)], alones)
-        if not differ:
-            chosen = losses[compared.to(losses.device)]
-            with fixed(subject):
+        with _fixed(subject, assembly):
+            with torch.enable_grad(), subject.context():
+                losses = per_example(subject.loss_fn(subject.model, assembly.batch), len(compared))
+            differ = _losses_differ(subject, losses.detach()[compared.to(losses.device)], alones)
+            if not differ:
+                chosen = losses[compared.to(losses.device)]
                 grads = torch.autograd.grad(
                     chosen, list(subject.parameters.values()), weights[compared].to(chosen), allow_unused=True
                 )
