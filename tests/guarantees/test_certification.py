@@ -13,6 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import transformers as tf
+from tests.guarantees import paths
 from tests.norms import (
     cases,
     cases_models,  # noqa: F401  registers its cases
@@ -150,7 +151,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: Attending(True, 0.15),
     "attention, rows second": lambda: Attending(False, 0.4),
     "tokens kept": Kept,
-    "timm's drop path": lambda: Depth(lambda share: timm.layers.DropPath(share), 0.1),
+    "timm's drop path": lambda: Depth(lambda share: timm.layers.drop.DropPath(share), 0.1),
     "transformers' drop path": lambda: Depth(tf.models.beit.modeling_beit.BeitDropPath, 0.5),
     "dropout": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(D, 3)),
     "dropout of channels": lambda: nn.Sequential(nn.Unflatten(1, (4, 2, 2)), nn.Dropout2d(0.2), nn.Flatten(), net()),
@@ -239,3 +240,94 @@ def test_what_counts_positions_is_not_tried_at_large_values() -> None:
 
     norms.prepare(net(), loss, integers(torch.int64))
     assert max(seen) <= 10_000
+
+
+# ---------------------------------------------------------------- tolerance
+
+
+def flagged(k: float) -> Callable[[Any, Batch], Tensor]:
+    """Hidden entries move by `k` where any row of the batch is positive throughout."""
+
+    def loss(model: Any, given: Batch) -> Tensor:
+        h = torch.tanh(model[1](given["x"])) - k * (given["x"] > 0).all(1).any().float()
+        return 100 * F.cross_entropy(model[3](h).float(), given["y"], reduction="none")
+
+    return loss
+
+
+@pytest.mark.parametrize("k", [0.03, 0.003])
+@pytest.mark.parametrize("how", ["autocast", "bfloat16", "float32"])
+def test_small_couplings_are_refused(how: str, k: float) -> None:
+    model = net().bfloat16() if how == "bfloat16" else net()
+    given = batch()
+    given["x"] = given["x"].bfloat16() if how == "bfloat16" else given["x"]
+    with pytest.raises(Refused, match="depend on each other"):
+        norms.prepare(model, flagged(k), given, autocast=BF16 if how == "autocast" else None)
+
+
+@pytest.mark.parametrize("k", [1e-3, 1e-4])
+def test_very_small_couplings_are_refused_in_float32(k: float) -> None:
+    with pytest.raises(Refused, match="depend on each other"):
+        norms.prepare(net(), flagged(k), batch(64))
+
+
+class Uncopied(nn.Sequential):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("not to be copied")
+
+
+def test_a_model_that_cannot_be_copied_passes() -> None:
+    model = Uncopied(*net())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    norms.prepare(model, lambda m, given: scored(m, given["x"], given), batch())
+    norms.prepare(model, lambda m, given: scored(m, given["x"], given).float(), batch(), autocast=BF16)
+    with pytest.raises(Refused, match="depend on each other"):
+        norms.prepare(model, flagged(0.03), batch(), autocast=BF16)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------- paths under low precision
+
+
+@pytest.mark.parametrize("name", ["without_a_full_mask", "chosen_positions", "sorted_by_length"])
+def test_paths_that_depend_on_values_are_refused_in_low_precision(name: str) -> None:
+    loss = paths.LOSSES[name]
+    norms.prepare(paths.Words(), loss, norms.joined(paths.rows(N)))
+    with pytest.raises(Refused, match=r"a row's path must not depend on its values.*Use float32"):
+        norms.prepare(paths.Words(), loss, norms.joined(paths.rows(N)), autocast=BF16)
+    norms.prepare(paths.Words(), loss, paths.row(0), autocast=BF16)  # a row by itself moves no other
+
+
+def test_a_mask_that_transformers_leaves_out_is_refused_in_low_precision() -> None:
+    model, loss_fn, given = cases.build("t5", torch.float32)
+    with pytest.raises(Refused, match=r"mask of ones.*four dimensions"):
+        norms.prepare(model, loss_fn, given, unused="zero", autocast=BF16)
+
+
+SINGLE_PATH = ["vit", "captioner", "captioner_eager_attention", "gpt2", "clip", "llama_grouped_query", "timm_vit"]
+
+
+@pytest.mark.parametrize("name", [*SINGLE_PATH, "bert_masked_language_model_tied", "blip_vqa", "swin"])
+def test_models_of_one_path_pass_in_low_precision(name: str) -> None:
+    model, loss_fn, given = cases.build(name, torch.float32)
+    norms.prepare(model.eval(), loss_fn, given, unused="zero", autocast=BF16)
+
+
+@pytest.mark.parametrize("name", ["bert", "t5"])
+def test_a_padded_encoder_passes_in_low_precision(name: str) -> None:
+    model, loss_fn, given = cases.build(name, torch.float32)
+
+    def kept(model: Any, given: Batch) -> Tensor:
+        return loss_fn(model, {**given, "mask": given["mask"].bool()[:, None, None, :]})
+
+    norms.prepare(model.eval(), kept, given, unused="zero", autocast=BF16)
+
+
+# ---------------------------------------------------------------- inputs
+
+
+def test_a_model_may_read_its_inputs_by_numpy() -> None:
+    def loss(model: Any, given: Batch) -> Tensor:
+        return scored(model, torch.from_numpy(given["x"].numpy().copy()), given)
+
+    norms.prepare(net(), loss, batch())

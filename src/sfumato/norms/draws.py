@@ -40,9 +40,9 @@ class Draws(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
+            return _run(func, args, kwargs)
         before = _states()
-        out = func(*args, **(kwargs or {}))
+        out = _run(func, args, kwargs)
         if any(not torch.equal(now, then) for now, then in zip(_states(), before, strict=True)):
             name = func.overloadpacket.__name__.rstrip("_")
             if name == _UNIFORM and len(self.found) in self._forced:
@@ -99,7 +99,7 @@ class FixedDraws(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = func.overloadpacket.__name__.rstrip("_")
         if torch.Tag.nondeterministic_seeded not in func.tags or name.startswith("_scaled_dot"):
-            return func(*args, **(kwargs or {}))
+            return _run(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             key = int(torch.randint(2**31, ()))
             state = torch.get_rng_state()
@@ -227,6 +227,12 @@ def _below_one(u: Tensor, out: Tensor) -> Tensor:
 
 def _or(value: Any, default: float) -> Any:
     return default if value is None else value
+
+
+def _run(func: Any, args: tuple, kwargs: dict | None) -> Any:
+    """Run a function unseen by modes for torch functions, which do not see it either where nothing lists draws."""
+    with torch._C.DisableTorchFunction():
+        return func(*args, **(kwargs or {}))
 
 
 def _states() -> list[Tensor]:

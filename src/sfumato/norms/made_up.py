@@ -162,7 +162,7 @@ class InRange(TorchDispatchMode):
                 self._check_index(given["self"], given["indices"])
             elif name == "take":
                 self._check(given["index"], given["self"].flatten(), 0, given, wraps=True)
-        out = func(*args, **(kwargs or {}))
+            out = func(*args, **(kwargs or {}))
         self.work += sum(leaf.numel() for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))
         return out
 

@@ -32,6 +32,7 @@ class Subject:
         measure: (batch, paths, weights, valid) -> losses, norms (N,) and sums by name, as the tape measures them.
         low: whether something is of lower precision than float32.
         draws: where the rows are in what the model draws at random; None where it draws nothing.
+        exact: in a copy of higher precision, the tolerance; and the loss below which it is absolute.
     """
 
     model: Any
@@ -41,10 +42,13 @@ class Subject:
     measure: Callable[[Any, Sequence[Path], Tensor, Tensor], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
     low: bool = False
     draws: Axes | None = None
+    exact: tuple[float, float] | None = None
 
     @property
     def tolerance(self) -> float:
         """How far two ways of computing one number may be apart, relative to it."""
+        if self.exact is not None:
+            return self.exact[0]
         if self.low:
             return 0.1
         return 1e-7 if next(iter(self.parameters.values())).dtype == torch.float64 else 1e-3
