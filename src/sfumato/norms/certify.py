@@ -10,19 +10,30 @@ each of these held, for ordinary rows of many kinds, by themselves and among hos
 
 Gradients alone come from one ordinary backward pass each, through no rule of the engine. They are kept as their norms
 and their products with one fixed random vector r: for an error e of a sum, <e, r> has the standard deviation |e|.
+
+What the tape measures can be held to the precision of training alone. A coupling below it, times the number of rows,
+may still be large: so some batches are compared once more in a copy of the model of higher precision, by a plain joint
+pass. Under low precision the joint pass and a row alone differ by more than rounding of a sum would explain, and alike
+for alike rows; what one record's values decide may not change which of them is computed, so one path must be all.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.base import Refused
 from sfumato.norms import made_up
 from sfumato.norms.contract import per_example
+from sfumato.norms.measured import trainable
 from sfumato.norms.path import OffPath, Path
-from sfumato.norms.pool import Alone, Assembly, Pool, Subject, assemblies, fixed, product
+from sfumato.norms.pool import Alone, Assembly, Pool, Subject, alone_of, assemblies, fixed, product
 from sfumato.norms.recorder import Pair, find_path
 from sfumato.norms.rows import check_rows_apart
 
@@ -35,6 +46,15 @@ _COUPLED_BACKWARD = (
     "the gradient of a row changes when another row's input changes, though its loss does not: rows depend on each "
     "other in the backward pass (a hook, a custom autograd function), so clipping per example bounds nothing."
 )
+_SEVERAL = (
+    "under mixed or half precision a row's path must not depend on its values: rows differ between being computed "
+    "jointly and alone there, and one record would move others. Use float32, or take one path for all rows: no `if` on "
+    "values, no packed tokens; transformers leaves out an attention mask of ones, unless it has four dimensions "
+    "(mask[:, None, None, :].bool())."
+)
+_LARGE = 50_000_000  # parameters of a model of which few batches are compared in higher precision
+_LARGEST = 300_000_000  # parameters of a model that is copied in float64
+_EXACT = {8: (1e-7, 1e-3), 4: (1e-5, 0.1)}  # the least bytes of a float anywhere -> tolerance, and floor of a loss
 
 
 def certify(subject: Subject, pool: Pool, count: int, seed: int, known: Sequence[Path] = ()) -> tuple[Path, ...]:
@@ -48,12 +68,20 @@ def certify(subject: Subject, pool: Pool, count: int, seed: int, known: Sequence
     """
     first, *others = assemblies(pool, count, seed)
     paths = list(known) or [_first_path(subject, first)]
+    left = False
     for assembly in (first, *others):
-        with ExitStack() as stack:
-            if assembly.poison is not None:
-                stack.enter_context(made_up.Poison(*assembly.poison))
-            _take(subject, pool, assembly, paths, first=assembly is first and not known, add=not known)
+        with _poisoned(assembly):
+            fault = _take(subject, pool, assembly, paths, first=assembly is first and not known, add=not known)
+        left |= assembly.poison is None and isinstance(fault, OffPath)
+    if count > 1:
+        _compare_exactly(subject, pool, (first, *others), seed)
+        if subject.low and (left or len(paths) > 1 or len(pool.singles) > 1):
+            raise Refused(_SEVERAL)
     return tuple(paths)
+
+
+def _poisoned(assembly: Assembly) -> Any:
+    return nullcontext() if assembly.poison is None else made_up.Poison(*assembly.poison)
 
 
 def _first_path(subject: Subject, assembly: Assembly) -> Path:
@@ -63,21 +91,26 @@ def _first_path(subject: Subject, assembly: Assembly) -> Path:
 
 
 def _settled(subject: Subject, assembly: Assembly, path: Path) -> Path:
-    with fixed(subject):
+    with _fixed(subject, assembly):
         return check_rows_apart(
             subject.model, subject.loss_fn, assembly.batch, subject.parameters, path, subject.context
         )[0]
 
 
-def _take(subject: Subject, pool: Pool, assembly: Assembly, paths: list[Path], *, first: bool, add: bool) -> None:
-    """Hold one batch to the paths; add the path that it takes, or take out one that does not hold for it."""
+def _take(
+    subject: Subject, pool: Pool, assembly: Assembly, paths: list[Path], *, first: bool, add: bool
+) -> Exception | None:
+    """Hold one batch to the paths; add the path that it takes, or take out one that does not hold for it.
+
+    Returns what was wrong with the paths as they were.
+    """
     try:
         fault = _fault(subject, pool, assembly, paths)
     except Exception as error:
         fault = error
     if fault is None:
-        return
-    _check_apart(subject, pool, assembly)
+        return None
+    _check_apart(subject, pool.vector, assembly)
     if first:
         raise fault
     if not isinstance(fault, OffPath):  # the same calls, and other entries: what decides is not in the path
@@ -85,6 +118,11 @@ def _take(subject: Subject, pool: Pool, assembly: Assembly, paths: list[Path], *
     elif add and len(paths) < _MOST_PATHS and not assembly.poison:
         new = _new_path(subject, pool, assembly)
         paths.extend([] if new is None else [new])
+    return fault
+
+
+def _fixed(subject: Subject, assembly: Assembly) -> Any:
+    return fixed(subject, assembly.setting, assembly.numbers)
 
 
 def _fault_or_off(subject: Subject, pool: Pool, assembly: Assembly, path: Path) -> Exception | None:
@@ -116,7 +154,7 @@ def _fault(subject: Subject, pool: Pool, assembly: Assembly, paths: Sequence[Pat
     """
     compared = assembly.compared
     weights = _weights(compared)
-    with fixed(subject):
+    with _fixed(subject, assembly):
         losses, norms, sums = subject.measure(assembly.batch, paths, weights, compared)
     alones = [alone for alone in assembly.alones if alone is not None]
     if _losses_differ(subject, losses[compared.to(losses.device)], alones):
@@ -141,7 +179,8 @@ def _weights(compared: Tensor) -> Tensor:
 
 def _losses_differ(subject: Subject, losses: Tensor, alones: Sequence[Alone]) -> bool:
     own = torch.stack([alone.loss.cpu() for alone in alones])
-    return not bool(((losses.double().cpu() - own).abs() <= subject.tolerance * (1e-3 + own.abs())).all())
+    floor = 1e-3 if subject.exact is None else subject.exact[1]
+    return not bool(((losses.double().cpu() - own).abs() <= subject.tolerance * (floor + own.abs())).all())
 
 
 def _wrong_sums(
@@ -160,7 +199,7 @@ def _wrong_sums(
     return found
 
 
-def _check_apart(subject: Subject, pool: Pool, assembly: Assembly) -> None:
+def _check_apart(subject: Subject, vector: Tensor, assembly: Assembly) -> None:
     """Compare a plain joint pass with the rows alone.
 
     Raises:
@@ -170,12 +209,12 @@ def _check_apart(subject: Subject, pool: Pool, assembly: Assembly) -> None:
     weights = _weights(compared)
     alones = [alone for alone in assembly.alones if alone is not None]
     try:
-        with fixed(subject), torch.enable_grad(), subject.context():
-            losses = per_example(subject.loss_fn(subject.model, assembly.batch), len(compared))
-        differ = _losses_differ(subject, losses.detach()[compared.to(losses.device)], alones)
-        if not differ:
-            chosen = losses[compared.to(losses.device)]
-            with fixed(subject):
+        with _fixed(subject, assembly):
+            with torch.enable_grad(), subject.context():
+                losses = per_example(subject.loss_fn(subject.model, assembly.batch), len(compared))
+            differ = _losses_differ(subject, losses.detach()[compared.to(losses.device)], alones)
+            if not differ:
+                chosen = losses[compared.to(losses.device)]
                 grads = torch.autograd.grad(
                     chosen, list(subject.parameters.values()), weights[compared].to(chosen), allow_unused=True
                 )
@@ -188,6 +227,108 @@ def _check_apart(subject: Subject, pool: Pool, assembly: Assembly) -> None:
         for (name, parameter), grad in zip(subject.parameters.items(), grads, strict=True)
     }
     if all(bool(torch.isfinite(grad).all()) for grad in sums.values()) and _wrong_sums(
-        subject, sums, weights[compared], alones, pool.vector
+        subject, sums, weights[compared], alones, vector
     ):
         raise Refused(_COUPLED_BACKWARD)
+
+
+# ---------------------------------------------------------------- in higher precision
+
+
+def _compare_exactly(subject: Subject, pool: Pool, given: Sequence[Assembly], seed: int) -> None:
+    """Compare plain joint passes with rows alone in a copy of the model of higher precision, where there is one.
+
+    All batches under low precision, for which nothing else sees a coupling below its tolerance; else an ordinary one
+    and two with hostile rows (one under each of several settings of random numbers), other ones for another seed.
+
+    Raises:
+        Refused: a loss or a gradient moves with other rows.
+    """
+    few = sum(p.numel() for p in subject.model.parameters()) > _LARGE
+    chosen = list(given)[1:]
+    if few or not subject.low:
+        chosen, number = [], 1 if few or len(pool.settings) > 1 else 2
+        for setting in pool.settings:
+            own = [assembly for assembly in given[1:] if assembly.setting == setting]
+            plain = [assembly for assembly in own if None not in assembly.alones]
+            hostile = [assembly for assembly in own if None in assembly.alones]
+            start = 2 * seed % max(len(hostile), 1)
+            chosen += plain[:1] + (hostile + hostile)[start : start + number]
+    for exact in _exact_copies(subject):
+        if _compared(exact, pool, chosen):
+            return
+
+
+def _exact_copies(subject: Subject) -> Iterator[Subject]:
+    """Yield the subject in float64 and, under low precision, in float32; none where it cannot be copied."""
+    dtypes = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
+    if torch.float64 in dtypes:
+        return
+    if sum(p.numel() for p in subject.model.parameters()) <= _LARGEST:
+        yield from _copied(subject, torch.float64)
+    if subject.low and dtypes == {torch.float32}:
+        yield replace(subject, context=nullcontext)
+    elif subject.low:
+        yield from _copied(subject, torch.float32)
+
+
+def _copied(subject: Subject, dtype: torch.dtype) -> Iterator[Subject]:
+    try:
+        model = copy.deepcopy(subject.model).to(dtype)
+    except Exception:
+        return
+    parameters = trainable(model)
+    if model is not subject.model and list(parameters) == list(subject.parameters):
+        yield replace(subject, model=model, parameters=parameters, context=nullcontext)
+
+
+def _compared(subject: Subject, pool: Pool, chosen: Sequence[Assembly]) -> bool:
+    """Return whether batches could be compared in this precision.
+
+    Raises:
+        Refused: a loss or a gradient moves with other rows.
+    """
+    dtype = next(iter(subject.parameters.values())).dtype
+
+    def cast(batch: Any) -> Any:
+        return pytree.tree_map(lambda t: t.to(dtype) if isinstance(t, Tensor) and t.is_floating_point() else t, batch)
+
+    def alone(setting: str, given: Alone) -> Alone | None:
+        key = (setting, given.number)
+        if key not in known:
+            try:
+                found, reached = alone_of(subject, setting, given.number, cast(given.row), pool.vector, [])
+                known[key] = found if found.finite and reached else None
+            except Exception:
+                known[key] = None
+        return known[key]
+
+    known: dict[tuple[str, int], Alone | None] = {}
+    start = pool.ordinary[0]
+    with _Precision() as precision:
+        if alone(next(iter(pool.settings)), start) is None:
+            return False
+    if precision.least not in _EXACT:
+        return False
+    tolerance, floor = _EXACT[precision.least] if dtype == torch.float64 else (1e-3, 1e-3)
+    subject = replace(subject, exact=(tolerance, floor))
+    for assembly in chosen:
+        alones = [None if one is None else alone(assembly.setting, one) for one in assembly.alones]
+        with _poisoned(assembly):
+            _check_apart(subject, pool.vector, replace(assembly, batch=cast(assembly.batch), alones=alones))
+    return True
+
+
+class _Precision(TorchDispatchMode):
+    """Notes the least number of bytes of a float among all results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.least = 8
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        with torch._C.DisableTorchFunction():
+            out = func(*args, **(kwargs or {}))
+        floats = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
+        self.least = min([self.least, *(t.dtype.itemsize for t in floats)])
+        return out

@@ -1,24 +1,25 @@
 """What made-up rows give alone, and the batches that are put together of them: the material of a certification."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfumato.base import BadInput, Refused
 from sfumato.norms import made_up
 from sfumato.norms.contract import Autocast, Staged, per_example
-from sfumato.norms.draws import FixedDraws
+from sfumato.norms.draws import SETTINGS, Axes, FixedDraws
 from sfumato.norms.follow import noting
 from sfumato.norms.layout import Layouts
 from sfumato.norms.lengths import squared_norms
 from sfumato.norms.path import Path, Visit
 from sfumato.norms.rows import row_sets
-from sfumato.norms.synthetic import joined
+from sfumato.norms.synthetic import has_floats, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,8 @@ class Subject:
         context: of the forward pass.
         measure: (batch, paths, weights, valid) -> losses, norms (N,) and sums by name, as the tape measures them.
         low: whether something is of lower precision than float32.
-        draws: whether the model draws random numbers.
+        draws: where the rows are in what the model draws at random; None where it draws nothing.
+        exact: in a copy of higher precision, the tolerance; and the loss below which it is absolute.
     """
 
     model: Any
@@ -40,11 +42,14 @@ class Subject:
     context: Autocast
     measure: Callable[[Any, Sequence[Path], Tensor, Tensor], tuple[Tensor, Tensor, Mapping[str, Tensor]]]
     low: bool = False
-    draws: bool = False
+    draws: Axes | None = None
+    exact: tuple[float, float] | None = None
 
     @property
     def tolerance(self) -> float:
         """How far two ways of computing one number may be apart, relative to it."""
+        if self.exact is not None:
+            return self.exact[0]
         if self.low:
             return 0.1
         return 1e-7 if next(iter(self.parameters.values())).dtype == torch.float64 else 1e-3
@@ -52,9 +57,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Alone:
-    """One made-up row and what it gives alone: its loss, and its gradient's norm and product with r by parameter."""
+    """One made-up row, its number, and what it gives alone under one setting of random numbers: its loss, and its
+    gradient's norm and product with r by parameter.
+    """
 
     row: Any
+    number: int
     loss: Tensor
     norms: Tensor
     products: Tensor
@@ -69,7 +77,7 @@ class Pool:
     """The made-up rows of a certification.
 
     Attributes:
-        ordinary: with what they give alone.
+        settings: setting of random numbers -> ordinary rows, with what they give alone; the first one is that of paths.
         hostile: of which nothing is compared.
         reached: parameters that get a gradient from any of them.
         singles: the paths that ordinary rows take by themselves.
@@ -77,12 +85,17 @@ class Pool:
         vector: r.
     """
 
-    ordinary: list[Alone]
+    settings: dict[str, list[Alone]]
     hostile: list[Any]
     reached: frozenset[str]
     singles: tuple[Path, ...]
     more: Callable[[int], list[Any]] = field(repr=False)
     vector: Tensor = field(repr=False)
+
+    @property
+    def ordinary(self) -> list[Alone]:
+        """The rows under the first setting."""
+        return next(iter(self.settings.values()))
 
 
 def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
@@ -96,42 +109,57 @@ def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
     first = next(iter(subject.parameters.values()))
     vector = torch.randn(longest, generator=generator, dtype=torch.float32).to(first.device)
     base = made_up.base_rows(make)
-    taken: list[tuple[Visit, ...]] = []
-    found = [_alone(subject, row, vector, taken) for row in base]
     ranges = made_up.find_ranges(base[0], lambda row: _works(subject, row))
-    reached = frozenset().union(*(names for _, names in found))
-    ordinary = [alone for alone, _ in found]
     more = partial(made_up.ordinary_rows, base, ranges)
-    for row in more(seed):
-        if _works(subject, row):
-            alone, names = _alone(subject, row, vector, taken)
-            ordinary.append(alone)
+    rows = [*base, *(row for row in more(seed) if _works(subject, row))]
+    taken: list[tuple[Visit, ...]] = []
+    settings: dict[str, list[Alone]] = {}
+    reached: frozenset[str] = frozenset()
+    for setting in SETTINGS if subject.draws is not None else SETTINGS[:1]:
+        found = []
+        for number, row in enumerate(rows):
+            try:
+                alone, names = alone_of(subject, setting, number, row, vector, taken)
+            except Exception:
+                if setting == SETTINGS[0] and row is base[0]:
+                    raise
+                continue
+            found.append(alone)
             reached |= names
-    hostile = [row for row in made_up.hostile_rows(base, seed) if _works(subject, row)]
-    finite = [alone for alone in ordinary if alone.finite]
-    if not finite:
+        finite = [alone for alone in found if alone.finite]
+        settings |= {setting: finite} if finite else {}
+    hostile = [row for row in made_up.hostile_rows(base, ranges, seed) if _works(subject, row)]
+    if not settings:
         raise Refused("no made-up row has a finite loss and gradient: pass synthetic=, rows that the model takes.")
     singles = tuple(Path(visits, Layouts(())) for visits in dict.fromkeys(taken))
-    return Pool(ordinary=finite, hostile=hostile, reached=reached, singles=singles, more=more, vector=vector)
+    return Pool(settings=settings, hostile=hostile, reached=reached, singles=singles, more=more, vector=vector)
 
 
-def _alone(subject: Subject, row: Any, vector: Tensor, taken: list[tuple[Visit, ...]]) -> tuple[Alone, frozenset[str]]:
+def alone_of(
+    subject: Subject, setting: str, number: int, row: Any, vector: Tensor, taken: list[tuple[Visit, ...]]
+) -> tuple[Alone, frozenset[str]]:
+    """Return what a row gives alone, and the parameters that its gradient reaches; adds its path to `taken`.
+
+    Raises:
+        Refused: its loss has not the shape (1,), or depends on no trainable parameter.
+        BadInput: it reaches something trainable outside the model.
+    """
     visits: list[Visit] = []
-    with fixed(subject), torch.enable_grad(), subject.context():
-        with noting(visits, 1):
-            made = subject.loss_fn.rows(subject.model, row)
-        losses = per_example(subject.loss_fn.finish(made), 1)
-    taken.append(tuple(visits))
-    if not losses.requires_grad:
-        raise Refused("the loss does not depend on any trainable parameter.")
-    _check_leaves(losses, subject.parameters)
-    with fixed(subject):
+    with fixed(subject, setting, [number]):
+        with torch.enable_grad(), subject.context():
+            with noting(visits, 1):
+                made = subject.loss_fn.rows(subject.model, row)
+            losses = per_example(subject.loss_fn.finish(made), 1)
+        taken.append(tuple(visits))
+        if not losses.requires_grad:
+            raise Refused("the loss does not depend on any trainable parameter.")
+        _check_leaves(losses, subject.parameters)
         grads = torch.autograd.grad(losses[0], list(subject.parameters.values()), allow_unused=True)
     named = [(name, grad) for name, grad in zip(subject.parameters, grads, strict=True)]
     norms = torch.stack([_number(grad, lambda g: squared_norms(_wide(g)[None])[0].sqrt()) for _, grad in named])
     products = torch.stack([_number(grad, lambda g: product(g, vector)) for _, grad in named])
     reached = frozenset(name for name, grad in named if grad is not None)
-    return Alone(row, losses[0].detach().double(), norms, products), reached
+    return Alone(row, number, losses[0].detach().double(), norms, products), reached
 
 
 def _check_leaves(losses: Tensor, parameters: Mapping[str, Tensor]) -> None:
@@ -171,18 +199,30 @@ def product(tensor: Tensor, vector: Tensor) -> Tensor:
 
 def _works(subject: Subject, row: Any) -> bool:
     try:
-        with torch.enable_grad(), fixed(subject), subject.context():  # as in training, hooks on tensors included
+        # as in training, hooks on tensors included
+        with torch.enable_grad(), fixed(subject, SETTINGS[0], [0]), subject.context(), made_up.InRange():
             per_example(subject.loss_fn(subject.model, row), 1)
     except Exception:
         return False
     return True
 
 
-def fixed(subject: Subject) -> Any:
-    return FixedDraws() if subject.draws else nullcontext()
+def fixed(subject: Subject, setting: str, numbers: Sequence[int]) -> Any:
+    """Return a context in which rows of these numbers draw by `setting`; attention is computed by functions that show
+    their draws.
+    """
+    if subject.draws is None:
+        return nullcontext()
+    stack = ExitStack()
+    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+    stack.enter_context(FixedDraws(setting, numbers, subject.draws))
+    return stack
 
 
 # ---------------------------------------------------------------- batches of made-up rows
+
+
+_HOSTILE = 1000  # numbers of hostile rows begin here
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,12 +232,16 @@ class Assembly:
     Attributes:
         batch, longer: of N rows, and with one row more.
         alones: by row, what it gives alone; None for a hostile one, which is not compared.
+        numbers: of the rows.
+        setting: of random numbers.
         poison: rows whose looked-up entries are replaced, and by what.
     """
 
     batch: Any
     longer: Any
     alones: list[Alone | None]
+    numbers: list[int]
+    setting: str
     poison: tuple[Tensor, float] | None = None
 
     @property
@@ -209,19 +253,27 @@ class Assembly:
 def assemblies(pool: Pool, count: int, seed: int) -> list[Assembly]:
     """Return batches of `count` rows: base rows, all kinds in several orders, one row everywhere, and ordinary rows
     among hostile ones, so that for any two places the one is once hostile where the other is not.
+
+    Every setting of random numbers meets all kinds in one order, and at least one set of hostile rows and the others.
     """
     generator = torch.Generator().manual_seed(seed)
+    settings = list(pool.settings)
 
-    def ordinary(number: int) -> list[Alone]:
-        order = torch.cat([torch.randperm(len(pool.ordinary), generator=generator) for _ in range(number)])
-        return [pool.ordinary[place] for place in order[:number].tolist()]
+    def ordinary(number: int, setting: str) -> list[Alone]:
+        given = pool.settings[setting]
+        order = torch.cat([torch.randperm(len(given), generator=generator) for _ in range(number)])
+        return [given[place] for place in order[:number].tolist()]
 
     if count == 1:
-        return [_assembly([alone, alone]) for alone in pool.ordinary]
-    found = [_assembly(_base(pool.ordinary, count + 1)), _assembly(ordinary(count + 1))]
-    found.append(_assembly([pool.ordinary[-1]] * (count + 1)))
-    for number, rows in enumerate(row_sets(count)):
-        found.append(_among_hostile(pool, ordinary(count + 1), rows, number))
+        taken = [(name, given if name == settings[0] else given[:3]) for name, given in pool.settings.items()]
+        return [_assembly([alone, alone], name) for name, given in taken for alone in given]
+    found = [_assembly(_base(pool.ordinary, count + 1), settings[0])]
+    found += [_assembly(ordinary(count + 1, name), name) for name in settings]
+    found.append(_assembly([pool.ordinary[-1]] * (count + 1), settings[0]))
+    sets = row_sets(count)
+    for number in range(len(sets) if len(settings) == 1 else max(len(sets), 2 * len(settings))):
+        name = settings[(number // 2 + seed) % len(settings)]
+        found.append(_among_hostile(pool, ordinary(count + 1, name), sets[number % len(sets)], number, name))
     return found
 
 
@@ -234,16 +286,29 @@ def base_batch(ordinary: Sequence[Alone], count: int) -> Any:
     return joined([alone.row for alone in _base(ordinary, count)])
 
 
-def _assembly(alones: Sequence[Alone]) -> Assembly:
+def _assembly(alones: Sequence[Alone], setting: str) -> Assembly:
     rows = [alone.row for alone in alones]
-    return Assembly(batch=joined(rows[:-1]), longer=joined(rows), alones=list(alones[:-1]))
+    numbers = [alone.number for alone in alones[:-1]]
+    return Assembly(
+        batch=joined(rows[:-1]), longer=joined(rows), alones=list(alones[:-1]), numbers=numbers, setting=setting
+    )
 
 
-def _among_hostile(pool: Pool, alones: list[Alone], hostile: Tensor, number: int) -> Assembly:
+def _among_hostile(pool: Pool, alones: list[Alone], hostile: Tensor, number: int, setting: str) -> Assembly:
+    """Return ordinary rows with hostile ones at some places.
+
+    Where no hostile row has floats, what these places look up is poisoned; rows of large integers stand there in one
+    half of the batches, for they may take another path.
+    """
     rows = [alone.row for alone in alones]
-    if pool.hostile:
+    numbers = [alone.number for alone in alones[:-1]]
+    floats = any(has_floats(row) for row in pool.hostile)
+    if pool.hostile and (floats or number % 4 in (0, 3)):
         for place in hostile.nonzero().squeeze(1).tolist():
             rows[place] = pool.hostile[(place + number) % len(pool.hostile)]
-    poison = None if pool.hostile else (hostile, (torch.nan, torch.inf, 1e6)[number % 3])
+            numbers[place] = _HOSTILE + place
+    poison = None if floats else (hostile, (torch.nan, torch.inf, 1e6)[number % 3])
     kept = [None if own else alone for own, alone in zip(hostile.tolist(), alones[:-1], strict=True)]
-    return Assembly(batch=joined(rows[:-1]), longer=joined(rows), alones=kept, poison=poison)
+    return Assembly(
+        batch=joined(rows[:-1]), longer=joined(rows), alones=kept, numbers=numbers, setting=setting, poison=poison
+    )

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfumato.base import BadInput, Refused
 from sfumato.norms.certify import certify
 from sfumato.norms.composite import RefuseMixing
 from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, per_example
-from sfumato.norms.draws import Draws
+from sfumato.norms.draws import Axes, Draws, FixedDraws, draw_axes
 from sfumato.norms.ghost import joint_sum
 from sfumato.norms.measured import Measured, refuse_unmeasurable, trainable
 from sfumato.norms.path import Path
@@ -147,7 +148,7 @@ class _Certifier:
         with torch.random.fork_rng(devices=_cuda_devices(parameters)), torch.enable_grad(), _shaken(parameters):
             try:
                 _check_start(subject, self._make(count), count)
-                subject = replace(subject, draws=_draws(subject, self._make(2)))
+                subject = replace(subject, draws=_draws(subject, self._make))
                 pool = make_pool(subject, self._make, seed)
                 paths = certify(subject, pool, count, seed, known)
                 self.reached |= pool.reached
@@ -176,11 +177,20 @@ def _check_start(subject: Subject, batch: Any, count: int) -> None:
         per_example(subject.loss_fn(subject.model, batch), count)
 
 
-def _draws(subject: Subject, batch: Any) -> bool:
-    draws = Draws()
+def _draws(subject: Subject, make: Callable[[int], Any]) -> Axes | None:
+    """Return where the rows are in what is drawn at random; None where nothing is."""
+    draws, batch = Draws(), make(2)
     with torch.enable_grad(), subject.context(), draws:
         subject.loss_fn(subject.model, batch)
-    return bool(draws.found)
+    if not draws.found:
+        return None
+    seen = []
+    for count in (2, 3):
+        watch, batch = FixedDraws("mixed", range(count), {}), make(count)
+        with sdpa_kernel(SDPBackend.MATH), watch, torch.enable_grad(), subject.context():
+            subject.loss_fn(subject.model, batch)
+        seen.append(watch.seen)
+    return draw_axes(*seen)
 
 
 def _short(error: Exception) -> str:

@@ -26,13 +26,32 @@ def check_rows_apart(
     Raises:
         Refused: the loss of a row has a gradient at another row's entries, or a parameter's use has no rule.
     """
+    try:
+        return _check(model, loss, batch, parameters, path, context, inputs=True)
+    except RuntimeError as error:
+        if "requires grad" not in str(error):  # as `numpy()` and functions in place say of tensors that require it
+            raise
+    return _check(model, loss, batch, parameters, path, context, inputs=False)
+
+
+def _check(
+    model: Any,
+    loss: Staged,
+    batch: Any,
+    parameters: Mapping[str, Tensor],
+    path: Path,
+    context: Autocast,
+    *,
+    inputs: bool,
+) -> tuple[Path, set[str]]:
+    """Do `check_rows_apart`, looking at the gradients of `inputs` or not."""
     count = batch_size(batch)
     arrivals: list[tuple[Slot, Tensor]] = []
     orders: dict[int, _Order] = {}
     fired: set[str] = set()
     tape = Tape(parameters, [path], count, observe=lambda slot, grad: arrivals.append((slot, grad)))
-    batch = pytree.tree_map(lambda t: t.detach().clone().requires_grad_() if _is_float(t) else t, batch)
-    inputs = [leaf for leaf in pytree.tree_leaves(batch) if _is_float(leaf)]
+    batch = pytree.tree_map(lambda t: t.detach().clone().requires_grad_(inputs) if _is_float(t) else t, batch)
+    leaves = [leaf for leaf in pytree.tree_leaves(batch) if _is_float(leaf) and inputs]
     with tape, context():
         made = loss.rows(model, batch)
         tape.finish()
@@ -40,14 +59,14 @@ def check_rows_apart(
         if not losses.requires_grad:
             raise Refused("the loss does not depend on any trainable parameter.")
         for rows in row_sets(count):
-            wanted = [tape.anchor, *inputs, *parameters.values()]
+            wanted = [tape.anchor, *leaves, *parameters.values()]
             grads = torch.autograd.grad(losses[rows].sum(), wanted, retain_graph=True, allow_unused=True)
-            refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1 + len(inputs) :], strict=True)))
+            refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1 + len(leaves) :], strict=True)))
             for slot, grad in arrivals:
                 fired |= tape.tracked.names(slot.call.operands)
                 orders.setdefault(slot.call.position, _Order(slot.call, count)).see(grad, rows)
             arrivals.clear()
-            for grad in grads[1 : 1 + len(inputs)]:
+            for grad in grads[1 : 1 + len(leaves)]:
                 if grad is not None and bool(grad[~rows].ne(0).any()):
                     raise _leak("the inputs")
     lost = [slot.call.label for slot in tape.slots if slot.call.name.endswith("_") and not slot.fired]

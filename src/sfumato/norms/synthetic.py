@@ -48,6 +48,11 @@ def row_of(batch: Any, place: int) -> Any:
     return pytree.tree_map(lambda leaf: leaf[place : place + 1] if isinstance(leaf, Tensor) else leaf, batch)
 
 
+def has_floats(batch: Any) -> bool:
+    """Return whether a batch holds a tensor of floats."""
+    return any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(batch))
+
+
 def joined(rows: Sequence[Any]) -> Any:
     """Return one batch of batches of single rows."""
     return pytree.tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *rows)
