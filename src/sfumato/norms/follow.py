@@ -64,6 +64,13 @@ class Unseen(TorchDispatchMode):
     def __init__(self, watch: Watch, made: Callable[[str, Any], None] | None = None) -> None:
         super().__init__()
         self._watch, self._made = watch, made
+        self._refused: Refused | None = None
+
+    def __exit__(self, *error: Any) -> None:
+        """Refuse here again: a model may catch what is raised inside it, and TorchScript wraps it."""
+        super().__exit__(*error)
+        if self._refused is not None:
+            raise self._refused
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -72,11 +79,12 @@ class Unseen(TorchDispatchMode):
         name = func.overloadpacket.__name__
         values = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags)
         if values or name == "_nnz" or hidden(name):
-            raise Refused(
+            self._refused = Refused(
                 f"a value decides in {name}, called where torch does not show it: in a scripted or traced function, or "
                 "with the dispatch of torch functions switched off. What depends on it could not be compared at every "
                 "step; write it in plain Python."
             )
+            raise self._refused
         if self._made is not None:
             self._made(name, out)
         return out
