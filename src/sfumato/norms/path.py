@@ -7,6 +7,7 @@ and what is addressed by values (`addressing`). A forward pass that leaves them 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,8 @@ class Sight:
 
     def head(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> Head | None:
         """Return what is compared of a call; None for one that returns no tensor and reads no value."""
-        name = name.partition(".")[0]
+        if "." in name:  # an overload of an operator
+            name = name.partition(".")[0]
         read = self._read(name, args, kwargs, out)
         if isinstance(out, Tensor):
             shapes: Any = out.shape
@@ -76,13 +78,12 @@ class Sight:
         return name, shapes, plain, read
 
     def _read(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> bytes | None:
-        if name in _EXPOSES or (name == "__get__" and isinstance(out, dict)):
+        kind = _kind(name)
+        if kind == "exposes" or (name == "__get__" and isinstance(out, dict)):
             return self._memory(name, args)
-        if name in _WRITES or (name[-1:] == "_" and name[-2:] != "__") or "out" in kwargs:
+        if kind == "writes" or (kwargs and "out" in kwargs):
             return self._written(args, kwargs)
-        if isinstance(out, Tensor) or out is None or name in _METADATA or isinstance(out, torch.Size):
-            return None
-        if name.startswith(("is_", "sym_")) and name != "is_nonzero":
+        if kind == "metadata" or out is None or isinstance(out, (Tensor, torch.Size)):
             return None
         parts = [item for item in out if not isinstance(item, Tensor)] if isinstance(out, (tuple, list)) else [out]
         told = [part for part in parts if isinstance(part, (*_READABLE, np.ndarray)) and part is not None]
@@ -112,6 +113,17 @@ class Sight:
                 if fixed or storage.data_ptr() in self._shared:
                     found.append(target)
         return digest(*found) if found else None
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """Return what a function does beside returning tensors."""
+    if name in _EXPOSES:
+        return "exposes"
+    if name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+        return "writes"
+    of_shape = name in _METADATA or (name.startswith(("is_", "sym_")) and name != "is_nonzero")
+    return "metadata" if of_shape else "other"
 
 
 _READABLE = (int, float, complex, bool, str, bytes, tuple, list, dict)
