@@ -1,45 +1,151 @@
-"""Calls whose values decide which entries their result holds: selections, gathers, sorts.
+"""Calls whose values decide which entries their result holds: selections, gathers, sorts; and digests of values.
 
 Shapes alone do not show whose entries are where after `h[labels != -100]`, `h[order]` or `masked_scatter`: two batches
 with as many selected entries in all have equal shapes, and other rows in other places. Such a call is compared by its
-shapes only where each row visibly keeps to itself: a mask that selects equally many entries of each row, a gather
-inside rows, `x[arange(N), index]`. Everywhere else what it addresses is part of the path: equal for constants of the
-model (tables of relative positions), another path for each batch that addresses otherwise.
+shapes only where each row is known to keep to itself: a gather along a dimension that does not hold rows, a look-up in
+a table that does not depend on the batch, a mask that selects equally many entries of each row, `x[arange(N), index]`.
+Which dimension holds rows is seen at certification, from a second pass of one row more (`Sizes`). Everywhere else what
+is addressed is part of the path: equal for constants of the model, another path for each batch that addresses
+otherwise.
 """
 
 import hashlib
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-Looked = bytes | int | None
-"""A digest of what is addressed, the number of entries that a mask selects of each row, or None: shapes say enough."""
+Looked = bytes | int | str | None
+"""A digest of what is addressed, the number of entries that a mask selects of each row, `INSIDE`, or None."""
+
+INSIDE = "inside rows"
+"""Each row keeps to itself whatever the values are: nothing is looked at."""
 
 
-def addressed(name: str, args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
-    """Return a digest of what a call addresses by values; None, or a number, where each row keeps to itself."""
-    look = _LOOKS.get(name)
-    if look is None:
-        return None
+class Sizes(Protocol):
+    """Where rows are in the tensors of a call, seen from two passes of different numbers of rows."""
+
+    def clean(self, tensor: Tensor) -> bool:
+        """Whether nothing of the batch is in it."""
+        ...
+
+    def inside(self, tensor: Tensor, dim: int | None) -> bool:
+        """Whether dimension `dim` (None: all of them as one) holds entries of single rows, or nothing of the batch."""
+        ...
+
+    def leads(self, tensor: Tensor) -> bool:
+        """Whether its first dimension, and no other, holds the rows, one entry each."""
+        ...
+
+
+def addressed(name: str, args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int, leads: bool) -> Looked:
+    """Return a digest of what a call addresses by values; None, or a number, where each row keeps to itself.
+
+    Args:
+        leads: whether what is addressed is known to lead with the rows.
+    """
     with torch._C.DisableTorchFunction():
-        return look(args, kwargs, out, num_rows)
+        return _LOOKS.get(name, _counters)(args, kwargs, out, num_rows if leads else -1)
 
 
-def _digest(*tensors: Any) -> bytes:
+def keeps_inside(name: str, args: tuple, kwargs: dict[str, Any], sizes: Sizes) -> bool:
+    """Whether each row keeps to itself in a call, whatever the values that it addresses by are."""
+    with torch._C.DisableTorchFunction():
+        look = _LOOKS.get(name, _counters)
+        if look is _no_look:
+            return True
+        if look is _counters:
+            return all(sizes.clean(tensor) for tensor in _single_integers(args, kwargs))
+        if name == "__getitem__":
+            index = list(tensors_in(args[1]))
+            whole = not any(one.dtype in _MASKS for one in index) and not any(True for _ in arrays_in(args[1]))
+            return (not index and whole) or (whole and sizes.clean(args[0]))
+        dimension = _DIMENSIONS.get(name)
+        if dimension is None:
+            return False
+        return all(sizes.inside(tensor, dim) for tensor, dim in dimension(args, kwargs))
+
+
+def leads(name: str, args: tuple, sizes: Sizes) -> bool:
+    """Whether what a call addresses leads with the rows."""
+    return name in _LOOKS and bool(args) and isinstance(args[0], Tensor) and sizes.leads(args[0])
+
+
+def of_one_row(name: str) -> bool:
+    """Whether a call on one row can only address along dimensions of that row."""
+    return name in _DIMENSIONS or _LOOKS.get(name, _counters) in (_counters, _no_look)
+
+
+def hidden(name: str) -> bool:
+    """Whether a function addresses by values, whatever its arguments are."""
+    return name in _ALWAYS
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in an argument, at any depth of lists, tuples, mappings and slices."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+    elif isinstance(value, slice):
+        for item in (value.start, value.stop, value.step):
+            yield from tensors_in(item)
+
+
+def arrays_in(value: Any) -> Iterator[np.ndarray]:
+    """Yield the arrays of numpy in an argument."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from arrays_in(item)
+
+
+def digest(*values: Any) -> bytes:
+    """Return a digest of tensors by their bytes, of arrays too, and of other values by how they print."""
     total = hashlib.blake2b(digest_size=16)
-    for tensor in tensors:
-        if isinstance(tensor, Tensor):
-            total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    with torch._C.DisableTorchFunction():
+        for value in values:
+            if isinstance(value, Tensor):
+                total.update(f"{value.dtype} {tuple(value.shape)}".encode())
+                total.update(_content(value))
+            elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
+                total.update(f"{value.dtype} {value.shape}".encode())
+                total.update(value.tobytes())
+            else:
+                total.update(f"{type(value).__name__} {value!r}".encode())
     return total.digest()
+
+
+def _content(tensor: Tensor) -> Any:
+    """Return the bytes of a tensor; of one that has none to show, bytes that equal no others."""
+    try:
+        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+        host = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        return host.view(torch.uint8).numpy().data
+    except (RuntimeError, TypeError, NotImplementedError):
+        return os.urandom(16)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Return the names in a text."""
+    return tuple(text.split())
 
 
 def _argument(args: tuple, kwargs: dict[str, Any], place: int, *names: str) -> Any:
     if len(args) > place:
         return args[place]
     return next((kwargs[name] for name in names if name in kwargs), None)
+
+
+_MASKS = (torch.bool, torch.uint8)
 
 
 def _of_each_row(mask: Tensor, num_rows: int) -> int | None:
@@ -55,19 +161,18 @@ def _getitem(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Lo
 
 
 def _indexed(index: Any, num_rows: int) -> Looked:
-    parts = list(index) if isinstance(index, (tuple, list)) else [index]
-    tensors = [part for part in parts if isinstance(part, Tensor)]
-    if not tensors:
+    parts = list(index) if isinstance(index, tuple) else [index]
+    tensors, arrays = list(tensors_in(index)), list(arrays_in(index))
+    if not tensors and not arrays:
         return None
-    first = tensors[0]
-    if any(part.dim() == 0 and part.dtype != torch.bool for part in tensors):
-        return _digest(*tensors)
-    if len(tensors) == 1 and first is parts[0] and first.dtype == torch.bool:
-        count = _of_each_row(first, num_rows)
-        return _digest(first) if count is None else count
-    if first is parts[0] and first.dtype != torch.bool and _counts_up(first, num_rows):
-        return None
-    return _digest(*tensors)
+    first = parts[0]
+    if isinstance(first, Tensor) and not arrays and len(tensors) == sum(isinstance(part, Tensor) for part in parts):
+        if len(tensors) == 1 and first.dtype == torch.bool:
+            count = _of_each_row(first, num_rows)
+            return digest(first) if count is None else count
+        if not any(part.dim() == 0 or part.dtype in _MASKS for part in tensors) and _counts_up(first, num_rows):
+            return None
+    return digest(*tensors, *arrays)
 
 
 def _counts_up(index: Tensor, num_rows: int) -> bool:
@@ -97,66 +202,148 @@ def _masked(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Loo
     target = args[0]
     whole = mask.expand(target.shape) if mask.dim() < target.dim() or mask.shape != target.shape else mask
     count = _of_each_row(whole, num_rows)
-    return _digest(mask) if count is None else count
+    return digest(mask) if count is None else count
 
 
-def _inside_rows(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
-    """gather and scatter: along another dimension than the first, each row addresses its own entries."""
-    dim, index = _argument(args, kwargs, 1, "dim"), _argument(args, kwargs, 2, "index", "indices")
-    if isinstance(dim, Tensor):  # take_along_dim(input, indices, dim)
-        dim, index = index, dim
-    if isinstance(index, Tensor) and isinstance(dim, int) and dim % max(index.dim(), 1) != 0:
-        return None
-    return _digest(index)
-
-
-def _along(place: int, default: int | None) -> Callable[..., Looked]:
-    """Sorts, and what returns places: inside rows along another dimension than the first."""
-
-    def look(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
-        dim = _argument(args, kwargs, place, "dim")
-        if isinstance(dim, Tensor):  # max(a, b), entry by entry
-            return None
-        dim = default if dim is None else dim
-        if isinstance(dim, int) and args and args[0].dim() > 1 and dim % args[0].dim() != 0:
-            return None
-        places = out if isinstance(out, Tensor) else out[-1]
-        return _digest(places) if isinstance(places, Tensor) and not places.is_floating_point() else None
-
-    return look
+def _index(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
+    """gather, scatter and embedding: every tensor of integers among the arguments."""
+    return digest(*(one for one in tensors_in((args, kwargs)) if not one.is_floating_point()))
 
 
 def _places(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
+    """Sorts, and what returns places, alone or last in a tuple."""
+    places = out if isinstance(out, Tensor) else out[-1]
+    return digest(places) if isinstance(places, Tensor) and not places.is_floating_point() else None
+
+
+def _places_beside(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
     """max and the like, where they return places besides values."""
-    return None if isinstance(out, Tensor) else _along(1, -1)(args, kwargs, out, num_rows)
+    return None if isinstance(out, Tensor) else _places(args, kwargs, out, num_rows)
+
+
+def _ordered(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
+    """A sort that returns no places: they are found again."""
+    return digest(args[0].detach().argsort(dim=0, stable=True))
 
 
 def _arguments(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
-    given = [value for value in (*args[1:], *kwargs.values()) if isinstance(value, Tensor)]
-    return _digest(*(value for value in given if not value.is_floating_point()))
+    given = list(tensors_in((args[1:], kwargs)))
+    return digest(*(value for value in given if not value.is_floating_point()))
+
+
+def _single_integers(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return what may stand for a plain number: `roll(x, shift)`, `narrow(0, start, 4)`."""
+    given = tensors_in((args[1:], kwargs))
+    return [one for one in given if not one.is_floating_point() and not one.is_complex() and one.numel() == 1]
+
+
+def _counters(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
+    found = _single_integers(args, kwargs)
+    return digest(*found) if found else None
 
 
 def _result(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
-    return _digest(*(out if isinstance(out, (tuple, list)) else (out,)))
+    return digest(*(out if isinstance(out, (tuple, list)) else (out,)))
 
 
 def _where(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
     return _result(args, kwargs, out, num_rows) if len(args) + len(kwargs) == 1 else None
 
 
-_LOOKS: dict[str, Callable[[tuple, dict[str, Any], Any, int], Looked]] = {
+_Look = Callable[[tuple, dict[str, Any], Any, int], Looked]
+_Dimension = Callable[[tuple, dict[str, Any]], list[tuple[Tensor, int | None]]]
+
+
+def _no_look(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Looked:
+    return None
+
+
+def _along(place: int, default: int | None, *, written: bool = False) -> _Dimension:
+    """The dimension of the first argument that `dim` names; for functions that write, also of what is written."""
+
+    def dimension(args: tuple, kwargs: dict[str, Any]) -> list[tuple[Tensor, int | None]]:
+        given = kwargs["dim"] if "dim" in kwargs else args[place] if len(args) > place else default
+        dim = given if isinstance(given, int) and not isinstance(given, bool) else None
+        if not args or not isinstance(args[0], Tensor):
+            return [(one, None) for one in tensors_in((args, kwargs))]
+        others = [one for one in tensors_in((args[1:], kwargs)) if one.dim()]
+        found = [(one, dim) for one in (args[0], *(others if written else ()))]
+        return [(one, None if dim is None or not one.dim() else dim % one.dim()) for one, dim in found]
+
+    return dimension
+
+
+def _beside(args: tuple, kwargs: dict[str, Any]) -> list[tuple[Tensor, int | None]]:
+    """max and the like: entry by entry of two tensors, or over everything, they address nothing."""
+    if isinstance(_argument(args, kwargs, 1, "dim", "other"), Tensor) or not (args[1:] or kwargs):
+        return []
+    return _along(1, -1)(args, kwargs)
+
+
+def _table(args: tuple, kwargs: dict[str, Any]) -> list[tuple[Tensor, int | None]]:
+    """embedding: F.embedding(entries, table), torch.embedding(table, entries)."""
+    given = list(tensors_in((args, kwargs)))
+    tables = [one for one in given if one.is_floating_point()]
+    if len(given) != 2:  # offsets of bags
+        return [(one, None) for one in given]
+    return [(one, 0) for one in tables or given]
+
+
+_DIMENSIONS: dict[str, _Dimension] = {
+    **dict.fromkeys(("gather", "index_select"), _along(1, None)),
+    **dict.fromkeys(("take_along_dim",), _along(2, None)),
+    **dict.fromkeys(("scatter", "scatter_", "scatter_add", "scatter_add_"), _along(1, None, written=True)),
+    **dict.fromkeys(("scatter_reduce", "scatter_reduce_"), _along(1, None, written=True)),
+    **dict.fromkeys(("index_add", "index_add_", "index_copy", "index_copy_"), _along(1, None, written=True)),
+    **dict.fromkeys(("index_fill", "index_fill_"), _along(1, None, written=True)),
+    **dict.fromkeys(("index_reduce", "index_reduce_"), _along(1, None, written=True)),
+    **dict.fromkeys(("sort", "argsort"), _along(1, -1)),
+    **dict.fromkeys(("topk", "kthvalue"), _along(2, -1)),
+    **dict.fromkeys(("argmax", "argmin"), _along(1, None)),
+    **dict.fromkeys(("cummax", "cummin"), _along(1, None)),
+    **dict.fromkeys(("max", "min", "median", "nanmedian", "mode"), _beside),
+    **dict.fromkeys(("msort",), _along(9, 0)),
+    **dict.fromkeys(("embedding", "embedding_bag"), _table),
+}
+"""What a call selects from or writes into, and the dimensions along which it does."""
+
+_ARITHMETIC = names(
+    "add sub mul div true_divide floor_divide remainder fmod pow rsub eq ne lt le gt ge equal allclose isclose clamp "
+    "clamp_min clamp_max clip maximum minimum fmax fmin logical_and logical_or logical_xor bitwise_and bitwise_or "
+    "bitwise_xor where masked_fill stack cat concat concatenate hstack vstack full_like fill fill_ copy_ lerp addcmul "
+    "addcdiv type_as view_as expand_as reshape_as to broadcast_tensors isin __torch_function__ searchsorted bucketize"
+)
+"""Functions in which a tensor with one entry stands for itself, not for a size or a place."""
+
+_LOOKS: dict[str, _Look] = {
+    **dict.fromkeys((*_ARITHMETIC, *(f"{name}_" for name in _ARITHMETIC)), _no_look),
+    **dict.fromkeys(
+        (f"__{one}{name}__" for one in ("", "r", "i") for name in (*_ARITHMETIC[:9], "and", "or")), _no_look
+    ),
+    **dict.fromkeys(("__truediv__", "__rtruediv__", "__itruediv__", "__floordiv__", "__rfloordiv__"), _no_look),
+    **dict.fromkeys(("__mod__", "__rmod__", "__xor__", "__rxor__", "__matmul__", "__contains__"), _no_look),
     "__getitem__": _getitem,
     "__setitem__": _setitem,
     "where": _where,
-    **dict.fromkeys(("index_put", "index_put_", "_unsafe_index_put"), _index_put),
+    **dict.fromkeys(("index_put", "index_put_", "_unsafe_index_put", "index", "_unsafe_index"), _index_put),
+    **dict.fromkeys(("_index_put_impl_",), _index_put),
     **dict.fromkeys(("masked_select", "masked_scatter", "masked_scatter_"), _masked),
-    **dict.fromkeys(("gather", "scatter", "scatter_", "scatter_add", "scatter_add_"), _inside_rows),
-    **dict.fromkeys(("scatter_reduce", "scatter_reduce_", "take_along_dim"), _inside_rows),
-    **dict.fromkeys(("sort", "argsort", "msort"), _along(1, -1)),
-    **dict.fromkeys(("topk", "kthvalue"), _along(2, -1)),
-    **dict.fromkeys(("argmax", "argmin"), _along(1, None)),
-    **dict.fromkeys(("max", "min", "median", "mode", "cummax", "cummin"), _places),
-    **dict.fromkeys(("index_select", "index_add", "index_add_", "index_copy", "index_copy_"), _arguments),
-    **dict.fromkeys(("index_fill", "index_fill_", "take", "put_", "repeat_interleave", "tensor_split"), _arguments),
+    **dict.fromkeys(("gather", "scatter", "scatter_", "scatter_add", "scatter_add_", "index_select"), _index),
+    **dict.fromkeys(("scatter_reduce", "scatter_reduce_", "take_along_dim", "embedding", "embedding_bag"), _index),
+    **dict.fromkeys(("sort", "argsort", "topk", "kthvalue", "argmax", "argmin", "cummax", "cummin"), _places),
+    **dict.fromkeys(("max", "min", "median", "nanmedian", "mode"), _places_beside),
+    "msort": _ordered,
+    **dict.fromkeys(
+        ("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_"), _arguments
+    ),
+    **dict.fromkeys(("index_fill", "index_fill_", "take", "put", "put_", "repeat_interleave"), _arguments),
+    **dict.fromkeys(("tensor_split", "segment_reduce", "_pack_padded_sequence", "_pad_packed_sequence"), _arguments),
     **dict.fromkeys(("nonzero", "argwhere", "unique", "unique_consecutive", "bincount"), _result),
+    **dict.fromkeys(("_unique", "_unique2", "nonzero_static", "unique_dim"), _result),
+}
+
+_ALWAYS = {
+    name
+    for name, look in _LOOKS.items()
+    if look in (_index_put, _masked, _index, _places, _ordered, _arguments, _result) and name != "embedding_bag"
 }

@@ -1,63 +1,154 @@
 """The path that a forward pass takes: every call of a torch function, with what decides whose entries it returns.
 
 Where the entries of an example are is certified for a path (`certify`). At run time the tape compares each call with
-the certified paths, to the letter: function, plain arguments, shapes of the results, and what is addressed by values
-(`addressing`). A forward pass that leaves them is not measured jointly.
+the certified paths, to the letter: function, plain arguments, shapes of the results, what Python gets to see of values,
+and what is addressed by values (`addressing`). A forward pass that leaves them is not measured jointly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from sfumato.base import Refused
-from sfumato.norms.addressing import addressed
+from sfumato.norms.addressing import INSIDE, Looked, addressed, digest, names, tensors_in
 from sfumato.norms.layout import Axis, Layouts
 
-Visit = tuple[Any, ...]
-"""One call: function, shapes of its results, plain arguments, what it addresses by values."""
+Head = tuple[str, Any, tuple, bytes | None]
+"""Function, shapes of its results, plain arguments, and a digest of the values of the batch that Python gets to see."""
 
-_READS = {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__contains__"}
-_READS |= {"__bool__", "__int__", "__float__", "__complex__", "__index__"}
-_PLAIN = (int, float, bool, str, type(None))
+Visit = tuple[str, Any, tuple, bytes | None, Looked]
+"""One call: its head, and what it addresses by values."""
+
+_METADATA = names(
+    "size dim ndimension nelement numel stride storage_offset element_size get_device type has_names dense_dim "
+    "sparse_dim result_type can_cast promote_types dim_order retain_grad register_hook backward "
+    "__len__ __hash__ __get__ __set__ __dir__"
+)
+"""What does not depend on the values of dense tensors."""
+
+_EXPOSES = names(
+    "__array__ numpy __dlpack__ data_ptr const_data_ptr untyped_storage storage _typed_storage apply_ map_ map2_ "
+    "__reduce_ex__ __reduce__ __getstate__ share_memory_"
+)
+"""What gives Python the memory of a tensor, or each of its values."""
+
+_WRITES = {f"__i{name}__" for name in names("add sub mul div truediv floordiv mod pow and or xor lshift rshift")}
+_WRITES |= {"__setitem__", "__set__"}
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype)
 
 
 class OffPath(Refused):
     """The forward pass is not on a path that was certified for this number of rows."""
 
 
-def visit(name: str, args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> Visit | None:
-    """Return what is compared of a call; None for one that returns no tensor and reads no value.
+class Sight:
+    """Turns the calls of one forward pass into what is compared of them.
 
-    What is read into Python (`item`, `bool`) may decide anything that follows, so it is compared by value.
+    Everything by which values of a tensor reach Python is compared, for it may decide anything that follows: numbers
+    and text that a call returns, and the memory of a tensor where a call hands it out. What is written later into
+    memory that is shared so (with numpy, say) is compared too, when it is written.
     """
-    if name in _READS:
-        return name, repr(out)
-    if isinstance(out, Tensor):
-        shapes: Any = out.shape
-    elif name == "__setitem__":
-        shapes = args[0].shape
-    elif isinstance(out, (tuple, list)):
-        shapes = tuple(item.shape for item in out if isinstance(item, Tensor))
-        if not shapes:
+
+    def __init__(self) -> None:
+        self._shared: dict[int, Any] = {}  # address -> storage; holding it keeps the address its own
+
+    def head(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> Head | None:
+        """Return what is compared of a call; None for one that returns no tensor and reads no value."""
+        if "." in name:  # an overload of an operator
+            name = name.partition(".")[0]
+        read = self._read(name, args, kwargs, out)
+        if isinstance(out, Tensor):
+            shapes: Any = out.shape
+        elif name == "__setitem__":
+            shapes = args[0].shape
+        elif isinstance(out, (tuple, list)) and not isinstance(out, torch.Size):
+            shapes = tuple(item.shape for item in out if isinstance(item, Tensor)) or None
+        else:
+            shapes = None
+        if shapes is None:
+            return None if read is None else (name, None, (), read)
+        plain = tuple(_plain(value) for value in args if not isinstance(value, Tensor))
+        if kwargs:
+            plain += tuple((key, _plain(value)) for key, value in kwargs.items() if not isinstance(value, Tensor))
+        return name, shapes, plain, read
+
+    def _read(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> bytes | None:
+        kind = _kind(name)
+        if kind == "exposes" or (name == "__get__" and isinstance(out, dict)):
+            return self._memory(name, args)
+        if kind == "writes" or (kwargs and "out" in kwargs):
+            return self._written(args, kwargs)
+        if kind == "metadata" or out is None or isinstance(out, (Tensor, torch.Size)):
             return None
-    else:
+        parts = [item for item in out if not isinstance(item, Tensor)] if isinstance(out, (tuple, list)) else [out]
+        told = [part for part in parts if isinstance(part, (*_READABLE, np.ndarray)) and part is not None]
+        return digest(*told) if told and any(True for _ in tensors_in((args, kwargs))) else None
+
+    def _memory(self, name: str, args: tuple) -> bytes:
+        """Return a digest of the memory that a call hands out, and take note of it."""
+        with torch._C.DisableTorchFunction():
+            storage = _storage(args[0])
+            if storage is None:
+                return digest(args[0])
+            self._shared[storage.data_ptr()] = storage
+            if name in ("numpy", "__array__", "__dlpack__", "apply_", "map_", "map2_"):
+                return digest(args[0])
+            whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+            return digest(whole)
+
+    def _written(self, args: tuple, kwargs: dict[str, Any]) -> bytes | None:
+        """Return a digest of what was written into shared memory; None where the memory is not known to be shared."""
+        found = []
+        with torch._C.DisableTorchFunction():
+            for target in tensors_in((args[:1], kwargs.get("out"))):
+                storage = _storage(target)
+                if storage is None:
+                    continue
+                fixed = storage.device.type == "cpu" and not storage.resizable()  # it is numpy's, or lent to it
+                if fixed or storage.data_ptr() in self._shared:
+                    found.append(target)
+        return digest(*found) if found else None
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    """Return what a function does beside returning tensors."""
+    if name in _EXPOSES:
+        return "exposes"
+    if name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+        return "writes"
+    of_shape = name in _METADATA or (name.startswith(("is_", "sym_")) and name != "is_nonzero")
+    return "metadata" if of_shape else "other"
+
+
+_READABLE = (int, float, complex, bool, str, bytes, tuple, list, dict)
+
+
+def _storage(tensor: Any) -> Any:
+    """Return the memory of a tensor; None for one that has none of its own (sparse, or under a transform)."""
+    try:
+        return tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+    except (RuntimeError, NotImplementedError):
         return None
-    plain = tuple(_plain(value) for value in args if not isinstance(value, Tensor))
-    if kwargs:
-        plain += tuple((key, _plain(value)) for key, value in kwargs.items() if not isinstance(value, Tensor))
-    return name, shapes, plain, addressed(name, args, kwargs, out, num_rows)
 
 
 def _plain(value: Any) -> Any:
-    """Return a plain argument as it is compared; what is not plain counts by its type."""
+    """Return a plain argument as it is compared: arrays by a digest, what is not plain by its type."""
+    if isinstance(value, float) and value != value:
+        return "nan"
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, slice):
         return "slice", _plain(value.start), _plain(value.stop), _plain(value.step)
     if isinstance(value, (tuple, list)):
         return tuple(_plain(item) for item in value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return digest(np.asarray(value))
     return type(value).__name__
 
 
@@ -83,6 +174,7 @@ class Walk:
         self._open_end = open_end
         self._alive = list(paths)
         self._num_rows = num_rows
+        self._sight = Sight()
         self._place = 0
         self._left: str | None = None
 
@@ -94,19 +186,29 @@ class Walk:
         """
         if self._left is not None:
             raise OffPath(self._left)
-        seen = visit(name, args, kwargs, out, self._num_rows)
-        if seen is None:
+        head = self._sight.head(name, args, kwargs, out)
+        if head is None:
             return
         place, self._place = self._place, self._place + 1
-        alive = [path for path in self._alive if self._goes_on(path, place, seen)]
+        looked: dict[bool, Looked] = {}
+
+        def look(leads: bool) -> Looked:
+            if leads not in looked:
+                looked[leads] = addressed(head[0], args, kwargs, out, self._num_rows, leads)
+            return looked[leads]
+
+        alive = [path for path in self._alive if self._goes_on(path, place, head, look)]
         if not alive:
             self.leave(name)
         self._alive = alive
 
-    def _goes_on(self, path: Path, place: int, seen: Visit) -> bool:
-        if place < len(path.visits):
-            return path.visits[place] == seen
-        return self._open_end
+    def _goes_on(self, path: Path, place: int, head: Head, look: Callable[[bool], Looked]) -> bool:
+        if place >= len(path.visits):
+            return self._open_end
+        *known, wanted = path.visits[place]
+        if tuple(known) != head:
+            return False
+        return wanted == INSIDE or wanted == look(not isinstance(wanted, bytes))
 
     def leave(self, name: str) -> None:
         """Leave all paths. Raises OffPath."""

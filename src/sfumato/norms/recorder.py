@@ -1,55 +1,195 @@
 """Where the examples are: two recorded forward passes, one of the number of rows that trains and one of a row more."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from sfumato.base import Refused
-from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
+from sfumato.norms.addressing import INSIDE, Looked, addressed, keeps_inside, leads, tensors_in
+from sfumato.norms.composite import refuse_row_mixing
 from sfumato.norms.contract import Autocast, Staged, per_example
 from sfumato.norms.draws import Draws, check_draws
+from sfumato.norms.follow import Unseen, Watch
 from sfumato.norms.layout import Axis, Layouts
-from sfumato.norms.path import Path, Visit, visit
+from sfumato.norms.path import Head, Path, Sight, Visit
 from sfumato.norms.tape import has_rule
 from sfumato.norms.tracked import flat_tensors, results
 
 
-class _Recorder(TorchFunctionMode):
-    """Lists every call, and with the shapes of their results those that touch a parameter or what comes of one."""
+@dataclass
+class _Seen:
+    """One call as the smaller pass shows it.
 
-    def __init__(self, parameters: Mapping[str, Tensor], num_rows: int) -> None:
+    Attributes:
+        head: what is compared of it.
+        loose, strict: what it addresses, where that is known to lead with the rows and where it is not.
+        shapes: of its tensors, arguments first.
+    """
+
+    head: Head
+    loose: Looked
+    strict: Looked
+    shapes: list[torch.Size]
+    decided: str = "strict"  # or "loose", or "inside": by the larger pass
+
+    def visit(self) -> Visit:
+        looked = {"inside": INSIDE, "loose": self.loose, "strict": self.strict}[self.decided]
+        return *self.head, looked
+
+
+_Place = tuple[int, int]  # how many calls touched a parameter before, and how many calls came since
+
+
+class _Growth:
+    """What a larger pass shows of one call beside the smaller one: which dimensions of its tensors hold the rows.
+
+    Args:
+        tensors: arguments, then results.
+        shapes: theirs in the smaller pass; None where the passes do not correspond.
+        origin: what is in a memory.
+        num_rows: of the larger pass.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], shapes: Sequence[torch.Size] | None, origin: "_Origin", num_rows: int
+    ) -> None:
+        known = [None] * len(tensors) if shapes is None or len(shapes) != len(tensors) else shapes
+        self._shapes = {id(tensor): shape for tensor, shape in zip(tensors, known, strict=True)}
+        self._origin, self._rows = origin, num_rows
+
+    def clean(self, tensor: Tensor) -> bool:
+        return self._origin.clean(tensor)
+
+    def inside(self, tensor: Tensor, dim: int | None) -> bool:
+        if self.clean(tensor):
+            return True
+        grown = self.grown(tensor)
+        return dim is not None and grown not in (None, dim) and not self._origin.mixed(tensor)
+
+    def leads(self, tensor: Tensor) -> bool:
+        return (
+            tensor.dim() > 0 and tensor.shape[0] == self._rows and self.inside(tensor, -1) and self.grown(tensor) == 0
+        )
+
+    def grown(self, tensor: Tensor) -> int | None:
+        """Return the one dimension that grows by the rows; None where there is no such one."""
+        small, large = self._shapes.get(id(tensor)), tensor.shape
+        if small is None or len(small) != len(large):
+            return None
+        found = [dim for dim in range(len(large)) if small[dim] != large[dim]]
+        fits = len(found) == 1 and small[found[0]] * self._rows == large[found[0]] * (self._rows - 1)
+        return found[0] if fits else None
+
+    def blurs(self, tensor: Tensor) -> bool:
+        """Whether something of the batch is in a tensor, and no dimension of it is seen to hold the rows."""
+        return not self.clean(tensor) and (self._origin.mixed(tensor) or self.grown(tensor) is None)
+
+
+class _Origin:
+    """Which memory holds something of the batch, and which of it in a way that rows are not to be told apart."""
+
+    def __init__(self, batch: Any) -> None:
+        self._mixed: dict[int, bool] = {}
+        for leaf in tensors_in(batch):
+            self._mixed[_address(leaf)] = False
+
+    def clean(self, tensor: Tensor) -> bool:
+        return _address(tensor) not in self._mixed
+
+    def mixed(self, tensor: Tensor) -> bool:
+        return self._mixed.get(_address(tensor), False)
+
+    def made(self, tensors: Iterable[Tensor], growth: _Growth, given: Sequence[Tensor]) -> None:
+        """Take in the results of a call, what was written among them."""
+        dirty = not all(map(self.clean, given))
+        blurred = any(map(growth.blurs, given))
+        for tensor in tensors:
+            if dirty:
+                mixed = blurred or growth.grown(tensor) is None or self.mixed(tensor)
+                self._mixed[_address(tensor)] = mixed
+            elif not any(_address(tensor) == _address(one) for one in given):
+                self._mixed.pop(_address(tensor), None)
+
+    def unseen(self, name: str, out: Any) -> None:
+        """Take in what a function made that is not seen: anything may be in it, but for constants of Python."""
+        if name == "lift_fresh":
+            return
+        with torch._C.DisableTorchFunction():
+            self._mixed.update((_address(tensor), True) for tensor in tensors_in(out))
+
+
+def _address(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return -1 - id(tensor)
+
+
+class _Recorder(Watch):
+    """Lists every call, and with the shapes of their results those that touch a parameter or what comes of one.
+
+    Args:
+        smaller: the recording of the pass of one row less, whose calls are decided on: may they be compared by shapes?
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, Tensor], num_rows: int, batch: Any, smaller: "_Recorder | None" = None
+    ) -> None:
         super().__init__()
-        self.visits: list[Visit] = []
+        self.seen: dict[_Place, _Seen] = {}
+        self.origin = _Origin(pytree.tree_leaves(batch))
+        self._sight = Sight()
+        self._smaller = smaller
+        self._since = 0
         self._num_rows = num_rows
         self._tainted: dict[int, tuple[Tensor, frozenset]] = {
             id(p): (p, frozenset([name])) for name, p in parameters.items()
         }
         self.calls: list[tuple[str, frozenset, list[torch.Size], bool]] = []
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if func in COMPOSITE:
-            with self:
-                return COMPOSITE[func](*args, **kwargs)
+    def call(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         refuse_row_mixing(name, args, kwargs)
         origins = [self._tainted[id(t)][1] for t in flat_tensors(args, kwargs) if id(t) in self._tainted]
         out = func(*args, **kwargs)
-        seen = visit(name, args, kwargs, out, self._num_rows)
-        if seen is not None:
-            self.visits.append(seen)
+        self._see(name, args, kwargs, out)
         made = [tensor for tensor in results(out) if tensor.requires_grad]
         if origins and torch.is_grad_enabled() and (made or has_rule(name)):
             index = len(self.calls)
             self.calls.append((name, frozenset().union(*origins), [t.shape for t in results(out)], bool(made)))
+            self._since = 0
             for tensor in made:
                 self._tainted.setdefault(id(tensor), (tensor, frozenset([index])))
         return out
+
+    def _see(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        head = self._sight.head(name, args, kwargs, out)
+        if head is None:
+            return
+        name = head[0]
+        place = (len(self.calls), self._since)
+        self._since += 1
+        with torch._C.DisableTorchFunction():
+            given = list(tensors_in((args, kwargs)))
+            made = list(tensors_in(args[0] if name == "__setitem__" else out))
+            if self._smaller is None:
+                loose = addressed(name, args, kwargs, out, self._num_rows, leads=True)
+                strict = addressed(name, args, kwargs, out, self._num_rows, leads=False)
+                self.seen[place] = _Seen(head, loose, strict, [tensor.shape for tensor in (*given, *made)])
+                return
+            small = self._smaller.seen.get(place)
+            if small is not None and small.head[0] != name:
+                small = None
+            shapes = None if small is None else small.shapes
+            growth = _Growth([*given, *made], shapes, self.origin, self._num_rows)
+            if small is not None:
+                inside = keeps_inside(name, args, kwargs, growth)
+                small.decided = "inside" if inside else "loose" if leads(name, args, growth) else "strict"
+            self.origin.made(made, growth, given)
 
 
 @dataclass(frozen=True)
@@ -75,9 +215,10 @@ def find_path(
     """
     recordings, drawn = [], []
     for batch, count in ((pair.small, pair.num_rows), (pair.large, pair.num_rows + 1)):
-        recorder, watch = _Recorder(parameters, count), Draws()
+        recorder = _Recorder(parameters, count, batch, recordings[0] if recordings else None)
+        watch = Draws()
         with context():
-            with watch if draws else nullcontext(), recorder:
+            with watch if draws else nullcontext(), Unseen(recorder, recorder.origin.unseen), recorder:
                 made = loss.rows(model, batch)
             per_example(loss.finish(made), count)
         recordings.append(recorder)
@@ -90,7 +231,7 @@ def find_path(
             f"the model takes another path for {pair.num_rows + 1} rows than for {pair.num_rows}, so examples cannot "
             "be told apart in it."
         )
-    return Path(tuple(recordings[0].visits), _layouts(small, large, pair.num_rows))
+    return Path(tuple(one.visit() for one in recordings[0].seen.values()), _layouts(small, large, pair.num_rows))
 
 
 Recorded = tuple[str, frozenset, list[torch.Size], bool]

@@ -1,10 +1,10 @@
 """The tape: sees every use of every trainable parameter during one forward pass, and collects gradients per example.
 
-A `TorchFunctionMode` is active inside the `with`; nothing is stored on the model. Whenever a torch function is called
-with a trainable parameter, the rule of that function runs it on the *detached* parameter and leaves a `_Tap` on the
-result. Autograd then never forms a weight gradient, and the one backward pass brings every tap the gradient B of its
-result; from B and what the tap saved (through autograd's own mechanism, so that gradient checkpointing holds) the rule
-states the per-example gradient as a `Rows` or an `Outer`.
+A `TorchFunctionMode` (`Watch`) is active inside the `with`; nothing is stored on the model. Whenever a torch function
+is called with a trainable parameter, the rule of that function runs it on the *detached* parameter and leaves a `_Tap`
+on the result. Autograd then never forms a weight gradient, and the one backward pass brings every tap the gradient B
+of its result; from B and what the tap saved (through autograd's own mechanism, so that gradient checkpointing holds)
+the rule states the per-example gradient as a `Rows` or an `Outer`.
 
 Working on functions instead of modules sees what module hooks miss: projections called functionally, parameters owned
 by any module, weights tied or used twice. A parameter that reaches the loss past the rules keeps its autograd edge and
@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from sfumato.base import Refused
-from sfumato.norms.composite import COMPOSITE, refuse_row_mixing
+from sfumato.norms.composite import refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
+from sfumato.norms.follow import Watch
 from sfumato.norms.layout import Axis, Layout
 from sfumato.norms.path import Path, Walk
 from sfumato.norms.scratch import Scratch
@@ -147,7 +147,7 @@ class Slot:
     fired: bool = False
 
 
-class Tape(TorchFunctionMode):
+class Tape(Watch):
     """Records the uses of `parameters` while active, and their per-example gradients during the backward pass.
 
     Args:
@@ -190,12 +190,7 @@ class Tape(TorchFunctionMode):
         self._grams = GramCache()
         self._widened: dict[tuple, tuple[Tensor, Tensor]] = {}
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if func in COMPOSITE:
-            with self:
-                return COMPOSITE[func](*args, **kwargs)
+    def call(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         refuse_row_mixing(name, args, kwargs)
         operands = self.tracked.among(args, kwargs)
         if not operands or not torch.is_grad_enabled():
