@@ -464,3 +464,82 @@ def test_rows_of_a_kind_that_is_not_read_are_refused_or_counted(tmp_path, caplog
     assert [record.getMessage() for record in caplog.records] == [
         f"2 of 3 pictures looked at cannot be read and contribute nothing: {kinds}."
     ]
+
+
+def shards(folder, *columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for number, cells in enumerate(columns):
+        images = [{"bytes": picture(colour), "path": None} for colour in COLOURS]
+        parquet.write_table(pyarrow.table({"image": images, **cells}), folder / f"train-{number}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"text": ["a", "b", "c", "d"], "who": [1, 2, 3, 4]}, {"text": ["a", "b", "c", "d"], "who": ["Ann"] * 4}),
+        ({"text": [1.0, 2, 3, 4], "who": [1, 2, 3, 4]}, {"text": ["Ann fell"] * 4, "who": [1, 2, 3, 4]}),
+    ],
+)
+def test_a_clash_of_types_prints_no_cell(tmp_path, caplog, capfd, first, second):
+    import logging
+
+    folder = shards(tmp_path / "two", first, second)
+    reader = logging.getLogger("datasets.packaged_modules.parquet.parquet")
+    reader.setLevel(logging.INFO)  # also where the user asked for more
+    try:
+        with (
+            caplog.at_level(logging.DEBUG),
+            pytest.raises(BadInput, match=r"several types.*Write it with one type") as e,
+        ):
+            hugging_face(folder, columns=Columns(owner="who"))
+        assert reader.level == logging.INFO
+    finally:
+        reader.setLevel(logging.NOTSET)
+    printed = "".join(capfd.readouterr())
+    assert "Ann" not in str(e.value) + caplog.text + printed
+    assert e.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metadata.csv", "file_name,text\n0.png,Ann\n1.png,Ann,x\n", "another number of cells"),
+        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "no UTF-8 text"),
+        ("metadata.jsonl", '{"file_name": "0.png", "text": Ann}\n', "not JSON lines"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "0.png", "text": 1}\n{"file_name": "1.png", "text": "Ann"}\n',
+            "several types",
+        ),
+        ("a.parquet", "Ann", "truncated, damaged or of another kind"),
+    ],
+)
+def test_the_cause_of_what_cannot_be_loaded_is_told_in_words(tmp_path, caplog, name, text, words):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if name != "a.parquet":
+        for number in range(2):
+            (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=words) as caught:
+        hugging_face(folder)
+    assert "Ann" not in str(caught.value) + caplog.text
+    assert "Error" not in str(caught.value)
+
+
+def test_a_saved_set_that_lost_a_part_says_so(tmp_path):
+    table().save_to_disk(tmp_path / "saved")
+    part = next((tmp_path / "saved").glob("*.arrow"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(BadInput, match="truncated, damaged"):
+        hugging_face(tmp_path / "saved")
+    part.unlink()
+    with pytest.raises(BadInput, match="a file that belongs to it is missing"):
+        hugging_face(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"description \(state\.json"):
+        hugging_face(tmp_path / "saved")

@@ -12,6 +12,7 @@ from sfumato.base.errors import BadInput
 from sfumato.data.files import inside
 from sfumato.data.formats import is_picture_ending
 from sfumato.data.hints import near
+from sfumato.data.hub_errors import cause_of, unlogged
 from sfumato.data.regular import is_special, opened
 from sfumato.data.table import TABLES
 
@@ -22,6 +23,7 @@ _SPLITS = {  # as `datasets` reads them from names
     "test": {"test", "testing", "eval", "evaluation"},
     "train": {"train", "training"},
 }
+_OF_ROWS = ("DatasetGenerationError", "DatasetGenerationCastError")  # the data set is there, its rows are wrong
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -70,8 +72,11 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
 
 def _of_hub(datasets: Any, name: str) -> Any:
     try:
-        return datasets.load_dataset(name)
+        with unlogged():
+            return datasets.load_dataset(name)
     except Exception as error:  # its message may quote rows
+        if type(error).__name__ in _OF_ROWS:
+            raise BadInput(f"{name} cannot be loaded by the datasets library: {cause_of(error)}") from None
         raise BadInput(
             f"no folder {name} here, and the hub has no data set of that name or cannot be reached "
             f"({type(error).__name__}). Offline, name a folder made by save_to_disk, or parquet files."
@@ -86,15 +91,16 @@ def _of_path(datasets: Any, path: Path, split: str) -> Any:
     if not is_parquet:
         _check_folder(path)
     try:
-        if is_parquet:
-            return datasets.load_dataset("parquet", data_files={split: name})
-        if is_saved(path):
-            return datasets.load_from_disk(name)
-        if _is_parquet(path):
-            return datasets.load_dataset("parquet", **_parquet_files(path))
-        return datasets.load_dataset("imagefolder", data_dir=name)
+        with unlogged():
+            if is_parquet:
+                return datasets.load_dataset("parquet", data_files={split: name})
+            if is_saved(path):
+                return datasets.load_from_disk(name)
+            if _is_parquet(path):
+                return datasets.load_dataset("parquet", **_parquet_files(path))
+            return datasets.load_dataset("imagefolder", data_dir=name)
     except Exception as error:  # its message may quote rows
-        raise BadInput(f"{name} cannot be loaded by the datasets library: {type(error).__name__}.") from None
+        raise BadInput(f"{name} cannot be loaded by the datasets library: {cause_of(error)}") from None
 
 
 def is_saved(path: Path) -> bool:
