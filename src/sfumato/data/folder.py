@@ -81,8 +81,8 @@ def image_folder(
         BadInput: whatever is wrong with folder, table, columns, captions, files or their depth.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     if missing not in MISSING:
         raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     decoder = decoder or Decoder()
@@ -95,7 +95,7 @@ def image_folder(
         check_rows(found.files, found.texts, None, str(folder))
     root_path = os.path.realpath(folder)
     sought = "check the image column" if found.picture_owned else None  # an owner is not named in a message
-    stamped = stamps(root_path, found.files, folder, missing, sought)
+    stamped = stamps(root_path, found.files, folder, missing, sought, of_cells=captions is not None)
     there = [file for file, stamp in zip(found.files, stamped) if stamp]
     probe(root_path, there, decoder, folder, missing=missing, named=not found.picture_owned)
     return tabled(

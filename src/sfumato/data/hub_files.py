@@ -56,8 +56,8 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
         BadInput: nothing of that name can be loaded, it has no such split, or a file of it leads elsewhere.
     """
     path = Path(name)
-    if path.exists():
-        found, folder = _of_path(datasets, path, split), str(path if path.is_dir() else path.parent)
+    if os.path.exists(path):
+        found, folder = _of_path(datasets, path, split), str(path if os.path.isdir(path) else path.parent)
         roots = [_home(path)]
     else:
         found = _of_hub(datasets, name)
@@ -66,7 +66,9 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
     if not hasattr(found, "keys"):
         found = {"train" if found.split is None else str(found.split): found}  # one table is no test set of itself
     if split not in found:
-        raise BadInput(f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found))}.")
+        raise BadInput(
+            f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found)) or '.'}"
+        )
     return found[split], Places(folder=folder, roots=tuple(roots))
 
 
@@ -85,8 +87,8 @@ def _of_hub(datasets: Any, name: str) -> Any:
 
 def _of_path(datasets: Any, path: Path, split: str) -> Any:
     name = str(path)
-    is_parquet = path.is_file() and path.suffix.lower() == ".parquet"
-    if not is_parquet and not path.is_dir():
+    is_parquet = os.path.isfile(path) and path.suffix.lower() == ".parquet"
+    if not is_parquet and not os.path.isdir(path):
         raise BadInput(f"{name} {not_data(path)}")
     if not is_parquet:
         _check_folder(path)
@@ -105,8 +107,8 @@ def _of_path(datasets: Any, path: Path, split: str) -> Any:
 
 def is_saved(path: Path) -> bool:
     """Say whether `save_to_disk` wrote a folder."""
-    return (path / "dataset_dict.json").is_file() or all(
-        (path / name).is_file() for name in ("state.json", "dataset_info.json")
+    return os.path.isfile(path / "dataset_dict.json") or all(
+        os.path.isfile(path / name) for name in ("state.json", "dataset_info.json")
     )
 
 
@@ -183,7 +185,7 @@ def _named(file: str) -> list[str]:
 
 def _home(path: Path) -> str:
     """Return the real path below which all files must lie: the folder, or in the hub's cache that of the data set."""
-    folder = Path(os.path.realpath(path if path.is_dir() else path.parent))
+    folder = Path(os.path.realpath(path if os.path.isdir(path) else path.parent))
     return str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
 
 
@@ -196,7 +198,7 @@ def _hub_cache() -> str:
 def not_data(path: Path) -> str:
     """Say what an existing path is that is no data set, and what to do."""
     ending = path.suffix.lower()
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "is not a regular file: give a folder, or a parquet file."
     if ending in _ARCHIVES:
         return "is an archive: unpack it, and give the folder that it becomes."

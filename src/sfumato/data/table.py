@@ -5,6 +5,7 @@ Messages name files, columns and row numbers (the first data row is 1), never th
 
 import io
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -68,9 +69,9 @@ def read_table(path: Path, folder: Path | None = None) -> dict[str, list[Any]]:
         BadInput: no such file, another format, not UTF-8, no rows, a row of the wrong length, a repeated column, a
             quote that swallows rows.
     """
-    if not path.is_file():
-        why = "is not a regular file" if path.exists() else f"does not exist{near(path.name, siblings(path))}"
-        raise BadInput(f"caption table {path} {why}.")
+    if not os.path.isfile(path):
+        lacks = f"does not exist{near(path.name, siblings(path)) or '.'}"
+        raise BadInput(f"caption table {path} {'is not a regular file.' if os.path.exists(path) else lacks}")
     ending = path.suffix.lower()
     if ending not in TABLES:
         raise BadInput(f"caption table {path} must end in {', '.join(TABLES)}.")

@@ -72,8 +72,8 @@ def vqa2(
     if missing not in MISSING:
         raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     folder, decoder = Path(images), decoder or Decoder()
-    if not folder.is_dir():
-        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     found = _read(Path(questions), Path(annotations), kind)
     files = _files(folder, found.images, found.subtype)
     owners = [str(image) for image in found.images]
@@ -146,8 +146,8 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
 
 def _entries(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the list `name` of a JSON file, and the whole."""
-    if not path.is_file():
-        raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path))}.")
+    if not os.path.isfile(path):
+        raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path)) or '.'}")
     text = text_of(path)
     try:
         whole = parsed(text)
@@ -239,14 +239,14 @@ def vqa2_folder(
         BadInput: as `vqa2`; or a file is not there, or there are several.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise BadInput(f"folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     split = "val" if split == "test" else split
     if split not in SPLITS:
         raise BadInput(f"vqa2 has the splits {', '.join(SPLITS)}, not '{split}'.")
     asked, told = (_one(folder, split, what) for what in ("questions", "annotations"))
     places = [folder / f"{split}2014", folder / "images" / f"{split}2014", folder / "images", folder]
-    images = next(place for place in places if place.is_dir())
+    images = next(place for place in places if os.path.isdir(place))
     return vqa2(asked, told, images, decoder=decoder, missing=missing, public=public)
 
 
