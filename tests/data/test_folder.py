@@ -362,3 +362,45 @@ def test_a_name_that_no_disk_takes_is_a_sentence(root):
     ):
         with pytest.raises(BadInput):
             call()
+
+
+@pytest.mark.parametrize("owner", [' "7"', "'7'", '"=""7"""', "'7", '"""7"""', "7"])
+def test_an_owner_in_other_quotes_is_the_same_record(root, owner):
+    path = table(root, 'a.png,"a cat","7"', f"b.JPG, a dog,{owner}", header="file,text,who")
+    found = image_folder(root, path, columns=Columns(owner="who"))
+    assert found.num_records == 1
+    assert found[1]["caption"] == "a dog"
+
+
+def test_blanks_before_a_quote_are_none_of_the_cell(root):
+    found = image_folder(root, table(root, '"a.png", "a cat, one"', 'b.JPG,  "say ""dog"""'))
+    assert [found[row]["caption"] for row in range(2)] == ["a cat, one", 'say "dog"']
+
+
+@pytest.mark.parametrize(
+    ("cell", "role"),
+    [
+        ("'a secret'", "caption"),
+        ("'it's a secret'", "caption"),
+        ('"""a secret"""', "caption"),
+        ('\t"a secret"', "caption"),
+        ('="a secret"', "caption"),
+        ('"""secret"', "caption"),
+        ("'b.JPG'", "image"),
+    ],
+)
+def test_cells_that_are_still_in_quotes_are_refused(root, cell, role):
+    path = table(root, "a.png,a cat", f"b.JPG,{cell}" if role == "caption" else f"{cell},a secret")
+    with pytest.raises(BadInput, match=rf"the {role} is still in quotes, or has an open one, in 1 row \(2\)") as caught:
+        image_folder(root, path)
+    assert "secret" not in str(caught.value)
+
+
+def test_quotes_that_are_text_stay(root):
+    cells = ["'a' and 'b'", 'a 5" scar', '"""a"" and ""b"""', "'tis a cat", "the dogs'"]
+    said = [*cells[:2], '"a" and "b"', *cells[3:]]
+    for cell, text in zip(cells, said):
+        assert image_folder(root, table(root, f"a.png,{cell}"))[0]["caption"] == text
+    path = root.parent / "t.jsonl"
+    path.write_text('{"file": "a.png", "text": "\'a cat\'"}\n')
+    assert image_folder(root, path)[0]["caption"] == "'a cat'"

@@ -543,3 +543,21 @@ def test_a_saved_set_that_lost_a_part_says_so(tmp_path):
     (tmp_path / "saved" / "state.json").write_text("{}")
     with pytest.raises(BadInput, match=r"description \(state\.json"):
         hugging_face(tmp_path / "saved")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves the CSV open
+def test_owners_that_a_column_of_floats_rounded_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / "metadata.csv").write_text(
+        "file_name,text,who\n0.png,a,9007199254740993\n1.png,b,9007199254740992\n2.png,c,1.5e3\n"
+    )
+    with pytest.raises(BadInput, match=r"too large to be exact in 2 rows \(1, 2\)"):
+        hugging_face(folder, columns=Columns(owner="who"))
+    import pyarrow
+
+    folder = shards(tmp_path / "f32", {"text": list("abcd"), "who": pyarrow.array([2.0**24, 1, 2, 3], "float32")})
+    with pytest.raises(BadInput, match=r"too large to be exact in 1 row \(1\)"):
+        hugging_face(folder, columns=Columns(owner="who"))

@@ -17,6 +17,7 @@ from sfumato.data.files import MISSING, check_rows, listed, probe, stamps
 from sfumato.data.hints import near, siblings
 from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
+from sfumato.data.separated import check_unquoted
 from sfumato.data.sidecar import sidecars
 from sfumato.data.table import (
     JSON_LINES,
@@ -117,7 +118,11 @@ def image_folder(
 def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
     table = read_table(path, folder)
     where = str(path)
-    chosen = resolve(columns, list(table), where, declared=path.suffix.lower() in JSON_LINES)
+    is_json = path.suffix.lower() in JSON_LINES
+    chosen = resolve(columns, list(table), where, declared=is_json)
+    for role, name in vars(chosen).items():
+        if name is not None and role != "owner" and not is_json:  # owners are compared without quotes
+            check_unquoted(table[name], where, role)
     if chosen.question is not None:
         return _asked(folder, table, chosen, where)
     texts = check_captions(table[str(chosen.caption)], where)

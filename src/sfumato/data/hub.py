@@ -19,6 +19,8 @@ from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
 from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, resolve
 
+_EXACT_OF = {"float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}  # below it whole numbers are exact
+
 
 def hugging_face(
     name: str | os.PathLike[str],
@@ -62,7 +64,8 @@ def hugging_face(
         texts, questions, kinds = _asked(table, chosen, where)
     picture_owned = chosen.owner == image
     if chosen.owner and not picture_owned:
-        owners = names_of(_named(table, chosen.owner), where, "owner")
+        exact = _EXACT_OF.get(getattr(table.features[chosen.owner], "dtype", ""), _EXACT_OF["float64"])
+        owners = names_of(_named(table, chosen.owner), where, "owner", exact=exact)
     pictures = ArrowColumn(table=table.select_columns([image]), column=image)
     check_pictures(pictures, places, decoder, missing=missing, where=where, split=split)
     owners = [text_key(key) for key in pictures.keys] if picture_owned else owners

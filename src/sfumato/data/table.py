@@ -28,6 +28,7 @@ TABLES = (".csv", ".tsv", *JSON_LINES)
 _OF_CAPTIONS = ("image", "caption", "owner", "label")
 _OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
 _UNSHOWN = " The first line must name the columns; it is not shown, because it may be a row of the data."
+_EXACT = 1 << 53  # from which a number with a decimal point may be a rounded one
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character outside the first 65,536, as JSON escapes it
 
 
@@ -242,24 +243,35 @@ def joined(text: str) -> str:
     return " ".join(text.split())
 
 
-def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
+def names_of(values: Sequence[Any], where: str, role: str, *, exact: int = _EXACT) -> list[str]:
     """Return names (of owners, labels, kinds, files) as strings: a text as it stands, a whole number by its digits.
 
     Owners are brought to the one form of `owner_key`: 17, "17" and 17.0, which a missing value turns a column of
     numbers into, are one owner; ["Ann", "Bob"] is none. Labels and kinds are composed (NFC), with single blanks; labels
     may also be true or false. Files are left as they are written.
 
+    Args:
+        values: the cells.
+        where, role: of messages.
+        exact: below this number a number with a decimal point was stored exactly: 2^53 of 64 bits.
+
     Raises:
         BadInput: with count and first row numbers of cells that are empty, or neither text nor a whole number; of
-            owners also of those that spell a missing value.
+            owners also of those that spell a missing value, and of numbers that may have been rounded.
     """
     texts = [str(value) if role == "label" and isinstance(value, bool) else _name(value) for value in values]
     wrong = [number for number, text in enumerate(texts, 1) if text is None]
     if wrong:
         raise BadInput(f"{where}: the {role} is neither text nor a whole number in {counted(wrong)}.")
+    rounded = [number for number, value in enumerate(values, 1) if isinstance(value, float) and abs(value) >= exact]
+    if rounded and role == "owner":
+        raise BadInput(
+            f"{where}: the owner is stored as a number with a decimal point that is too large to be exact in "
+            f"{counted(rounded)}, so that one person may have two numbers: write owners as text or whole numbers."
+        )
     names = [_FORM_OF.get(role, _composed)(text) for text in texts if text is not None]
     empty = [number for number, name in enumerate(names, 1) if not name]
-    spelled = [number for number, name in enumerate(names, 1) if role == "owner" and spells_missing(name)]
+    spelled = [number for number, name in enumerate(names, 1) if role == "owner" and spells_missing(name, owner=True)]
     _check_filled(empty, spelled, where, role)
     return names
 
