@@ -60,7 +60,7 @@ def test_the_window_is_applied_after_slope_and_intercept():
     assert found.shape == (2, 3, 1)
     assert found.dtype == np.float32
     assert np.allclose(found[:, :, 0], np.clip(2.0 * VALUES / 4000, 0, 1) * 255, atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
 
 
 def test_monochrome1_is_inverted():
@@ -82,7 +82,7 @@ def test_eight_bits_need_no_window():
     assert Decoder()(file_of(eight, bits=8)).tolist() == eight[:, :, None].tolist()
     colour = np.array([[[200, 30, 10], [0, 0, 255]]], np.uint8)
     assert Decoder()(file_of(colour, photometric="RGB", bits=8)).tolist() == colour.tolist()
-    assert header(file_of(colour, photometric="RGB", bits=8)) == (2, 1, False, 3)
+    assert header(file_of(colour, photometric="RGB", bits=8))[:4] == (2, 1, False, 3)
 
 
 def test_no_window_is_refused():
@@ -158,7 +158,7 @@ def test_the_modality_table_is_looked_up_before_the_window(vr):
     found = Decoder(window=(0, 4095))(raw)
     assert np.allclose(found, 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
     assert np.allclose(found, Decoder(window=(0, 4095))(file_of(photometric="MONOCHROME1")), atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
     with pytest.raises(BadInput, match="window"):
         Decoder()(raw)
 
@@ -186,7 +186,7 @@ def test_a_modality_table_of_eight_bits_needs_no_window():
     eight = np.array([[0, 100, 255]], np.uint8)
     for vr in ("US", "OW", "packed"):
         raw = file_of(eight, bits=8, ModalityLUTSequence=table_of(range(255, -1, -1), bits=8, vr=vr))
-        assert header(raw) == (3, 1, False, 1)
+        assert header(raw)[:4] == (3, 1, False, 1)
         assert Decoder()(raw)[0, :, 0].tolist() == [255, 155, 0]
 
 
@@ -196,7 +196,7 @@ def test_a_voi_table_takes_the_place_of_the_window():
     expected = np.minimum(2.0 * VALUES, 4095) / 4095 * 255
     for window in (None, (0, 9)):
         assert np.allclose(Decoder(window=window)(raw)[:, :, 0], expected, atol=1e-3)
-    assert header(raw) == (3, 2, False, 1)
+    assert header(raw)[:4] == (3, 2, False, 1)
     inverted = file_of(VOILUTSequence=table_of(curve, bits=12), photometric="MONOCHROME1")
     assert np.allclose(Decoder()(inverted)[:, :, 0], 255 - expected, atol=1e-3)
     narrow = file_of(VOILUTSequence=table_of([value // 16 for value in range(4096)], bits=8))
@@ -226,7 +226,7 @@ def test_an_empty_or_missing_slope_is_one(tags, slope, intercept):
     raw = file_of(**tags)
     found = Decoder(window=(-1000, 9000))(raw)[:, :, 0]
     assert np.allclose(found, np.clip((1.0 * VALUES * slope + intercept + 1000) / 10000, 0, 1) * 255, atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
     eight = np.array([[0, 100, 255]], np.uint8)
     assert Decoder()(file_of(eight, bits=8, RescaleSlope=None)).tolist() == eight[:, :, None].tolist()
 
@@ -261,7 +261,7 @@ def test_files_without_a_preamble():
     expected = Decoder(window=(-1000, 3000))(raw)
     for short in (raw[132:], bare(raw, implicit=True), bare(raw, implicit=False)):
         assert dicom.is_dicom(short)
-        assert header(short) == (3, 2, True, 1)
+        assert header(short)[:4] == (3, 2, True, 1)
         assert np.array_equal(Decoder(window=(-1000, 3000))(short), expected)
     looked_up = bare(file_of(ModalityLUTSequence=table_of(INVERSE, vr="OW")), implicit=True)
     assert np.allclose(Decoder(window=(0, 4095))(looked_up), 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
@@ -314,13 +314,13 @@ def test_what_pydicom_decompresses_itself_is_read():
     buffer = io.BytesIO()
     data.save_as(buffer)
     assert np.array_equal(Decoder(window=(0, 4095))(buffer.getvalue()), Decoder(window=(0, 4095))(file_of()))
-    assert header(buffer.getvalue()) == (3, 2, True, 1)
+    assert header(buffer.getvalue())[:4] == (3, 2, True, 1)
 
 
 def test_deep_colour_is_read_as_that_of_other_files():
     colour = np.array([[[65535, 256, 0], [0, 0, 51200]]], np.uint16)
     raw = file_of(colour, photometric="RGB", bits=16)
-    assert header(raw) == (2, 1, True, 3)
+    assert header(raw)[:4] == (2, 1, True, 3)
     assert Decoder(window=(0, 65535))(raw).tolist() == (colour >> 8).tolist()
     for window in (None, (0, 4095)):
         with pytest.raises(BadInput, match="window"):

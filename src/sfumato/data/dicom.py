@@ -58,8 +58,8 @@ def _pydicom() -> ModuleType:
     return pydicom
 
 
-def header(source: Any) -> tuple[int, int, bool, int]:
-    """Return (width, height, deep, channels) of a file (path or bytes).
+def header(source: Any) -> tuple[int, int, bool, int, int | None]:
+    """Return (width, height, deep, channels, full) of a file (path or bytes), as `decode.Header` describes them.
 
     Raises:
         BadInput: several frames, a slope of zero, a compression that pydicom does not know.
@@ -69,7 +69,7 @@ def header(source: Any) -> tuple[int, int, bool, int]:
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
     data = _read(pydicom, opened, [*_SHAPE_TAGS, *_VALUE_TAGS], stop_before_pixels=True)
     _check_decoder(pydicom, data)
-    return int(data.Columns), int(data.Rows), _is_deep(data), 1 if _is_grey(data) else 3
+    return int(data.Columns), int(data.Rows), _is_deep(data), 1 if _is_grey(data) else 3, _full(data)
 
 
 def _read(pydicom: ModuleType, opened: Any, tags: list[str], **options: Any) -> Any:
@@ -143,6 +143,11 @@ def _is_deep(data: Any) -> bool:
     return int(data.BitsStored) > 8 or int(data.PixelRepresentation) == 1 or rescaled
 
 
+def _full(data: Any) -> int | None:
+    """Return the largest stored value of deep colour, of which 8 bits are kept; None of any other picture."""
+    return None if _is_grey(data) or not _is_deep(data) else (1 << int(data.BitsStored)) - 1
+
+
 def _table(data: Any, name: str) -> Any:
     """Return the first look-up table of a sequence, or None where there is none with entries."""
     first = next(iter(data.get(name) or []), None)
@@ -210,7 +215,7 @@ def _colour(data: Any, pydicom: ModuleType, window: Window | None) -> np.ndarray
         array = pydicom.pixels.apply_color_lut(array, data)
         array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     elif _is_deep(data):
-        check_window(window, 3)
+        check_window(window, _full(data))
         array = (array >> (int(data.BitsStored) - 8)).astype(np.uint8)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise UndecodableRow("a DICOM picture has a colour space that is not read.")

@@ -198,7 +198,7 @@ def _headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: st
         try:
             found = header(source)
             if found.deep:
-                check_window(decoder.window, found.channels)
+                check_window(decoder.window, found.full)
         except UndecodableRow as error:
             unread.append(_kind(source, str(error)))
         except NeedsPackage as error:
