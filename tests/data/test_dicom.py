@@ -111,9 +111,11 @@ def test_truncated_is_an_undecodable_row():
 
 def test_tags_are_never_read_as_text(monkeypatch):
     """Only pixel tags are parsed: the name is not even in the data set that the decoder sees."""
-    read = pydicom.dcmread
+    read = pydicom.filereader.read_partial
     seen = []
-    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **options: seen.append(read(*args, **options)) or seen[-1])
+    monkeypatch.setattr(
+        pydicom.filereader, "read_partial", lambda *args, **options: seen.append(read(*args, **options)) or seen[-1]
+    )
     Decoder(window=(0, 4095))(file_of())
     header(file_of())
     assert len(seen) == 2
@@ -126,10 +128,12 @@ def test_tags_are_never_read_as_text(monkeypatch):
 def test_what_pydicom_says_of_a_file_is_neither_warned_nor_logged(monkeypatch, caplog):
     raw = file_of()
     Decoder(window=(0, 4095))(raw)
-    read = pydicom.dcmread
+    read = pydicom.filereader.read_partial
     inside = {"__name__": "pydicom.dataelem", "warn": __import__("pydicom.misc").misc.warn_and_log}
     exec(f"def complain(): warn('Invalid value {NAME}')", inside)
-    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **options: inside["complain"]() or read(*args, **options))
+    monkeypatch.setattr(
+        pydicom.filereader, "read_partial", lambda *args, **options: inside["complain"]() or read(*args, **options)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inside["complain"]()
@@ -344,3 +348,85 @@ def test_all_headers_are_read_before_the_first_step(tmp_path, num_plain):
     total = len(lines) - 1
     with pytest.raises(BadInput, match=rf"3 of {total} pictures: .*pylibjpeg-libjpeg.* 1 of {total} pictures: "):
         image_folder(tmp_path, tmp_path / "t.csv", decoder=Decoder(window=(0, 4095)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_below_the_stored_ones_are_no_part_of_the_value(signed):
+    stored = np.array([[-1000, 0, 1000, 2000]] if signed else [[0, 1000, 2000, 4000]])
+    pixels = (stored << 4).astype(np.int16 if signed else np.uint16)
+    window = (-1000, 2000) if signed else (0, 4000)
+    found = Decoder(window=window)(file_of(pixels, HighBit=15))
+    wanted = (stored.ravel() - window[0]) / (window[1] - window[0]) * 255
+    assert np.allclose(found.ravel(), wanted, atol=1e-3)
+    colour = np.array([[[4095, 256, 0]]], np.uint16)
+    raw = file_of(colour << 4, photometric="RGB", HighBit=15)
+    assert Decoder(window=(0, 4095))(raw).tolist() == [[[255, 16, 0]]]
+
+
+def test_bits_that_do_not_fit_are_refused():
+    for high in (5, 20):
+        with pytest.raises(BadInput, match="HighBit that does not fit"):
+            header(file_of(HighBit=high))
+
+
+def without(raw, *names):
+    data = pydicom.dcmread(io.BytesIO(raw))
+    for name in names:
+        delattr(data, name)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    return buffer.getvalue()
+
+
+def palette(**tags):
+    parts = {}
+    for colour in ("Red", "Green", "Blue"):
+        parts[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
+        parts[f"{colour}PaletteColorLookupTableData"] = bytes(8)
+    return file_of(np.array([[0, 1, 2, 3]], np.uint8), photometric="PALETTE COLOR", bits=8, **parts, **tags)
+
+
+def no_pictures():
+    whole = file_of()
+    floating = without(file_of(FloatPixelData=bytes(24)), "PixelData")
+    return {
+        "DICOM without pixels": without(whole, "PixelData"),
+        "DICOM with floating-point pixels": floating,
+        "DICOM without rows or columns": file_of(Rows=0),
+        "DICOM without a full description of its picture": without(whole, "BitsStored"),
+        "DICOM without its table of colours": without(palette(), "BluePaletteColorLookupTableData"),
+        "DICOM in a colour space that is not read": file_of(np.zeros((1, 1, 3), np.uint8), photometric="HSV", bits=8),
+        "DICOM with a look-up table of a depth that is not read": file_of(
+            VOILUTSequence=table_of([0, 1, 2, 3], bits=5)
+        ),
+        "DICOM with fewer pixels than it says": file_of(Rows=3),
+    }
+
+
+def test_what_can_never_be_read_is_named_by_its_header(tmp_path, caplog):
+    from sfumato.data import image_folder
+
+    Decoder()(palette())
+    lines, kinds = ["file,text"], no_pictures()
+    for place, (kind, raw) in enumerate(kinds.items()):
+        with pytest.raises(UndecodableRow, match=kind) as caught:
+            header(raw)
+        assert "Doe" not in str(caught.value)
+        (tmp_path / f"{place}.dcm").write_bytes(raw)
+        lines.append(f"{place}.dcm,a finding")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=r"none of the 8 files .*DICOM without pixels \(1\)"):
+        image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))
+    (tmp_path / "ok.dcm").write_bytes(file_of())
+    table.write_text("\n".join([*lines, "ok.dcm,a finding"]))
+    assert len(image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))) == 9
+    assert all(f"{kind} (1)" in caplog.text for kind in kinds)
+
+
+def test_frames_that_are_not_counted_are_several_frames():
+    for raw in (file_of(PixelData=VALUES.tobytes() * 3), file_of(PixelData=VALUES.tobytes() * 2)):
+        for read in (header, Decoder(window=(0, 4095))):
+            with pytest.raises(BadInput, match="several frames"):
+                read(raw)
+    assert header(file_of(PixelData=VALUES.tobytes() + b"\0\0"))[:2] == (3, 2)  # padding

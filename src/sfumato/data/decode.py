@@ -22,7 +22,7 @@ from PIL import Image
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
 from sfumato.data.depth import depth_of
-from sfumato.data.formats import HEAD, TOO_LARGE, Source, readable_formats, too_large_message, unread_message
+from sfumato.data.formats import HEAD, TOO_LARGE, NoPicture, Source, readable_formats, too_large_message, unread_message
 from sfumato.data.metadata import Bare, bare, orientation_of, upright
 from sfumato.data.quiet import quiet
 from sfumato.data.regular import bytes_of, opened
@@ -215,7 +215,7 @@ def header(source: Source) -> Header:
             begins = file.read(HEAD)
             file.seek(0)
             return Header(*dicom.header(file)) if dicom.is_dicom(begins) else _header(file)
-    except BadInput:
+    except (BadInput, NoPicture):
         raise
     except Image.DecompressionBombError:
         raise UndecodableRow(f"{TOO_LARGE}.") from None

@@ -13,7 +13,7 @@ from typing import Any
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data.decode import Decoder, head, header
 from sfumato.data.dicom import NeedsPackage
-from sfumato.data.formats import TOO_LARGE, Source, counted_kinds, kind_of, needs_more
+from sfumato.data.formats import TOO_LARGE, NoPicture, Source, counted_kinds, kind_of, needs_more
 from sfumato.data.hints import counted, near, presentable, siblings
 from sfumato.data.keys import text_key
 from sfumato.data.regular import is_special
@@ -200,7 +200,7 @@ def _headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: st
             if found.deep:
                 check_window(decoder.window, found.full)
         except UndecodableRow as error:
-            unread.append(_kind(source, str(error)))
+            unread.append(error.kind if isinstance(error, NoPicture) else _kind(source, str(error)))
         except NeedsPackage as error:
             needed[str(error)] += 1
         except BadInput as error:
