@@ -56,6 +56,10 @@ def test_tables_of_every_kind(tmp_path, name, text):
         ("t.jsonl", '{"file": "a"}\n' + "[" * 100_000 + "\n", "line 2 is not one JSON object that can be read"),
         ("t.jsonl", '{"secret": ' + "1" * 5000 + "}\n", "line 1 is not one JSON object that can be read"),
         ("t.jsonl", '{"secret": "\\ud800.png"}\n', "line 1 is not one JSON object that can be read"),
+        ("t.jsonl", '{"file": "a"}\n{"secret": 1, "file": "a", "secret": 2}\n', "line 2 has a key twice"),
+        ("t.jsonl", '{"file": "a", "x": {"secret": 1, "secret": 1}}\n', "line 1 has a key twice"),
+        ("t.csv", "file,text,\na,b,\na,b,secret\n", r"column 3 has no name .* not empty in 1 row \(2\)"),
+        ("t.csv", ",file,text\n0,a,b\nsecret,a,b\n", r"column 1 has no name .* not empty in 2 rows"),
         ("t.xlsx", "x", r"must end in \.csv"),
     ],
 )
@@ -258,3 +262,24 @@ def test_infinite_owners_are_missing_ones():
     with pytest.raises(BadInput, match=r"owner only spells a missing value .* in 3 rows"):
         names_of(["inf", "-Inf", "Infinity"], "t", "owner")
     assert check_captions(["inf"], "t") == [("inf",)]
+
+
+def test_the_row_count_that_pandas_writes_is_left_out(tmp_path):
+    for first in (0, 1):
+        text = f",file,text\n{first},a,b\n{first + 1},c,d\n"
+        assert read_table(written(tmp_path, text)) == {"file": ["a", "c"], "text": ["b", "d"]}
+
+
+def test_a_zero_byte_is_refused_and_other_controls_are_removed():
+    for check, value in (
+        (check_captions, "secret\0"),
+        (check_questions, "secret\0"),
+        (check_answers, ["x", "secret\0"]),
+    ):
+        with pytest.raises(BadInput, match=r"zero byte \(NUL\) in 1 row \(2\)") as caught:
+            check(["a", value], "t")
+        assert "secret" not in str(caught.value)
+    said = check_captions(["a\x1b[31m cat\x7f", "a\x85b\x0bc \x08 d"], "t")
+    assert said == [("a[31m cat",), ("a b c d",)]
+    with pytest.raises(BadInput, match=r"empty in 1 row \(1\)"):
+        check_captions(["\x1b"], "t")

@@ -29,6 +29,7 @@ from sfumato.data.table import (
     read_table,
     resolve,
 )
+from sfumato.data.unlisted import say_unlisted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,6 +99,8 @@ def image_folder(
     sought = "check the image column" if found.picture_owned else None  # an owner is not named in a message
     stamped = stamps(root_path, found.files, folder, missing, sought, of_cells=captions is not None)
     there = [file for file, stamp in zip(found.files, stamped) if stamp]
+    if captions is not None:
+        say_unlisted(folder, (os.path.join(root_path, file) for file in there), str(captions))
     probe(root_path, there, decoder, folder, missing=missing, named=not found.picture_owned)
     return tabled(
         name=folder.name or str(folder),

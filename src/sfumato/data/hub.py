@@ -18,6 +18,7 @@ from sfumato.data.hub_pictures import ArrowColumn, check_pictures
 from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
 from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, resolve
+from sfumato.data.unlisted import say_unlisted
 
 _EXACT_OF = {"float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}  # below it whole numbers are exact
 
@@ -68,6 +69,8 @@ def hugging_face(
         owners = names_of(_named(table, chosen.owner), where, "owner", exact=exact)
     pictures = ArrowColumn(table=table.select_columns([image]), column=image)
     check_pictures(pictures, places, decoder, missing=missing, where=where, split=split)
+    if os.path.isdir(name):
+        say_unlisted(Path(name), pictures.keys, where)
     owners = [text_key(key) for key in pictures.keys] if picture_owned else owners
     said = texts if questions is None else [(question, *given) for question, given in zip(questions, texts)]
     check_rows(pictures.keys, said, owners, where, "same picture, same text")

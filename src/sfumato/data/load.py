@@ -14,7 +14,7 @@ from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
 from sfumato.data.hints import near
 from sfumato.data.hub import hugging_face
-from sfumato.data.hub_files import holds, is_saved, not_data
+from sfumato.data.hub_files import check_whole, holds, is_saved, not_data
 from sfumato.data.idx import fashion_mnist, mnist
 from sfumato.data.regular import is_special
 from sfumato.data.shape_questions import shape_questions
@@ -206,6 +206,7 @@ def _refuse_unread(options: Options, names: tuple[str, ...], kind: str) -> None:
 
 def _is_arrow(path: Path) -> bool:
     """Say whether a folder is read by `datasets`. Raises BadInput where it holds pictures and parquet files."""
+    check_whole(path)
     if is_saved(path):
         return True
     pictures, captioned, parquet = holds(path)

@@ -29,7 +29,7 @@ _Row = tuple[int, list[str]]  # the line on which it begins, and its cells
 
 
 def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]]:
-    """Return the columns of a table with a header line; columns without a name are left out.
+    """Return the columns of a table with a header line; empty ones without a name, and a row count, are left out.
 
     Args:
         path: of the table.
@@ -37,7 +37,8 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
         folder: the pictures' folder, by which a row inside a cell is recognised; None goes by usual endings only.
 
     Raises:
-        BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated.
+        BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated or
+            missing.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     excel = _EXCEL.match(text)
@@ -51,6 +52,7 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
     names = [text_key(name) for name in rows[0][1]]
     _check_header(path, names)
     _check_lengths(path, names, rows[1:])
+    _check_named(path, names, rows[1:])
     return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names) if name}
 
 
@@ -127,6 +129,19 @@ def _check_lengths(path: Path, names: list[str], rows: list[_Row]) -> None:
             f"{path} has {len(names)} columns, but {numbers} have another number of cells; the first is on line "
             f"{odd[0][1]}."
         )
+
+
+def _check_named(path: Path, names: list[str], rows: list[_Row]) -> None:
+    """Refuse a column without a name that holds something, but for the count of rows that pandas writes first."""
+    for place in (place for place, name in enumerate(names) if not name):
+        cells = [row[place].strip() for _, row in rows]
+        filled = [number for number, cell in enumerate(cells, 1) if cell]
+        counts = place == 0 and any(cells == [str(row + first) for row in range(len(cells))] for first in (0, 1))
+        if filled and not counts:
+            raise BadInput(
+                f"{path}: column {place + 1} has no name in the first line and is not empty in {counted(filled)}: "
+                "name it, or remove it."
+            )
 
 
 def check_unquoted(cells: Sequence[str], where: str, role: str) -> None:

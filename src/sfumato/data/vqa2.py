@@ -113,7 +113,7 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
     _check_once(told, annotations)
     found = [given.get(entry["question_id"], {}) for entry in asked]
     parts = [_parts(entry) for entry in found]
-    wrong = [number for number, given in enumerate(parts, 1) if not all(isinstance(part, str) for part in given)]
+    wrong = [number for number, given in enumerate(parts, 1) if not all(_is_text(part) for part in given)]
     if wrong:
         raise BadInput(f"{annotations}: an answer is no text for {counted(wrong)} of {len(asked)} in {questions}.")
     answers = [_answers(given) for given in parts]
@@ -186,6 +186,10 @@ def _parts(entry: dict[str, Any]) -> list[Any]:
     """Return the human answers as they stand in the file."""
     given = entry.get("answers")
     return [part.get("answer") if isinstance(part, dict) else None for part in given] if isinstance(given, list) else []
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, str) and "\0" not in part
 
 
 def _answers(given: list[str]) -> tuple[str, ...]:
