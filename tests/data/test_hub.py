@@ -1,4 +1,5 @@
 import ast
+import gc
 import io
 import json
 import os
@@ -509,7 +510,7 @@ def test_a_clash_of_types_prints_no_cell(tmp_path, caplog, capfd, first, second)
     ("name", "text", "words"),
     [
         ("metadata.csv", "file_name,text\n0.png,Ann\n1.png,Ann,x\n", "another number of cells"),
-        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "no UTF-8 text"),
+        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "holds what is no UTF-8 text"),
         ("metadata.jsonl", '{"file_name": "0.png", "text": Ann}\n', "not JSON lines"),
         (
             "metadata.jsonl",
@@ -589,3 +590,25 @@ def test_pictures_that_the_metadata_does_not_list_are_counted(tmp_path, caplog):
     (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}')
     assert len(hugging_face(folder)) == 2
     assert f"1 of 3 pictures in {folder} are not listed and are no records" in caplog.text
+
+
+def test_rows_that_turn_out_broken_are_a_sentence(tmp_path):
+    table(text=["Ann one", "two", "three", "four"]).save_to_disk(tmp_path / "saved")
+    part = next((tmp_path / "saved").glob("*.arrow"))
+    part.write_bytes(part.read_bytes().replace(b"Ann one", b"Ann\xff\xfe\xfd\xfc"))
+    with pytest.raises(BadInput, match=r"column 'text' cannot be read: .*no UTF-8 text") as caught:
+        hugging_face(tmp_path / "saved")
+    assert "Ann" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves the CSV open
+def test_texts_of_a_metadata_csv_that_are_still_in_quotes_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / "metadata.csv").write_text('file_name,text\n0.png,"a cat"\n1.png, "a secret"\n')
+    with pytest.raises(BadInput, match=r"the caption is still in quotes, or has an open one, in 1 row \(2\)") as caught:
+        hugging_face(folder)
+    assert "secret" not in str(caught.value)
+    gc.collect()

@@ -4,6 +4,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+
+from sfumato.base.errors import BadInput
 
 _TALKATIVE = ("datasets", "pyarrow", "fsspec", "huggingface_hub")  # loggers that repeat the message of an error
 _TRUNCATED = re.compile(
@@ -35,7 +38,7 @@ _CAUSES = (  # kinds of error, what its message says (never shown), the cause in
     (
         {"UnicodeDecodeError"},
         None,
-        "a metadata file is no UTF-8 text. Save it as UTF-8.",
+        "a file of it (of the metadata, or of the rows) holds what is no UTF-8 text. Save it as UTF-8.",
     ),
     (
         {"ParserError", "EmptyDataError"},
@@ -72,7 +75,7 @@ def cause_of(error: BaseException) -> str:
     """Return why loading failed, one or two sentences that hold nothing of the message of the error.
 
     >>> cause_of(UnicodeDecodeError("utf-8", b"secret", 0, 1, "x"))
-    'a metadata file is no UTF-8 text. Save it as UTF-8.'
+    'a file of it (of the metadata, or of the rows) holds what is no UTF-8 text. Save it as UTF-8.'
     """
     chain = list(_chain(error))
     for kinds, said, cause in _CAUSES:
@@ -90,6 +93,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(part))
         yield part
         part = part.__cause__ or part.__context__
+
+
+def cells(table: Any, column: str, where: str) -> list[Any]:
+    """Return the cells of a column of a `datasets.Dataset`. Raises BadInput where they cannot be read."""
+    try:
+        with unlogged():
+            return list(table[column])
+    except Exception as error:  # its message may quote rows
+        raise BadInput(f"{where}: column '{column}' cannot be read: {cause_of(error)}") from None
 
 
 @contextmanager
