@@ -183,7 +183,7 @@ def sixteen_bit_colour_png():
 
 def test_sixteen_bit_colour_is_read_at_full_range_only():
     raw = sixteen_bit_colour_png()
-    assert header(raw) == (1, 1, True, 3)
+    assert header(raw)[:4] == (1, 1, True, 3)
     assert Decoder(window=(0, 65535))(raw).tolist() == [[[255, 16, 0]]]
     for decode in (DECODE, DEEP):
         with pytest.raises(BadInput, match="window"):
@@ -290,3 +290,107 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     for read in (DECODE, header):
         with pytest.raises(UndecodableRow):
             read(tmp_path / "pipe.png")
+
+
+def tiff(values, bits, sample_format, photometric=1):
+    """A TIFF of one row as other programs write it: Pillow writes neither unsigned 32 bits nor signed 8."""
+    import struct
+
+    data = values.tobytes()
+    entries = {256: (4, values.size), 257: (4, 1), 258: (3, bits), 259: (3, 1), 262: (3, photometric), 273: (4, 0)}
+    entries |= {277: (3, 1), 278: (4, 1), 279: (4, len(data)), 339: (3, sample_format)}
+    offset = 8 + 2 + 12 * len(entries) + 4
+    raw = b"II*\0" + struct.pack("<IH", 8, len(entries))
+    for tag, (kind, value) in entries.items():
+        number = offset if tag == 273 else value
+        raw += struct.pack("<HHI", tag, kind, 1) + (
+            struct.pack("<HH" if kind == 3 else "<I", *((number, 0)[: 5 - kind]))
+        )
+    return raw + bytes(4) + data
+
+
+def codestream(values, bits, *, boxes=False, signed=False):
+    """JPEG 2000 of so many bits: Pillow writes 16, of which the header is made to say less; lossless."""
+    raised = values.astype(np.int64) + (1 << 15) - (0 if signed else 1 << (bits - 1))
+    image = Image.fromarray(raised.astype(np.uint16))
+    raw = bytearray(encoded(image, "JPEG2000", no_jp2=not boxes))
+    raw[raw.index(b"\xff\x4f\xff\x51") + 42] = bits - 1 + (128 if signed else 0)
+    return bytes(raw)
+
+
+STORED = np.array([[0, 2048, 4095, 100]])
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_twelve_bits_of_jpeg_2000_are_stored_values(boxes):
+    raw = codestream(STORED, 12, boxes=boxes)
+    assert header(raw) == (4, 1, True, 1, None)
+    assert np.allclose(DEEP(raw).ravel(), STORED.ravel() / 4095 * 255, atol=1e-3)
+    with pytest.raises(BadInput, match="window"):
+        DECODE(raw)
+    nine = np.array([[0, 511, 256, 1]])
+    assert np.allclose(Decoder(window=(0, 511))(codestream(nine, 9, boxes=boxes)), nine.T[None] / 511 * 255, atol=1e-3)
+    low = np.array([[-2048, 0, 2047, 100]])
+    found = Decoder(window=(-2048, 2047))(codestream(low, 12, boxes=boxes, signed=True))
+    assert np.allclose(found.ravel(), (low.ravel() + 2048) / 4095 * 255, atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [256, 1023, 4095, 40_000, 65_535])
+def test_grey_maps_are_stored_values(most):
+    stored = np.array([[0, most // 2, most, 100]])
+    binary = b"P5\n4 1\n%d\n" % most + stored.astype(">u2").tobytes()
+    plain = b"P2\n4 1\n%d\n" % most + " ".join(map(str, stored.ravel())).encode() + b"\n"
+    for raw in (binary, plain):
+        assert header(raw) == (4, 1, True, 1, None)
+        assert np.allclose(Decoder(window=(0, most))(raw).ravel(), stored.ravel() / most * 255, atol=1e-3)
+    every = np.arange(most + 1)[None]
+    raw = b"P5\n%d 1\n%d\n" % (most + 1, most) + every.astype(">u2").tobytes()
+    assert np.allclose(Decoder(window=(0, 65_535))(raw).ravel(), every.ravel() / 65_535 * 255, atol=1e-3)
+    assert DECODE(b"P5\n2 1\n127\n" + bytes([0, 127])).ravel().tolist() == [0, 255]
+
+
+def test_colour_maps_of_more_than_eight_bits_need_their_full_range():
+    stored = np.array([0, 2048, 4095])
+    for raw in (b"P6\n1 1\n4095\n" + stored.astype(">u2").tobytes(), b"P3\n1 1\n4095\n0 2048 4095\n"):
+        assert header(raw) == (1, 1, True, 3, 4095)
+        assert DEEP(raw).ravel().tolist() == [0, 128, 255]
+        for window in (None, (0, 65_535), (0, 1000)):
+            with pytest.raises(BadInput, match="window"):
+                Decoder(window=window)(raw)
+    eight = np.zeros((4, 4, 3), np.uint8)
+    raw = bytearray(encoded(Image.fromarray(eight), "JPEG2000", no_jp2=True))
+    at = raw.index(b"\xff\x4f\xff\x51") + 42
+    raw[at : at + 9 : 3] = bytes([11] * 3)
+    assert header(bytes(raw)) == (4, 4, True, 3, 4095)
+    with pytest.raises(BadInput, match=r"12 bits per colour channel.*window \(0, 4095\)"):
+        Decoder(window=(0, 65_535))(bytes(raw))
+
+
+def test_thirty_two_bits_without_a_sign_do_not_wrap():
+    values = np.array([0, 1, 2**31 + 5, 2**32 - 1], np.uint32)
+    found = Decoder(window=(0, 2**32 - 1))(tiff(values, 32, 1))
+    assert np.allclose(found.ravel(), [0, 0, 127.5, 255], atol=1e-3)
+    signed = Decoder(window=(-10, 10))(tiff(np.array([-10, 0, 10], np.int32), 32, 2))
+    assert signed.ravel().tolist() == [0.0, 127.5, 255.0]
+
+
+def test_signed_eight_bits_are_refused_by_name():
+    raw = tiff(np.array([-128, -1, 0, 127], np.int8), 8, 2)
+    for read in (DECODE, DEEP, header):
+        with pytest.raises(BadInput, match="signed values of 8 bits, which are not read: store"):
+            read(raw)
+    assert DECODE(tiff(np.array([0, 255], np.uint8), 8, 1)).ravel().tolist() == [0, 255]
+
+
+def test_a_header_refuses_what_the_decoder_would(tmp_path):
+    """Grey with transparency in 16 bits is colour to Pillow: found before the first step, not in it."""
+    import struct
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", 1, 1, 16, 4, 0, 0, 0)
+    raw = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" + b"\xff\xff" * 2))
+    raw += chunk(b"IEND", b"")
+    assert header(raw).full == 65_535
+    assert Decoder(window=(0, 65_535))(raw).shape == (1, 1, 3)

@@ -60,7 +60,7 @@ def test_the_window_is_applied_after_slope_and_intercept():
     assert found.shape == (2, 3, 1)
     assert found.dtype == np.float32
     assert np.allclose(found[:, :, 0], np.clip(2.0 * VALUES / 4000, 0, 1) * 255, atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
 
 
 def test_monochrome1_is_inverted():
@@ -82,7 +82,7 @@ def test_eight_bits_need_no_window():
     assert Decoder()(file_of(eight, bits=8)).tolist() == eight[:, :, None].tolist()
     colour = np.array([[[200, 30, 10], [0, 0, 255]]], np.uint8)
     assert Decoder()(file_of(colour, photometric="RGB", bits=8)).tolist() == colour.tolist()
-    assert header(file_of(colour, photometric="RGB", bits=8)) == (2, 1, False, 3)
+    assert header(file_of(colour, photometric="RGB", bits=8))[:4] == (2, 1, False, 3)
 
 
 def test_no_window_is_refused():
@@ -111,9 +111,11 @@ def test_truncated_is_an_undecodable_row():
 
 def test_tags_are_never_read_as_text(monkeypatch):
     """Only pixel tags are parsed: the name is not even in the data set that the decoder sees."""
-    read = pydicom.dcmread
+    read = pydicom.filereader.read_partial
     seen = []
-    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **options: seen.append(read(*args, **options)) or seen[-1])
+    monkeypatch.setattr(
+        pydicom.filereader, "read_partial", lambda *args, **options: seen.append(read(*args, **options)) or seen[-1]
+    )
     Decoder(window=(0, 4095))(file_of())
     header(file_of())
     assert len(seen) == 2
@@ -126,10 +128,12 @@ def test_tags_are_never_read_as_text(monkeypatch):
 def test_what_pydicom_says_of_a_file_is_neither_warned_nor_logged(monkeypatch, caplog):
     raw = file_of()
     Decoder(window=(0, 4095))(raw)
-    read = pydicom.dcmread
+    read = pydicom.filereader.read_partial
     inside = {"__name__": "pydicom.dataelem", "warn": __import__("pydicom.misc").misc.warn_and_log}
     exec(f"def complain(): warn('Invalid value {NAME}')", inside)
-    monkeypatch.setattr(pydicom, "dcmread", lambda *args, **options: inside["complain"]() or read(*args, **options))
+    monkeypatch.setattr(
+        pydicom.filereader, "read_partial", lambda *args, **options: inside["complain"]() or read(*args, **options)
+    )
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         inside["complain"]()
@@ -158,7 +162,7 @@ def test_the_modality_table_is_looked_up_before_the_window(vr):
     found = Decoder(window=(0, 4095))(raw)
     assert np.allclose(found, 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
     assert np.allclose(found, Decoder(window=(0, 4095))(file_of(photometric="MONOCHROME1")), atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
     with pytest.raises(BadInput, match="window"):
         Decoder()(raw)
 
@@ -186,7 +190,7 @@ def test_a_modality_table_of_eight_bits_needs_no_window():
     eight = np.array([[0, 100, 255]], np.uint8)
     for vr in ("US", "OW", "packed"):
         raw = file_of(eight, bits=8, ModalityLUTSequence=table_of(range(255, -1, -1), bits=8, vr=vr))
-        assert header(raw) == (3, 1, False, 1)
+        assert header(raw)[:4] == (3, 1, False, 1)
         assert Decoder()(raw)[0, :, 0].tolist() == [255, 155, 0]
 
 
@@ -196,7 +200,7 @@ def test_a_voi_table_takes_the_place_of_the_window():
     expected = np.minimum(2.0 * VALUES, 4095) / 4095 * 255
     for window in (None, (0, 9)):
         assert np.allclose(Decoder(window=window)(raw)[:, :, 0], expected, atol=1e-3)
-    assert header(raw) == (3, 2, False, 1)
+    assert header(raw)[:4] == (3, 2, False, 1)
     inverted = file_of(VOILUTSequence=table_of(curve, bits=12), photometric="MONOCHROME1")
     assert np.allclose(Decoder()(inverted)[:, :, 0], 255 - expected, atol=1e-3)
     narrow = file_of(VOILUTSequence=table_of([value // 16 for value in range(4096)], bits=8))
@@ -226,7 +230,7 @@ def test_an_empty_or_missing_slope_is_one(tags, slope, intercept):
     raw = file_of(**tags)
     found = Decoder(window=(-1000, 9000))(raw)[:, :, 0]
     assert np.allclose(found, np.clip((1.0 * VALUES * slope + intercept + 1000) / 10000, 0, 1) * 255, atol=1e-3)
-    assert header(raw) == (3, 2, True, 1)
+    assert header(raw)[:4] == (3, 2, True, 1)
     eight = np.array([[0, 100, 255]], np.uint8)
     assert Decoder()(file_of(eight, bits=8, RescaleSlope=None)).tolist() == eight[:, :, None].tolist()
 
@@ -261,7 +265,7 @@ def test_files_without_a_preamble():
     expected = Decoder(window=(-1000, 3000))(raw)
     for short in (raw[132:], bare(raw, implicit=True), bare(raw, implicit=False)):
         assert dicom.is_dicom(short)
-        assert header(short) == (3, 2, True, 1)
+        assert header(short)[:4] == (3, 2, True, 1)
         assert np.array_equal(Decoder(window=(-1000, 3000))(short), expected)
     looked_up = bare(file_of(ModalityLUTSequence=table_of(INVERSE, vr="OW")), implicit=True)
     assert np.allclose(Decoder(window=(0, 4095))(looked_up), 255 - Decoder(window=(0, 4095))(file_of()), atol=1e-3)
@@ -314,13 +318,13 @@ def test_what_pydicom_decompresses_itself_is_read():
     buffer = io.BytesIO()
     data.save_as(buffer)
     assert np.array_equal(Decoder(window=(0, 4095))(buffer.getvalue()), Decoder(window=(0, 4095))(file_of()))
-    assert header(buffer.getvalue()) == (3, 2, True, 1)
+    assert header(buffer.getvalue())[:4] == (3, 2, True, 1)
 
 
 def test_deep_colour_is_read_as_that_of_other_files():
     colour = np.array([[[65535, 256, 0], [0, 0, 51200]]], np.uint16)
     raw = file_of(colour, photometric="RGB", bits=16)
-    assert header(raw) == (2, 1, True, 3)
+    assert header(raw)[:4] == (2, 1, True, 3)
     assert Decoder(window=(0, 65535))(raw).tolist() == (colour >> 8).tolist()
     for window in (None, (0, 4095)):
         with pytest.raises(BadInput, match="window"):
@@ -344,3 +348,85 @@ def test_all_headers_are_read_before_the_first_step(tmp_path, num_plain):
     total = len(lines) - 1
     with pytest.raises(BadInput, match=rf"3 of {total} pictures: .*pylibjpeg-libjpeg.* 1 of {total} pictures: "):
         image_folder(tmp_path, tmp_path / "t.csv", decoder=Decoder(window=(0, 4095)))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_bits_below_the_stored_ones_are_no_part_of_the_value(signed):
+    stored = np.array([[-1000, 0, 1000, 2000]] if signed else [[0, 1000, 2000, 4000]])
+    pixels = (stored << 4).astype(np.int16 if signed else np.uint16)
+    window = (-1000, 2000) if signed else (0, 4000)
+    found = Decoder(window=window)(file_of(pixels, HighBit=15))
+    wanted = (stored.ravel() - window[0]) / (window[1] - window[0]) * 255
+    assert np.allclose(found.ravel(), wanted, atol=1e-3)
+    colour = np.array([[[4095, 256, 0]]], np.uint16)
+    raw = file_of(colour << 4, photometric="RGB", HighBit=15)
+    assert Decoder(window=(0, 4095))(raw).tolist() == [[[255, 16, 0]]]
+
+
+def test_bits_that_do_not_fit_are_refused():
+    for high in (5, 20):
+        with pytest.raises(BadInput, match="HighBit that does not fit"):
+            header(file_of(HighBit=high))
+
+
+def without(raw, *names):
+    data = pydicom.dcmread(io.BytesIO(raw))
+    for name in names:
+        delattr(data, name)
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    return buffer.getvalue()
+
+
+def palette(**tags):
+    parts = {}
+    for colour in ("Red", "Green", "Blue"):
+        parts[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
+        parts[f"{colour}PaletteColorLookupTableData"] = bytes(8)
+    return file_of(np.array([[0, 1, 2, 3]], np.uint8), photometric="PALETTE COLOR", bits=8, **parts, **tags)
+
+
+def no_pictures():
+    whole = file_of()
+    floating = without(file_of(FloatPixelData=bytes(24)), "PixelData")
+    return {
+        "DICOM without pixels": without(whole, "PixelData"),
+        "DICOM with floating-point pixels": floating,
+        "DICOM without rows or columns": file_of(Rows=0),
+        "DICOM without a full description of its picture": without(whole, "BitsStored"),
+        "DICOM without its table of colours": without(palette(), "BluePaletteColorLookupTableData"),
+        "DICOM in a colour space that is not read": file_of(np.zeros((1, 1, 3), np.uint8), photometric="HSV", bits=8),
+        "DICOM with a look-up table of a depth that is not read": file_of(
+            VOILUTSequence=table_of([0, 1, 2, 3], bits=5)
+        ),
+        "DICOM with fewer pixels than it says": file_of(Rows=3),
+    }
+
+
+def test_what_can_never_be_read_is_named_by_its_header(tmp_path, caplog):
+    from sfumato.data import image_folder
+
+    Decoder()(palette())
+    lines, kinds = ["file,text"], no_pictures()
+    for place, (kind, raw) in enumerate(kinds.items()):
+        with pytest.raises(UndecodableRow, match=kind) as caught:
+            header(raw)
+        assert "Doe" not in str(caught.value)
+        (tmp_path / f"{place}.dcm").write_bytes(raw)
+        lines.append(f"{place}.dcm,a finding")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=r"none of the 8 files .*DICOM without pixels \(1\)"):
+        image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))
+    (tmp_path / "ok.dcm").write_bytes(file_of())
+    table.write_text("\n".join([*lines, "ok.dcm,a finding"]))
+    assert len(image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))) == 9
+    assert all(f"{kind} (1)" in caplog.text for kind in kinds)
+
+
+def test_frames_that_are_not_counted_are_several_frames():
+    for raw in (file_of(PixelData=VALUES.tobytes() * 3), file_of(PixelData=VALUES.tobytes() * 2)):
+        for read in (header, Decoder(window=(0, 4095))):
+            with pytest.raises(BadInput, match="several frames"):
+                read(raw)
+    assert header(file_of(PixelData=VALUES.tobytes() + b"\0\0"))[:2] == (3, 2)  # padding

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, check_disjoint, image_folder
+from sfumato.data import Columns, Decoder, check_disjoint, image_folder, load
 
 
 def picture(path, colour=(200, 30, 10), mode="RGB"):
@@ -301,3 +301,106 @@ def test_a_stray_quote_is_found_by_the_files_of_the_folder(root):
     (root / "IM1.png").rename(root / "IM1")
     with pytest.raises(BadInput, match="line 2: a quote in this row"):
         image_folder(root, table(root, 'a.png,"first', "IM1,second", 'IM2,third"'))
+
+
+@pytest.mark.parametrize("column", ["text", "who"])
+def test_the_wrong_image_column_prints_no_cell(root, column):
+    path = table(root, *(f"a.png,secret cat {n},Ann{n}" for n in range(3)), header="file,text,who")
+    with pytest.raises(BadInput, match=r"3 rows \(1, 2, 3\) of 3 .*check that --image-column names") as caught:
+        image_folder(root, path, columns=Columns(image=column, caption="file"))
+    assert "secret" not in str(caught.value)
+    assert "Ann" not in str(caught.value)
+
+
+def test_a_missing_name_is_shown_only_where_it_reads_like_a_file_and_few_are_missing(root):
+    for cell in ("x" * 5000 + ".png", "x" * 5000, "a\x1b[31m.png", "IM0001"):
+        with pytest.raises(BadInput, match=r"1 row \(2\) of 2 .*--image-column names") as caught:
+            image_folder(root, table(root, "a.png,first", f"{cell},second"))
+        assert cell not in str(caught.value)
+    with pytest.raises(BadInput, match=r"6 rows .* of 6 .*is it the right folder") as caught:
+        image_folder(root, table(root, *(f"Ann{n}.png,{n}" for n in range(6))))
+    assert "Ann" not in str(caught.value)
+    with pytest.raises(BadInput, match=r"the first is sub/C\.PNG; did you mean 'c\.png'\? Rows may be kept"):
+        image_folder(root, table(root, "sub/C.PNG,x"))
+
+
+def test_a_link_to_nothing_is_named_by_its_own_name(root):
+    (root / "dangling.png").symlink_to("nope")
+    path = table(root, "a.png,x", "dangling.png,y")
+    with pytest.raises(BadInput, match=r"1 row \(2\) of 2 .*first is dangling\.png, a link that leads to no file\. R"):
+        image_folder(root, path)
+    assert len(image_folder(root, path, missing="zero")) == 2
+    for name in ("a", "b", "sub/c", "dangling"):
+        (root / f"{name}.txt").write_text("x")
+    with pytest.raises(BadInput, match=r"first is dangling\.png, a link"):
+        image_folder(root)
+    (root / "out.png").symlink_to(root.parent / "nope")
+    with pytest.raises(BadInput, match="outside the picture folder"):
+        image_folder(root, table(root, "out.png,x"))
+
+
+def test_messages_end_once(root):
+    for call in (
+        lambda: image_folder(root.parent / "picture"),
+        lambda: image_folder(root, root / "tt.csv"),
+        lambda: image_folder(root.parent / "zzzz"),
+    ):
+        (root / "t.csv").write_text("x")
+        with pytest.raises(BadInput) as caught:
+            call()
+        assert "?." not in str(caught.value)
+        assert str(caught.value)[-1] in ".?"
+
+
+def test_a_name_that_no_disk_takes_is_a_sentence(root):
+    for call in (
+        lambda: image_folder("x" * 5000),
+        lambda: image_folder(root, "x" * 5000 + ".csv"),
+        lambda: load("x" * 5000),
+        lambda: load("vqa2:" + "x" * 5000),
+        lambda: load("emoji:" + "x" * 5000),
+    ):
+        with pytest.raises(BadInput):
+            call()
+
+
+@pytest.mark.parametrize("owner", [' "7"', "'7'", '"=""7"""', "'7", '"""7"""', "7"])
+def test_an_owner_in_other_quotes_is_the_same_record(root, owner):
+    path = table(root, 'a.png,"a cat","7"', f"b.JPG, a dog,{owner}", header="file,text,who")
+    found = image_folder(root, path, columns=Columns(owner="who"))
+    assert found.num_records == 1
+    assert found[1]["caption"] == "a dog"
+
+
+def test_blanks_before_a_quote_are_none_of_the_cell(root):
+    found = image_folder(root, table(root, '"a.png", "a cat, one"', 'b.JPG,  "say ""dog"""'))
+    assert [found[row]["caption"] for row in range(2)] == ["a cat, one", 'say "dog"']
+
+
+@pytest.mark.parametrize(
+    ("cell", "role"),
+    [
+        ("'a secret'", "caption"),
+        ("'it's a secret'", "caption"),
+        ('"""a secret"""', "caption"),
+        ('\t"a secret"', "caption"),
+        ('="a secret"', "caption"),
+        ('"""secret"', "caption"),
+        ("'b.JPG'", "image"),
+    ],
+)
+def test_cells_that_are_still_in_quotes_are_refused(root, cell, role):
+    path = table(root, "a.png,a cat", f"b.JPG,{cell}" if role == "caption" else f"{cell},a secret")
+    with pytest.raises(BadInput, match=rf"the {role} is still in quotes, or has an open one, in 1 row \(2\)") as caught:
+        image_folder(root, path)
+    assert "secret" not in str(caught.value)
+
+
+def test_quotes_that_are_text_stay(root):
+    cells = ["'a' and 'b'", 'a 5" scar', '"""a"" and ""b"""', "'tis a cat", "the dogs'"]
+    said = [*cells[:2], '"a" and "b"', *cells[3:]]
+    for cell, text in zip(cells, said):
+        assert image_folder(root, table(root, f"a.png,{cell}"))[0]["caption"] == text
+    path = root.parent / "t.jsonl"
+    path.write_text('{"file": "a.png", "text": "\'a cat\'"}\n')
+    assert image_folder(root, path)[0]["caption"] == "'a cat'"

@@ -1,4 +1,5 @@
 import ast
+import gc
 import io
 import json
 import os
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data import Columns, Decoder, check_disjoint, dicom, formats, holdout, hub, hugging_face
+from sfumato.data import Columns, Decoder, check_disjoint, dicom, formats, holdout, hub, hugging_face, load
+from sfumato.data.load import Options
 
 COLOURS = [(200, 30, 10), (0, 200, 0), (0, 0, 200), (90, 90, 90)]
 
@@ -464,3 +466,149 @@ def test_rows_of_a_kind_that_is_not_read_are_refused_or_counted(tmp_path, caplog
     assert [record.getMessage() for record in caplog.records] == [
         f"2 of 3 pictures looked at cannot be read and contribute nothing: {kinds}."
     ]
+
+
+def shards(folder, *columns):
+    import pyarrow
+    from pyarrow import parquet
+
+    folder.mkdir()
+    for number, cells in enumerate(columns):
+        images = [{"bytes": picture(colour), "path": None} for colour in COLOURS]
+        parquet.write_table(pyarrow.table({"image": images, **cells}), folder / f"train-{number}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"text": ["a", "b", "c", "d"], "who": [1, 2, 3, 4]}, {"text": ["a", "b", "c", "d"], "who": ["Ann"] * 4}),
+        ({"text": [1.0, 2, 3, 4], "who": [1, 2, 3, 4]}, {"text": ["Ann fell"] * 4, "who": [1, 2, 3, 4]}),
+    ],
+)
+def test_a_clash_of_types_prints_no_cell(tmp_path, caplog, capfd, first, second):
+    import logging
+
+    folder = shards(tmp_path / "two", first, second)
+    reader = logging.getLogger("datasets.packaged_modules.parquet.parquet")
+    reader.setLevel(logging.INFO)  # also where the user asked for more
+    try:
+        with (
+            caplog.at_level(logging.DEBUG),
+            pytest.raises(BadInput, match=r"several types.*Write it with one type") as e,
+        ):
+            hugging_face(folder, columns=Columns(owner="who"))
+        assert reader.level == logging.INFO
+    finally:
+        reader.setLevel(logging.NOTSET)
+    printed = "".join(capfd.readouterr())
+    assert "Ann" not in str(e.value) + caplog.text + printed
+    assert e.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metadata.csv", "file_name,text\n0.png,Ann\n1.png,Ann,x\n", "another number of cells"),
+        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "holds what is no UTF-8 text"),
+        ("metadata.jsonl", '{"file_name": "0.png", "text": Ann}\n', "not JSON lines"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "0.png", "text": 1}\n{"file_name": "1.png", "text": "Ann"}\n',
+            "several types",
+        ),
+        ("a.parquet", "Ann", "truncated, damaged or of another kind"),
+    ],
+)
+def test_the_cause_of_what_cannot_be_loaded_is_told_in_words(tmp_path, caplog, name, text, words):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    if name != "a.parquet":
+        for number in range(2):
+            (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadInput, match=words) as caught:
+        hugging_face(folder)
+    assert "Ann" not in str(caught.value) + caplog.text
+    assert "Error" not in str(caught.value)
+
+
+def test_a_saved_set_that_lost_a_part_says_so(tmp_path):
+    table().save_to_disk(tmp_path / "saved")
+    part = next((tmp_path / "saved").glob("*.arrow"))
+    part.write_bytes(part.read_bytes()[: part.stat().st_size // 2])
+    with pytest.raises(BadInput, match="truncated, damaged"):
+        hugging_face(tmp_path / "saved")
+    part.unlink()
+    with pytest.raises(BadInput, match="a file that belongs to it is missing"):
+        hugging_face(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(BadInput, match=r"description \(state\.json"):
+        hugging_face(tmp_path / "saved")
+
+
+def test_owners_that_a_column_of_floats_rounded_are_refused(tmp_path):
+    import pyarrow
+
+    owners = [9007199254740993.0, 9007199254740992.0, 1500.0, 7.0]  # as a CSV gives them that holds 1.5e3 too
+    folder = shards(tmp_path / "f64", {"text": list("abcd"), "who": owners})
+    with pytest.raises(BadInput, match=r"too large to be exact in 2 rows \(1, 2\)"):
+        hugging_face(folder, columns=Columns(owner="who"))
+    folder = shards(tmp_path / "f32", {"text": list("abcd"), "who": pyarrow.array([2.0**24, 1, 2, 3], "float32")})
+    with pytest.raises(BadInput, match=r"too large to be exact in 1 row \(1\)"):
+        hugging_face(folder, columns=Columns(owner="who"))
+
+
+def test_a_lone_shard_is_refused_and_a_named_one_said(tmp_path, caplog):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    table().to_parquet(folder / "train-00000-of-00002.parquet")
+    with pytest.raises(BadInput, match=r"1 of 2 files train-\*-of-00002 are missing: copy all"):
+        hugging_face(folder)
+    check(hugging_face(folder / "train-00000-of-00002.parquet"))
+    assert "is one of 2 files by its name, and is read alone" in caplog.text
+    os.rename(folder / "train-00000-of-00002.parquet", folder / "train-00000-of-00001-a1b2.parquet")
+    check(hugging_face(folder))
+
+
+def test_a_folder_of_save_to_disk_that_lost_a_description_is_named(tmp_path):
+    table().save_to_disk(tmp_path / "saved")
+    (tmp_path / "saved" / "state.json").unlink()
+    datasets.DatasetDict({"train": table()}).save_to_disk(tmp_path / "both")
+    (tmp_path / "both" / "dataset_dict.json").unlink()
+    for name, part in (("saved", "state.json"), ("both", "dataset_dict.json")):
+        for spec in (str(tmp_path / name), f"hf:{tmp_path / name}"):
+            with pytest.raises(BadInput, match=rf"part of a folder of save_to_disk: {part} is missing"):
+                load(spec, options=Options(columns=Columns(owner="who")))
+
+
+def test_pictures_that_the_metadata_does_not_list_are_counted(tmp_path, caplog):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / "metadata.jsonl").write_text('{"file_name": "0.png", "text": "a"}\n{"file_name": "1.png", "text": "b"}')
+    assert len(hugging_face(folder)) == 2
+    assert f"1 of 3 pictures in {folder} are not listed and are no records" in caplog.text
+
+
+def test_rows_that_turn_out_broken_are_a_sentence(tmp_path):
+    table(text=["Ann one", "two", "three", "four"]).save_to_disk(tmp_path / "saved")
+    part = next((tmp_path / "saved").glob("*.arrow"))
+    part.write_bytes(part.read_bytes().replace(b"Ann one", b"Ann\xff\xfe\xfd\xfc"))
+    with pytest.raises(BadInput, match=r"column 'text' cannot be read: .*no UTF-8 text") as caught:
+        hugging_face(tmp_path / "saved")
+    assert "Ann" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # datasets leaves the CSV open
+def test_texts_of_a_metadata_csv_that_are_still_in_quotes_are_refused(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for number in range(2):
+        (folder / f"{number}.png").write_bytes(picture(COLOURS[number]))
+    (folder / "metadata.csv").write_text('file_name,text\n0.png,"a cat"\n1.png, "a secret"\n')
+    with pytest.raises(BadInput, match=r"the caption is still in quotes, or has an open one, in 1 row \(2\)") as caught:
+        hugging_face(folder)
+    assert "secret" not in str(caught.value)
+    gc.collect()

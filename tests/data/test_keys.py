@@ -1,3 +1,5 @@
+import unicodedata
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,3 +97,21 @@ def test_words_for_a_missing_value(text):
 
 def test_none_answers_a_question():
     assert [spells_missing(text, answer=True) for text in ("none", "N/A", "nan", "NULL")] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("written", ['"7"', "'7'", '="7"', "'7", "= '7'", "\u201c7\u201d", '" 7.0 "', "=\"'7'\""])
+def test_quotes_around_an_owner_are_none_of_the_name(written):
+    assert owner_key(written) == "7"
+    assert owner_key(owner_key(written)) == "7"
+
+
+def test_quotes_inside_an_owner_stay():
+    assert [owner_key(name) for name in ("O'Neill", 'a "b" c', "=x")] == ["O'Neill", 'a "b" c', "=x"]
+    assert owner_key("=\"='7'\"") == owner_key(owner_key("=\"='7'\"")) == "7"
+
+
+def test_an_acute_accent_for_an_apostrophe_is_one_in_every_form():
+    for name in ("O\u00b4Neill", "O\u1ffdNeill", "\u00b4t Hooft"):
+        for form in ("NFC", "NFD", "NFKC", "NFKD"):
+            assert owner_key(unicodedata.normalize(form, name)) == owner_key(name.replace("\u1ffd", "'"))
+    assert owner_key("O\u00b4Neill") == "O'Neill"

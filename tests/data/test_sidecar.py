@@ -60,13 +60,16 @@ def test_what_is_left_out_is_counted_by_kind(root, caplog):
     (root / "gone.png").symlink_to(root / "nothing")
     os.mkfifo(root / "pipe.png")
     (root / ".hidden.heic").write_bytes(b"?")
-    left_out = ".pdf (2), not a regular file (2), HEIC (1; pip install pillow-heif), linked folder (1), no ending (1)"
+    left_out = (
+        ".pdf (2), not a regular file (2), HEIC (1; pip install pillow-heif), hidden file (1), linked folder (1), "
+        "no ending (1)"
+    )
     assert [path.name for path in picture_files(root)] == ["a.png", "b.png"]
-    assert warned(caplog) == [f"{root}: left out 7 that are not read as pictures: {left_out}."]
+    assert warned(caplog) == [f"{root}: left out 8 that are not read as pictures: {left_out}."]
     caplog.clear()
     assert len(image_folder(root)) == 2
     assert warned(caplog) == [
-        f"{root}: left out 7 that are not read as pictures: {left_out}.",
+        f"{root}: left out 8 that are not read as pictures: {left_out}.",
         f"{root}: 1 caption files have no picture and are no records; the first is lone.txt.",
     ]
 
@@ -80,7 +83,7 @@ def test_a_listed_file_of_an_unread_kind_is_refused_and_a_broken_one_counted(roo
     with pytest.raises(BadInput, match=r"2 of 4 pictures.*HEIC \(2; pip install pillow-heif\)"):
         image_folder(root, table)
     assert len(image_folder(root, table, missing="zero")) == 4
-    assert warned(caplog) == [
+    assert warned(caplog)[-1:] == [
         "3 of 4 pictures looked at cannot be read and contribute nothing: HEIC (2; pip install pillow-heif), .jpg (1)."
     ]
 
@@ -138,3 +141,32 @@ def test_a_row_that_names_a_picture_of_an_unread_kind_is_no_line_of_names(root):
     with pytest.raises(BadInput, match="--image-column") as caught:
         image_folder(root, table)
     assert "Ann" not in str(caught.value)
+
+
+def test_hidden_files_and_folders_are_left_out_and_counted(root, caplog):
+    for name in (".hidden.png", ".ipynb_checkpoints/a.png", "sub/.cache/deep/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4)).save(root / name)
+        (root / name).with_suffix(".txt").write_text("caption")
+    (root / ".DS_Store").write_bytes(b"?")
+    left_out = [f"{root}: left out 3 that are not read as pictures: hidden folder (2), hidden file (1)."]
+    assert [path.name for path in picture_files(root)] == ["a.png", "b.png"]
+    assert warned(caplog) == left_out
+    caplog.clear()
+    assert len(image_folder(root)) == 2
+    assert warned(caplog) == left_out
+
+
+def test_pictures_that_a_table_does_not_list_are_counted(root, caplog):
+    (root / "sub").mkdir()
+    for name in ("c.png", "sub/d.png", ".e.png"):
+        Image.new("RGB", (6, 4)).save(root / name)
+    (root / "link.png").symlink_to(root / "a.png")
+    table = root / "t.csv"
+    table.write_text("file,text\na.png,x\nsub/../c.png,y\n")
+    assert len(image_folder(root, table)) == 2
+    assert warned(caplog) == [f"{table}: 2 of 5 pictures in {root} are not listed and are no records."]
+    caplog.clear()
+    table.write_text("file,text\na.png,x\nc.png,y\nb.png,z\nsub/d.png,w\n")
+    image_folder(root, table)
+    assert warned(caplog) == []

@@ -285,3 +285,44 @@ def test_a_tokenizer_saved_with_former_rules_keeps_them(tmp_path) -> None:
     words.backend.backend_tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.save(tmp_path)
     assert _said(Tokenizer.from_checkpoint(tmp_path), "möchte a") == "mochte a"
+
+
+FAMILY, PERSIAN = "\U0001f468\u200d\U0001f469\u200d\U0001f467", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+
+
+@pytest.mark.parametrize("word", [FAMILY, PERSIAN])
+def test_joiners_of_the_public_text_stay(word, tmp_path):
+    tokenizer = Tokenizer.from_public_text([f"a {word}", "a cat\u00ad \x07here\u200b", "one\ttwo"])
+    tokenizer.save(tmp_path)
+    for built in (tokenizer, Tokenizer.from_checkpoint(tmp_path)):
+        assert built.decode(built.encode([f"A {word}"], 9)) == [f"a {word}"]
+        assert built.decode(built.encode(["a cat here one two"], 12)) == ["a cat here one two"]
+        assert built.decode(built.encode(["a c\u00adat\u200b here\x07"], 12)) == ["a cat here"]
+        assert built.count_unknown([f"a {word}", "a cat"]) == 0
+    assert word in tokenizer.vocabulary
+    assert word.replace("\u200d", "").replace("\u200c", "") not in tokenizer.vocabulary
+
+
+def test_joiners_that_the_public_text_lacks_count_as_lost():
+    apart = FAMILY.replace("\u200d", " ")
+    tokenizer = Tokenizer.from_public_text([f"a {apart} cat", "\U0001f468\U0001f469\U0001f467"])
+    assert tokenizer.count_unknown([f"a {FAMILY}", "a cat"]) == 1
+    assert tokenizer.decode(tokenizer.encode([f"a {FAMILY}"], 9)) == ["a \U0001f468\U0001f469\U0001f467"]
+
+
+def test_joiners_of_a_vocabulary_file_stay(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", PERSIAN]), encoding="utf-8")
+    tokenizer = Tokenizer.from_vocab(path)
+    assert tokenizer.decode(tokenizer.encode([PERSIAN], 4)) == [PERSIAN]
+
+
+def test_half_a_character_is_a_sentence():
+    with pytest.raises(BadInput, match=r"half a character .* in text 2"):
+        Tokenizer.from_public_text(["a cat", "\ud800 secret"])
+    tokenizer = Tokenizer.from_public_text(["a cat"])
+    with pytest.raises(BadInput, match="half a character") as caught:
+        tokenizer.encode(["\ud800 secret"], 5)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(BadInput, match="no vocabulary file"):
+        Tokenizer.from_vocab("x" * 5000)

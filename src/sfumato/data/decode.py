@@ -2,10 +2,10 @@
 
 8 bits: (H, W, 1) or (H, W, 3) uint8. Alpha, transparent palettes and transparent colours are laid on white; CMYK
 becomes RGB; the orientation is applied; of an animation the first frame is taken. Deeper than 8 bits (16-bit PNG
-and TIFF, 32-bit and floating-point TIFF, DICOM): a *declared public window* (low, high) of stored values is stretched
-to [0, 255] and kept as float32, so that nothing is rounded before the picture is resized. Without a window such files
-are refused before training: Pillow's own conversion would clip them, and a window fitted to the data would be a
-private statistic.
+and TIFF, 32-bit and floating-point TIFF, JPEG 2000, PGM, DICOM): a *declared public window* (low, high) of stored
+values is stretched to [0, 255] and kept as float32, so that nothing is rounded before the picture is resized. Without
+a window such files are refused before training: Pillow's own conversion would clip them, and a window fitted to the
+data would be a private statistic.
 
 A picture is decoded once, as Pillow keeps it, and converted in strips: next to the result nothing else of its size is
 held. Whatever is wrong with one file while training is an `UndecodableRow` with a message that holds nothing of it.
@@ -21,7 +21,8 @@ from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
-from sfumato.data.formats import HEAD, TOO_LARGE, Source, readable_formats, too_large_message, unread_message
+from sfumato.data.depth import depth_of
+from sfumato.data.formats import HEAD, TOO_LARGE, NoPicture, Source, readable_formats, too_large_message, unread_message
 from sfumato.data.metadata import Bare, bare, orientation_of, upright
 from sfumato.data.quiet import quiet
 from sfumato.data.regular import bytes_of, opened
@@ -41,6 +42,7 @@ class Header(NamedTuple):
     height: int
     deep: bool  # more than 8 bits per channel
     channels: int
+    full: int | None = None  # of deep colour the largest stored value: no other window can be read (see `Depth`)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,20 +101,20 @@ class Decoder:
         with _opened(found.raw) as image:
             if image.width * image.height > self.max_pixels:
                 raise self._too_large()
-            deep, inverted = _is_deep(image), _is_inverted(image)
+            depth, inverted = depth_of(image), _is_inverted(image)
             factor = _factor(image.size, side)
-            if factor > 1 and not deep:
+            if factor > 1 and not depth.deep:
                 _draft(image, factor)
             image.load()
             if image.width * image.height > self.max_pixels:  # an icon that holds another size than it says
                 raise self._too_large()
             orientation = found.orientation or orientation_of(image)
             convert: Callable[[Image.Image], np.ndarray] = _eight_bits
-            if deep and not image.mode.startswith(("I", "F")):
-                check_window(self.window, 3)
-            elif deep:
+            if depth.full is not None:
+                check_window(self.window, depth.full)
+            elif depth.deep:
                 convert = lambda strip: stretch(  # noqa: E731
-                    np.asarray(strip, np.float64)[:, :, None], self.window, inverted=inverted
+                    depth.stored(np.asarray(strip, np.float64))[:, :, None], self.window, inverted=inverted
                 )
             pixels = _converted(image, convert, _factor(image.size, side))
         return upright(pixels, orientation)
@@ -188,19 +190,6 @@ def _read(source: Source) -> bytes:
     return bytes_of(source)
 
 
-def _raw_mode(image: Image.Image) -> str:
-    """Return how the file stores its pixels ("RGB;16B", ...), from the first tile's decoder arguments."""
-    for tile in getattr(image, "tile", ())[:1]:
-        args = tile[3]
-        mode = args[0] if isinstance(args, tuple) and args else args
-        return mode if isinstance(mode, str) else ""
-    return ""
-
-
-def _is_deep(image: Image.Image) -> bool:
-    return image.mode.startswith(("I", "F")) or ";16" in _raw_mode(image)
-
-
 def _is_inverted(image: Image.Image) -> bool:
     tags = getattr(image, "tag_v2", None)  # TIFF only
     return tags is not None and tags.get(262) == _WHITE_IS_ZERO
@@ -226,7 +215,7 @@ def header(source: Source) -> Header:
             begins = file.read(HEAD)
             file.seek(0)
             return Header(*dicom.header(file)) if dicom.is_dicom(begins) else _header(file)
-    except BadInput:
+    except (BadInput, NoPicture):
         raise
     except Image.DecompressionBombError:
         raise UndecodableRow(f"{TOO_LARGE}.") from None
@@ -248,7 +237,8 @@ def _header(file: BinaryIO) -> Header:
 
 def _header_of(image: Image.Image) -> Header:
     grey = image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F"))
-    return Header(image.width, image.height, _is_deep(image), 1 if grey else 3)
+    depth = depth_of(image)
+    return Header(image.width, image.height, depth.deep, 1 if grey else 3, depth.full)
 
 
 def head(source: Source) -> bytes:

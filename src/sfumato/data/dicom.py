@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from sfumato.base.errors import BadInput, UndecodableRow
+from sfumato.data.dicom_check import COLOURS, FRAMES, Stop, check_picture, low_bits
 from sfumato.data.formats import too_large_message
 from sfumato.data.window import Window, check_window, stretch
 
@@ -26,13 +27,10 @@ _SHAPE_TAGS = ["Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation"
 _SHAPE_TAGS += ["HighBit", "PixelRepresentation", "PlanarConfiguration", "NumberOfFrames"]
 _VALUE_TAGS = ["RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence"]
 _VALUE_TAGS += ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"]
-_PIXEL_TAGS = ["PixelData"]
-_PIXEL_TAGS += [
-    f"{segmented}{colour}PaletteColorLookupTableData"
-    for segmented in ("", "Segmented")
-    for colour in ("Red", "Green", "Blue")
+_PALETTE_TAGS = [
+    f"{segmented}{colour}PaletteColorLookupTableData" for segmented in ("", "Segmented") for colour in COLOURS
 ]
-_PIXEL_TAGS += [f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")]
+_PALETTE_TAGS += [f"{colour}PaletteColorLookupTableDescriptor" for colour in COLOURS]
 
 
 class NeedsPackage(BadInput):
@@ -52,31 +50,36 @@ def _pydicom() -> ModuleType:
     if importlib.util.find_spec("pydicom") is None:
         raise NeedsPackage("DICOM pictures need the extra: pip install sfumato[dicom].")
     import pydicom
+    import pydicom.filereader
     import pydicom.pixels
 
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote the values of tags
     return pydicom
 
 
-def header(source: Any) -> tuple[int, int, bool, int]:
-    """Return (width, height, deep, channels) of a file (path or bytes).
+def header(source: Any) -> tuple[int, int, bool, int, int | None]:
+    """Return (width, height, deep, channels, full) of a file (path or bytes), as `decode.Header` describes them.
 
     Raises:
-        BadInput: several frames, a slope of zero, a compression that pydicom does not know.
+        BadInput: several frames, a slope of zero, a compression that pydicom does not know, bits that do not fit.
+        NoPicture: nothing in the file is a picture.
         NeedsPackage: what decompresses the file is not installed.
     """
     pydicom = _pydicom()
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
-    data = _read(pydicom, opened, [*_SHAPE_TAGS, *_VALUE_TAGS], stop_before_pixels=True)
-    _check_decoder(pydicom, data)
-    return int(data.Columns), int(data.Rows), _is_deep(data), 1 if _is_grey(data) else 3
+    stop = Stop()
+    data = _read(pydicom, opened, [*_SHAPE_TAGS, *_VALUE_TAGS, *_PALETTE_TAGS], stop)
+    native = _check_decoder(pydicom, data)
+    check_picture(data, stop.pixels, native=native)
+    return int(data.Columns), int(data.Rows), _is_deep(data), 1 if _is_grey(data) else 3, _full(data)
 
 
-def _read(pydicom: ModuleType, opened: Any, tags: list[str], **options: Any) -> Any:
+def _read(pydicom: ModuleType, opened: Any, tags: list[str], stop: Stop | None = None) -> Any:
     """Return the chosen tags of a file, its transfer syntax and rescaling filled in. Raises BadInput."""
-    data = pydicom.dcmread(opened, specific_tags=tags, force=True, **options)
+    chosen = [pydicom.tag.Tag(tag) for tag in tags]
+    data = pydicom.filereader.read_partial(opened, stop, specific_tags=chosen, force=True)
     if int(data.get("NumberOfFrames") or 1) > 1:
-        raise BadInput("a DICOM file holds several frames: export the frames that belong to the text as single files.")
+        raise BadInput(FRAMES)
     if "TransferSyntaxUID" not in data.file_meta:  # without a preamble it is often left out; then it is not compressed
         implicit = data.original_encoding[0]
         data.file_meta.TransferSyntaxUID = (
@@ -100,8 +103,8 @@ def _fill_rescale(data: Any) -> None:
         raise BadInput("a DICOM file has a RescaleSlope of 0, which makes all its pixels equal: export it again.")
 
 
-def _check_decoder(pydicom: ModuleType, data: Any) -> None:
-    """Raise NeedsPackage or BadInput where the pixels are compressed in a way that cannot be undone here."""
+def _check_decoder(pydicom: ModuleType, data: Any) -> bool:
+    """Return whether pixels are not compressed. Raises NeedsPackage or BadInput where that cannot be undone here."""
     syntax = data.file_meta.TransferSyntaxUID
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
@@ -110,7 +113,7 @@ def _check_decoder(pydicom: ModuleType, data: Any) -> None:
             f"a DICOM file is compressed as {syntax.name}, which pydicom does not read: export it uncompressed."
         ) from None
     if decoder.is_native or set(decoder.available_plugins) - _unable(pydicom, syntax, data):
-        return
+        return decoder.is_native
     lacking = sorted(decoder.missing_dependencies, key=lambda told: not told.startswith("pylibjpeg"))
     packages = re.findall(r"[\w.-]+>=[\d.]+", lacking[0]) if lacking else []
     wanted = " ".join(f'"{package}"' for package in packages)
@@ -119,7 +122,7 @@ def _check_decoder(pydicom: ModuleType, data: Any) -> None:
 
 def _unable(pydicom: ModuleType, syntax: Any, data: Any) -> set[str]:
     """Return plugins that pydicom counts as available and that refuse these pixels."""
-    deep = int(data.BitsStored) > 8
+    deep = int(data.get("BitsStored") or 0) > 8
     if syntax == pydicom.uid.JPEGExtended12Bit and deep:
         return {"pillow"}
     colour = int(data.get("SamplesPerPixel") or 1) > 1
@@ -143,6 +146,11 @@ def _is_deep(data: Any) -> bool:
     return int(data.BitsStored) > 8 or int(data.PixelRepresentation) == 1 or rescaled
 
 
+def _full(data: Any) -> int | None:
+    """Return the largest stored value of deep colour, of which 8 bits are kept; None of any other picture."""
+    return None if _is_grey(data) or not _is_deep(data) else (1 << int(data.BitsStored)) - 1
+
+
 def _table(data: Any, name: str) -> Any:
     """Return the first look-up table of a sequence, or None where there is none with entries."""
     first = next(iter(data.get(name) or []), None)
@@ -158,14 +166,17 @@ def pixels(raw: bytes, window: Window | None, max_pixels: int) -> np.ndarray:
         BadInput: no window for a deep picture; several frames.
     """
     pydicom = _pydicom()
-    data = _read(pydicom, io.BytesIO(raw), [*_SHAPE_TAGS, *_VALUE_TAGS, *_PIXEL_TAGS])
+    data = _read(pydicom, io.BytesIO(raw), [*_SHAPE_TAGS, *_VALUE_TAGS, *_PALETTE_TAGS, "PixelData"])
     if int(data.Rows) * int(data.Columns) > max_pixels:
         raise UndecodableRow(too_large_message(max_pixels))
     if not _is_grey(data):
         return _colour(data, pydicom, window)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     deep = _is_deep(data)
-    stored = data.pixel_array.astype(np.int64)[:, :, None]  # pydicom's tables subtract, which unsigned would wrap
+    stored = _stored(data)
+    if stored.ndim != 2:
+        raise BadInput(FRAMES)
+    stored = stored.astype(np.int64)[:, :, None]  # pydicom's tables subtract, which unsigned would wrap
     values, bits = _looked_up(pydicom.pixels.apply_modality_lut, stored, data, "ModalityLUTSequence")
     bits = bits or int(data.BitsStored)
     if _table(data, "VOILUTSequence") is not None:
@@ -177,6 +188,24 @@ def pixels(raw: bytes, window: Window | None, max_pixels: int) -> np.ndarray:
         return stretch(values, window, inverted=inverted)
     eight = np.rint(np.clip(values * (255.0 / (2**bits - 1)), 0, 255)).astype(np.uint8)
     return 255 - eight if inverted else eight
+
+
+def _stored(data: Any) -> np.ndarray:
+    """Return the stored values: bits below the lowest stored one, which pydicom takes for a part of them, shifted out.
+
+    Raises BadInput where that is unclear, because a compressed picture has its own depth.
+    """
+    low = low_bits(data)
+    if not low:
+        return data.pixel_array
+    syntax, bits = data.file_meta.TransferSyntaxUID, int(data.BitsStored)
+    if syntax.is_compressed and syntax not in ("1.2.840.10008.1.2.5", "1.2.840.10008.1.2.1.99"):  # RLE; deflated
+        raise BadInput("a DICOM file is compressed and has unused bits below its values: export it uncompressed.")
+    data.BitsStored = bits + low
+    try:
+        return data.pixel_array >> low
+    finally:
+        data.BitsStored = bits
 
 
 def _looked_up(apply: Any, values: np.ndarray, data: Any, name: str) -> tuple[np.ndarray, int]:
@@ -205,12 +234,12 @@ def _widened(packed: bytes, data: Any) -> bytes:
 
 
 def _colour(data: Any, pydicom: ModuleType, window: Window | None) -> np.ndarray:
-    array = data.pixel_array  # YBR is converted to RGB by pydicom
+    array = _stored(data)  # YBR is converted to RGB by pydicom
     if data.PhotometricInterpretation == "PALETTE COLOR":
         array = pydicom.pixels.apply_color_lut(array, data)
         array = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array
     elif _is_deep(data):
-        check_window(window, 3)
+        check_window(window, _full(data))
         array = (array >> (int(data.BitsStored) - 8)).astype(np.uint8)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise UndecodableRow("a DICOM picture has a colour space that is not read.")

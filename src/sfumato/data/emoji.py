@@ -152,8 +152,8 @@ def _groups() -> dict[Points, str]:
 
 def _drawn(folder: Path, number: int, names: dict[Points, tuple[str, ...]], groups: dict[Points, str]) -> list[_Row]:
     """Return the drawings of one folder that names and groups know."""
-    if not folder.is_dir():
-        raise BadInput(f"emoji folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"emoji folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     rows = []
     for path in sorted(folder.iterdir()):
         match = _FILE.fullmatch(path.stem) if is_readable_ending(path.name) else None

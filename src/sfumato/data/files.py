@@ -13,8 +13,8 @@ from typing import Any
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data.decode import Decoder, head, header
 from sfumato.data.dicom import NeedsPackage
-from sfumato.data.formats import TOO_LARGE, Source, counted_kinds, kind_of, needs_more
-from sfumato.data.hints import counted, near, siblings
+from sfumato.data.formats import TOO_LARGE, NoPicture, Source, counted_kinds, kind_of, needs_more
+from sfumato.data.hints import counted, near, presentable, siblings
 from sfumato.data.keys import text_key
 from sfumato.data.regular import is_special
 from sfumato.data.table import names_of
@@ -23,6 +23,7 @@ from sfumato.data.window import check_window
 log = logging.getLogger(__name__)
 
 MISSING = ("error", "zero")
+_FEW, _FEW_OF = 5, 10  # a missing file is named where no more are missing, or no more than every tenth
 
 
 def listed(folder: Path, cells: Sequence[Any], where: str) -> list[str]:
@@ -54,6 +55,10 @@ class Spellings:
         real = inside(self._root, name, where)
         if os.path.lexists(real):
             return real
+        place = os.path.join(self._root, name)
+        link = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
+        if os.path.islink(link) and link.startswith(os.path.join(self._root, "")):
+            return link  # to nothing: known by its own name, not by that of what is not there
         place = self._root
         for part in os.path.relpath(real, self._root).split(os.sep):
             place = os.path.join(place, self._written(place, part))
@@ -101,29 +106,45 @@ def check_rows(
         raise BadInput(f"{where}: {counted(stranger)} name a picture that an earlier row gives to another owner.")
 
 
-def stamps(root: str, files: list[str], folder: Path, missing: str, sought: str | None = None) -> list[str]:
+def stamps(
+    root: str, files: list[str], folder: Path, missing: str, sought: str | None = None, *, of_cells: bool = True
+) -> list[str]:
     """Return size and time of change of each file ("" where missing). Raises BadInput for missing files.
 
     What is no regular file (a pipe, a device, a folder) is missing: it is never opened. `sought` says how the files are
-    named, for a message that names none: where a picture is a record.
+    named, for a message that names none: where a picture is a record. `of_cells`: the files are cells of a table, which
+    are shown only where few are missing and the first reads like a file: another column may have been named.
     """
     stamp_of = {file: stamp(os.path.join(root, file)) for file in dict.fromkeys(files)}
     found = [stamp_of[file] for file in files]
     absent = [number for number, stamp in enumerate(found, 1) if not stamp]
     if absent and (missing == "error" or len(absent) == len(files)):
-        first = Path(root, files[absent[0] - 1])
-        example = sought or f"the first is {files[absent[0] - 1]}{_hint(first)}"
         raise BadInput(
-            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}; {example}. "
+            f"{counted(absent)} of {len(files)} name a picture that is not in {folder}"
+            f"{f'; {sought}.' if sought else _example(root, files, absent, of_cells)} "
             "Rows may be kept with zero contribution by --missing zero."
         )
     return found
 
 
+def _example(root: str, files: list[str], absent: list[int], of_cells: bool) -> str:
+    """Return the end of a sentence that names the first missing file, or says what to check where it is not shown."""
+    first = files[absent[0] - 1]
+    reads = presentable(first)
+    few = len(absent) <= max(_FEW, len(files) // _FEW_OF)
+    if not of_cells or (reads and few):
+        return f"; the first is {first}{_hint(Path(root, first))}"
+    if reads:
+        return ": is it the right folder, and are names written as on the disk (capital letters, sub-folders)?"
+    return ": check that --image-column names the column of the files."
+
+
 def _hint(path: Path) -> str:
-    if is_special(path) or path.is_dir():
-        return ", which is not a regular file"
-    return near(path.name, siblings(path))
+    if os.path.islink(path):
+        return ", a link that leads to no file."
+    if is_special(path) or os.path.isdir(path):
+        return ", which is not a regular file."
+    return near(path.name, siblings(path)) or "."
 
 
 def stamp(path: str) -> str:
@@ -177,9 +198,9 @@ def _headers(pictures: Iterable[tuple[Source, str]], decoder: Decoder, where: st
         try:
             found = header(source)
             if found.deep:
-                check_window(decoder.window, found.channels)
+                check_window(decoder.window, found.full)
         except UndecodableRow as error:
-            unread.append(_kind(source, str(error)))
+            unread.append(error.kind if isinstance(error, NoPicture) else _kind(source, str(error)))
         except NeedsPackage as error:
             needed[str(error)] += 1
         except BadInput as error:

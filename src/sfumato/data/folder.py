@@ -17,6 +17,7 @@ from sfumato.data.files import MISSING, check_rows, listed, probe, stamps
 from sfumato.data.hints import near, siblings
 from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
+from sfumato.data.separated import check_unquoted
 from sfumato.data.sidecar import sidecars
 from sfumato.data.table import (
     JSON_LINES,
@@ -28,6 +29,7 @@ from sfumato.data.table import (
     read_table,
     resolve,
 )
+from sfumato.data.unlisted import say_unlisted
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +83,8 @@ def image_folder(
         BadInput: whatever is wrong with folder, table, columns, captions, files or their depth.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     if missing not in MISSING:
         raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     decoder = decoder or Decoder()
@@ -95,8 +97,10 @@ def image_folder(
         check_rows(found.files, found.texts, None, str(folder))
     root_path = os.path.realpath(folder)
     sought = "check the image column" if found.picture_owned else None  # an owner is not named in a message
-    stamped = stamps(root_path, found.files, folder, missing, sought)
+    stamped = stamps(root_path, found.files, folder, missing, sought, of_cells=captions is not None)
     there = [file for file, stamp in zip(found.files, stamped) if stamp]
+    if captions is not None:
+        say_unlisted(folder, (os.path.join(root_path, file) for file in there), str(captions))
     probe(root_path, there, decoder, folder, missing=missing, named=not found.picture_owned)
     return tabled(
         name=folder.name or str(folder),
@@ -117,7 +121,11 @@ def image_folder(
 def _from_table(folder: Path, path: Path, columns: Columns) -> _Listed:
     table = read_table(path, folder)
     where = str(path)
-    chosen = resolve(columns, list(table), where, declared=path.suffix.lower() in JSON_LINES)
+    is_json = path.suffix.lower() in JSON_LINES
+    chosen = resolve(columns, list(table), where, declared=is_json)
+    for role, name in vars(chosen).items():
+        if name is not None and role != "owner" and not is_json:  # owners are compared without quotes
+            check_unquoted(table[name], where, role)
     if chosen.question is not None:
         return _asked(folder, table, chosen, where)
     texts = check_captions(table[str(chosen.caption)], where)

@@ -9,6 +9,8 @@ from functools import cache
 
 from PIL import Image
 
+from sfumato.base.errors import UndecodableRow
+
 Source = str | os.PathLike[str] | bytes
 
 # EPS would start Ghostscript; of the others Pillow knows the name and has no decoder
@@ -32,6 +34,14 @@ _BRANDS = {
 _JPEG_XL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 TOO_LARGE = "a picture is larger than the public limit max_pixels"
 HEAD = 132  # bytes that tell the kind; DICOM says its name in the last four
+
+
+class NoPicture(UndecodableRow):
+    """No picture can come from a file, whatever its pixels are; `kind` names such files where they are counted."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(f"a picture cannot be read: {kind}.")
+        self.kind = kind
 
 
 @cache

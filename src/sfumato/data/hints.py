@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfumato.data.formats import is_picture_ending
 from sfumato.data.keys import text_key
 
 _SHOWN = 5  # row numbers that a message names
+_LONGEST = 200  # characters of a file's name that is shown
 
 
 def counted(numbers: Sequence[int]) -> str:
@@ -21,7 +23,7 @@ def counted(numbers: Sequence[int]) -> str:
 
 
 def near(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean 'a', 'b'?" or nothing, comparing without regard to case.
+    """Return "; did you mean 'a', 'b'?" or nothing, comparing without regard to case; so `near(...) or "."` ends all.
 
     The name itself is never suggested; one that only looks the same is written with escapes.
     """
@@ -38,8 +40,19 @@ def _distinct(other: str, name: str) -> str:
     return ascii(other) if text_key(other) == text_key(name) else repr(other)
 
 
+def presentable(name: str) -> bool:
+    """Say whether the cell of a column that was taken for that of picture files may be shown: it reads like a file.
+
+    A caption, an owner or a page of text that stands there is not shown.
+
+    >>> presentable("scans/7 a.PNG"), presentable("a cat."), presentable("7"), presentable("x" * 5000 + ".png")
+    (True, False, False, False)
+    """
+    return is_picture_ending(name) and len(name) <= _LONGEST and name.isprintable()
+
+
 def siblings(path: Path) -> list[str]:
     """Return up to 10,000 names beside a path, for near matches."""
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return []
     return sorted(os.listdir(path.parent))[:10_000]

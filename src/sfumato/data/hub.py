@@ -13,11 +13,16 @@ from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
 from sfumato.data.files import MISSING, check_rows
-from sfumato.data.hub_files import loaded
+from sfumato.data.hub_errors import cells
+from sfumato.data.hub_files import is_saved, loaded
 from sfumato.data.hub_pictures import ArrowColumn, check_pictures
 from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
+from sfumato.data.separated import check_unquoted
 from sfumato.data.table import Columns, check_answers, check_captions, check_questions, names_of, resolve
+from sfumato.data.unlisted import say_unlisted
+
+_EXACT_OF = {"float16": 1 << 11, "float32": 1 << 24, "float64": 1 << 53}  # below it whole numbers are exact
 
 
 def hugging_face(
@@ -55,16 +60,21 @@ def hugging_face(
     chosen = resolve(columns or Columns(), table.column_names, where, declared=True)
     image = str(chosen.image)
     table = _undecoded(table, chosen, where)
+    if os.path.isfile(os.path.join(name, "metadata.csv")) and not is_saved(Path(name)):
+        _check_quotes(table, chosen, where)
     questions = kinds = owners = None
     if chosen.question is None:
-        texts = check_captions(list(table[str(chosen.caption)]), where)
+        texts = check_captions(cells(table, str(chosen.caption), where), where)
     else:
         texts, questions, kinds = _asked(table, chosen, where)
     picture_owned = chosen.owner == image
     if chosen.owner and not picture_owned:
-        owners = names_of(_named(table, chosen.owner), where, "owner")
+        exact = _EXACT_OF.get(getattr(table.features[chosen.owner], "dtype", ""), _EXACT_OF["float64"])
+        owners = names_of(_named(table, chosen.owner, where), where, "owner", exact=exact)
     pictures = ArrowColumn(table=table.select_columns([image]), column=image)
     check_pictures(pictures, places, decoder, missing=missing, where=where, split=split)
+    if os.path.isdir(name):
+        say_unlisted(Path(name), pictures.keys, where)
     owners = [text_key(key) for key in pictures.keys] if picture_owned else owners
     said = texts if questions is None else [(question, *given) for question, given in zip(questions, texts)]
     check_rows(pictures.keys, said, owners, where, "same picture, same text")
@@ -95,9 +105,18 @@ def _asked(table: Any, chosen: Columns, where: str) -> tuple[list[tuple[str, ...
             f"{where}: a picture has several questions and is one record: name the column that tells which picture "
             "(or person) a row belongs to with --owner-column."
         )
-    questions = check_questions(list(table[str(chosen.question)]), where)
-    kinds = names_of(list(table[chosen.kind]), where, "kind") if chosen.kind else None
-    return check_answers(list(table[str(chosen.answer)]), where), questions, kinds
+    questions = check_questions(cells(table, str(chosen.question), where), where)
+    kinds = names_of(cells(table, chosen.kind, where), where, "kind") if chosen.kind else None
+    return check_answers(cells(table, str(chosen.answer), where), where), questions, kinds
+
+
+def _check_quotes(table: Any, chosen: Columns, where: str) -> None:
+    """Refuse texts of a CSV that are still in quotes, as `image_folder` does; owners are compared without them."""
+    for role in ("caption", "question", "answer", "kind", "label"):
+        column = getattr(chosen, role)
+        if column is not None:
+            texts = [cell if isinstance(cell, str) else "" for cell in cells(table, column, where)]
+            check_unquoted(texts, where, role)
 
 
 def _undecoded(table: Any, chosen: Columns, where: str) -> Any:
@@ -134,11 +153,11 @@ def _library() -> Any:
 def _labels(table: Any, column: str | None, where: str) -> list[str] | None:
     if column is None:
         return None
-    return names_of(_named(table, column), where, "label")
+    return names_of(_named(table, column, where), where, "label")
 
 
-def _named(table: Any, column: str) -> list[Any]:
+def _named(table: Any, column: str, where: str) -> list[Any]:
     """Return the cells of a column, of a ClassLabel the names instead of their numbers."""
-    values = list(table[column])
+    values = cells(table, column, where)
     names = getattr(table.features[column], "names", None)
     return [None if value is None or value < 0 else names[value] for value in values] if names else values  # -1: none

@@ -1,9 +1,11 @@
 """What the `datasets` library may open: regular files of the folder that the user named, and nothing beyond it."""
 
 import json
+import logging
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,12 @@ from sfumato.base.errors import BadInput
 from sfumato.data.files import inside
 from sfumato.data.formats import is_picture_ending
 from sfumato.data.hints import near
+from sfumato.data.hub_errors import cause_of, unlogged
 from sfumato.data.regular import is_special, opened
 from sfumato.data.table import TABLES
+from sfumato.data.unlisted import visible
+
+log = logging.getLogger(__name__)
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 _OPENED = (".parquet", ".arrow", ".json", ".jsonl", ".csv", *_ARCHIVES)
@@ -22,6 +28,9 @@ _SPLITS = {  # as `datasets` reads them from names
     "test": {"test", "testing", "eval", "evaluation"},
     "train": {"train", "training"},
 }
+_DESCRIPTIONS = ("state.json", "dataset_info.json")
+_SHARD = re.compile(r"(.*?)(\d+)-of-(\d{1,7})[-.]")  # of a file's name: which of how many
+_OF_ROWS = ("DatasetGenerationError", "DatasetGenerationCastError")  # the data set is there, its rows are wrong
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -54,8 +63,8 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
         BadInput: nothing of that name can be loaded, it has no such split, or a file of it leads elsewhere.
     """
     path = Path(name)
-    if path.exists():
-        found, folder = _of_path(datasets, path, split), str(path if path.is_dir() else path.parent)
+    if os.path.exists(path):
+        found, folder = _of_path(datasets, path, split), str(path if os.path.isdir(path) else path.parent)
         roots = [_home(path)]
     else:
         found = _of_hub(datasets, name)
@@ -64,14 +73,19 @@ def loaded(datasets: Any, name: str, split: str) -> tuple[Any, Places]:
     if not hasattr(found, "keys"):
         found = {"train" if found.split is None else str(found.split): found}  # one table is no test set of itself
     if split not in found:
-        raise BadInput(f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found))}.")
+        raise BadInput(
+            f"data set {name} has the splits {', '.join(found)}, not '{split}'{near(split, list(found)) or '.'}"
+        )
     return found[split], Places(folder=folder, roots=tuple(roots))
 
 
 def _of_hub(datasets: Any, name: str) -> Any:
     try:
-        return datasets.load_dataset(name)
+        with unlogged():
+            return datasets.load_dataset(name)
     except Exception as error:  # its message may quote rows
+        if type(error).__name__ in _OF_ROWS:
+            raise BadInput(f"{name} cannot be loaded by the datasets library: {cause_of(error)}") from None
         raise BadInput(
             f"no folder {name} here, and the hub has no data set of that name or cannot be reached "
             f"({type(error).__name__}). Offline, name a folder made by save_to_disk, or parquet files."
@@ -80,40 +94,85 @@ def _of_hub(datasets: Any, name: str) -> Any:
 
 def _of_path(datasets: Any, path: Path, split: str) -> Any:
     name = str(path)
-    is_parquet = path.is_file() and path.suffix.lower() == ".parquet"
-    if not is_parquet and not path.is_dir():
+    is_parquet = os.path.isfile(path) and path.suffix.lower() == ".parquet"
+    if not is_parquet and not os.path.isdir(path):
         raise BadInput(f"{name} {not_data(path)}")
     if not is_parquet:
+        check_whole(path)
         _check_folder(path)
+        files = (os.path.join(place, file) for place, file in visible(path))
+        check_shards((file for file in files if file.lower().endswith(".parquet")), name)
+    alone = _SHARD.search(path.name) if is_parquet else None
+    if alone and int(alone[3]) > 1:
+        log.warning("%s is one of %d files by its name, and is read alone.", name, int(alone[3]))
     try:
-        if is_parquet:
-            return datasets.load_dataset("parquet", data_files={split: name})
-        if is_saved(path):
-            return datasets.load_from_disk(name)
-        if _is_parquet(path):
-            return datasets.load_dataset("parquet", **_parquet_files(path))
-        return datasets.load_dataset("imagefolder", data_dir=name)
+        with unlogged():
+            if is_parquet:
+                return datasets.load_dataset("parquet", data_files={split: name})
+            if is_saved(path):
+                return datasets.load_from_disk(name)
+            if _is_parquet(path):
+                return datasets.load_dataset("parquet", **_parquet_files(path))
+            return datasets.load_dataset("imagefolder", data_dir=name)
     except Exception as error:  # its message may quote rows
-        raise BadInput(f"{name} cannot be loaded by the datasets library: {type(error).__name__}.") from None
+        raise BadInput(f"{name} cannot be loaded by the datasets library: {cause_of(error)}") from None
+
+
+def check_whole(path: Path) -> None:
+    """Refuse a folder of `save_to_disk` that lost one of its descriptions. Raises BadInput."""
+    if is_saved(path):
+        return
+    lacking = [name for name in _DESCRIPTIONS if not os.path.isfile(path / name)]
+    if not _has_rows(path):
+        lacking = ["dataset_dict.json"]
+        parts = [path / name for name in os.listdir(path) if os.path.isdir(path / name)]
+        if not any(_has_rows(part) and is_saved(part) for part in parts if not os.path.islink(part)):
+            return
+    raise BadInput(
+        f"{path} is part of a folder of save_to_disk: {' and '.join(lacking)} is missing. Copy the whole folder, "
+        "or save the data set again."
+    )
+
+
+def _has_rows(path: Path) -> bool:
+    return any(name.startswith("data-") and name.endswith(".arrow") for name in os.listdir(path))
+
+
+def check_shards(names: Iterable[str], where: str) -> None:
+    """Refuse files of a split some of which are missing, by their names: train-00000-of-00002.parquet alone.
+
+    Raises:
+        BadInput: saying how many there should be.
+    """
+    numbers: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for name in names:
+        found = _SHARD.search(name)
+        if found:
+            numbers[found[1], int(found[3])].add(int(found[2]))
+    for (stem, total), there in numbers.items():
+        lacking = total - len(there & {*range(total)})
+        if lacking:
+            raise BadInput(
+                f"{where}: {lacking} of {total} files {os.path.basename(stem)}*-of-{total:05d} are missing: copy all, "
+                "or rename what is there if it is meant to be the whole."
+            )
 
 
 def is_saved(path: Path) -> bool:
     """Say whether `save_to_disk` wrote a folder."""
-    return (path / "dataset_dict.json").is_file() or all(
-        (path / name).is_file() for name in ("state.json", "dataset_info.json")
-    )
+    return os.path.isfile(path / "dataset_dict.json") or all(os.path.isfile(path / name) for name in _DESCRIPTIONS)
 
 
 def holds(path: Path) -> tuple[bool, bool, bool]:
     """Say whether a folder holds pictures, pictures with a .txt file of the same name, and parquet files."""
-    names = {os.path.join(place, name) for place, name in _visible(path)}
+    names = {os.path.join(place, name) for place, name in visible(path)}
     pictures = [name for name in names if is_picture_ending(name)]
     captioned = any(os.path.splitext(name)[0] + ".txt" in names for name in pictures)
     return bool(pictures), captioned, any(name.lower().endswith(".parquet") for name in names)
 
 
 def _is_parquet(path: Path) -> bool:
-    names = [name for _, name in _visible(path)]
+    names = [name for _, name in visible(path)]
     described = any(name in _METADATA for name in names)
     pictures = any(is_picture_ending(name) for name in names)
     return any(name.lower().endswith(".parquet") for name in names) and not (described and pictures)
@@ -121,7 +180,7 @@ def _is_parquet(path: Path) -> bool:
 
 def _parquet_files(path: Path) -> dict[str, Any]:
     """Return the setting by which `datasets` reads the parquet files of a folder, and no other file as one."""
-    names = [os.path.join(place, name) for place, name in _visible(path)]
+    names = [os.path.join(place, name) for place, name in visible(path)]
     files = [name for name in sorted(names) if name.lower().endswith(".parquet")]
     if len(files) == len(names):
         return {"data_dir": str(path)}
@@ -133,18 +192,10 @@ def _parquet_files(path: Path) -> dict[str, Any]:
     return {"data_files": of_split}
 
 
-def _visible(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (folder, name) of everything below a folder that is not hidden; a linked folder counts as one thing."""
-    for place, folders, names in os.walk(path):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from ((place, name) for name in [*names, *links] if not name.startswith("."))
-
-
 def _check_folder(path: Path) -> None:
     """Refuse what would be waited for, or read from elsewhere. Raises BadInput naming it."""
     home = _home(path)
-    for place, name in _visible(path):
+    for place, name in visible(path):
         file = os.path.join(place, name)
         if is_special(file):
             raise BadInput(f"{file} is not a regular file (but a pipe, socket or device): remove it from the folder.")
@@ -177,7 +228,7 @@ def _named(file: str) -> list[str]:
 
 def _home(path: Path) -> str:
     """Return the real path below which all files must lie: the folder, or in the hub's cache that of the data set."""
-    folder = Path(os.path.realpath(path if path.is_dir() else path.parent))
+    folder = Path(os.path.realpath(path if os.path.isdir(path) else path.parent))
     return str(folder.parent.parent if folder.parent.name == "snapshots" else folder)
 
 
@@ -190,7 +241,7 @@ def _hub_cache() -> str:
 def not_data(path: Path) -> str:
     """Say what an existing path is that is no data set, and what to do."""
     ending = path.suffix.lower()
-    if not path.is_file():
+    if not os.path.isfile(path):
         return "is not a regular file: give a folder, or a parquet file."
     if ending in _ARCHIVES:
         return "is an archive: unpack it, and give the folder that it becomes."

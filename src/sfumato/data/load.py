@@ -14,7 +14,7 @@ from sfumato.data.emoji import emoji
 from sfumato.data.folder import image_folder
 from sfumato.data.hints import near
 from sfumato.data.hub import hugging_face
-from sfumato.data.hub_files import holds, is_saved, not_data
+from sfumato.data.hub_files import check_whole, holds, is_saved, not_data
 from sfumato.data.idx import fashion_mnist, mnist
 from sfumato.data.regular import is_special
 from sfumato.data.shape_questions import shape_questions
@@ -91,10 +91,10 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
             raise BadInput("hf: needs a name, for example hf:owner/name or hf:folder.")
         return _hugging_face(rest, split, options)
     path = Path(spec)
-    if path.suffix.lower() == ".parquet" and path.is_file():
+    if path.suffix.lower() == ".parquet" and os.path.isfile(path):
         return _hugging_face(spec, split, options)
-    if not path.is_dir():
-        if path.is_file() or is_special(path):
+    if not os.path.isdir(path):
+        if os.path.isfile(path) or is_special(path):
             raise BadInput(f"--data {spec} {not_data(path)}")
         hint = near(spec, [*BUILT_IN, *_beside(path)])
         raise BadInput(
@@ -206,6 +206,7 @@ def _refuse_unread(options: Options, names: tuple[str, ...], kind: str) -> None:
 
 def _is_arrow(path: Path) -> bool:
     """Say whether a folder is read by `datasets`. Raises BadInput where it holds pictures and parquet files."""
+    check_whole(path)
     if is_saved(path):
         return True
     pictures, captioned, parquet = holds(path)
@@ -219,5 +220,5 @@ def _is_arrow(path: Path) -> bool:
 
 def _beside(path: Path) -> list[str]:
     parent = path.parent
-    names = sorted(os.listdir(parent)) if parent.is_dir() else []
-    return [str(parent / name) for name in names if name.endswith(".parquet") or (parent / name).is_dir()]
+    names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
+    return [str(parent / name) for name in names if name.endswith(".parquet") or os.path.isdir(parent / name)]

@@ -8,8 +8,9 @@ import io
 import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sfumato.base.errors import BadInput
 from sfumato.data.formats import is_picture_ending
@@ -19,13 +20,16 @@ from sfumato.data.keys import text_key
 
 _SEPARATORS = ",;\t|"
 _EXCEL = re.compile(r'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
+_IN_QUOTES = re.compile(
+    r"""\s*=?\s*(?P<quote>["'])(?:(?!(?P=quote)).|(?<=\w)(?P=quote)(?=\w))*(?P=quote)\s*""", re.DOTALL
+)
 _FIELD_LIMIT = 1 << 24  # characters of one cell; the csv module's own 131,072 is short for a report
 _TRIED = 20  # rows by which the separator is found
 _Row = tuple[int, list[str]]  # the line on which it begins, and its cells
 
 
 def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]]:
-    """Return the columns of a table with a header line; columns without a name are left out.
+    """Return the columns of a table with a header line; empty ones without a name, and a row count, are left out.
 
     Args:
         path: of the table.
@@ -33,7 +37,8 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
         folder: the pictures' folder, by which a row inside a cell is recognised; None goes by usual endings only.
 
     Raises:
-        BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated.
+        BadInput: a quote is wrong or swallows rows, a row has another number of cells, a column's name is repeated or
+            missing.
     """
     csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
     excel = _EXCEL.match(text)
@@ -47,6 +52,7 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
     names = [text_key(name) for name in rows[0][1]]
     _check_header(path, names)
     _check_lengths(path, names, rows[1:])
+    _check_named(path, names, rows[1:])
     return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names) if name}
 
 
@@ -56,7 +62,7 @@ def _separator(text: str) -> str:
 
 
 def _fit(text: str, separator: str) -> tuple[int, int]:
-    rows = filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    rows = filter(None, _reader(text, separator))
     try:
         lengths = [len(row) for row in itertools.islice(rows, _TRIED)]
     except csv.Error:
@@ -64,8 +70,13 @@ def _fit(text: str, separator: str) -> tuple[int, int]:
     return (lengths.count(lengths[0]), lengths[0]) if lengths and lengths[0] > 1 else (0, 0)
 
 
+def _reader(text: str, separator: str, **options: Any) -> Any:
+    """Return a reader for which blanks between a separator and a quote are none of the cell."""
+    return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, **options)
+
+
 def _rows(path: Path, text: str, separator: str, skipped: int) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    reader = _reader(text, separator, strict=True)
     while True:
         line = skipped + reader.line_num + 1
         try:
@@ -118,3 +129,35 @@ def _check_lengths(path: Path, names: list[str], rows: list[_Row]) -> None:
             f"{path} has {len(names)} columns, but {numbers} have another number of cells; the first is on line "
             f"{odd[0][1]}."
         )
+
+
+def _check_named(path: Path, names: list[str], rows: list[_Row]) -> None:
+    """Refuse a column without a name that holds something, but for the count of rows that pandas writes first."""
+    for place in (place for place, name in enumerate(names) if not name):
+        cells = [row[place].strip() for _, row in rows]
+        filled = [number for number, cell in enumerate(cells, 1) if cell]
+        counts = place == 0 and any(cells == [str(row + first) for row in range(len(cells))] for first in (0, 1))
+        if filled and not counts:
+            raise BadInput(
+                f"{path}: column {place + 1} has no name in the first line and is not empty in {counted(filled)}: "
+                "name it, or remove it."
+            )
+
+
+def check_unquoted(cells: Sequence[str], where: str, role: str) -> None:
+    """Refuse cells that are still in quotes once they are read: some cells of the table are quoted in another way.
+
+    Raises:
+        BadInput: with count and first row numbers.
+    """
+    quoted = [number for number, cell in enumerate(cells, 1) if _keeps_quotes(cell)]
+    if quoted:
+        raise BadInput(
+            f'{where}: the {role} is still in quotes, or has an open one, in {counted(quoted)}. Write the quotes "..." '
+            "right behind the separator and in no other way, or write JSON lines, where quotes are text."
+        )
+
+
+def _keeps_quotes(cell: str) -> bool:
+    text = cell.strip()
+    return bool(_IN_QUOTES.fullmatch(text)) or (text.startswith('"') and text.count('"') % 2 == 1)

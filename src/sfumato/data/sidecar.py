@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfumato.base.errors import BadInput
 from sfumato.data.files import inside, listed
-from sfumato.data.formats import counted_kinds, is_readable_ending, kind_of
+from sfumato.data.formats import counted_kinds, is_picture_ending, is_readable_ending, kind_of
 from sfumato.data.keys import text_key
 from sfumato.data.regular import text_of
 from sfumato.data.table import TABLES, check_captions
@@ -19,7 +19,7 @@ _TEXTS = (".txt", *TABLES, ".json", ".md", ".html")  # what goes with pictures a
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Return the pictures below a folder, by ending, sorted; hidden files are left out, and others are counted by kind.
+    """Return the pictures below a folder, by ending, sorted; what is hidden is left out, and counted by kind.
 
     Raises:
         BadInput: there is none.
@@ -42,7 +42,10 @@ def _names(folder: Path) -> tuple[list[str], list[str], list[str]]:
     others: list[str] = []
     closed: list[OSError] = []
     for place, folders, found in os.walk(folder, onerror=closed.append):
+        others += ["hidden folder" for name in folders if name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".")]
         others += ["linked folder" for name in folders if os.path.islink(os.path.join(place, name))]
+        others += ["hidden file" for name in found if name.startswith(".") and is_picture_ending(name)]
         for path in (os.path.join(place, name) for name in found if not name.startswith(".")):
             (names if os.path.isfile(path) else odd).append(os.path.relpath(path, folder))
     return sorted(names), sorted(odd), others + ["folder that cannot be opened"] * len(closed)

@@ -5,6 +5,7 @@ Messages name files, columns and row numbers (the first data row is 1), never th
 
 import io
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -27,6 +28,8 @@ TABLES = (".csv", ".tsv", *JSON_LINES)
 _OF_CAPTIONS = ("image", "caption", "owner", "label")
 _OF_QUESTIONS = ("image", "question", "answer", "kind", "owner", "label")
 _UNSHOWN = " The first line must name the columns; it is not shown, because it may be a row of the data."
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f]")  # but for those that are white space
+_EXACT = 1 << 53  # from which a number with a decimal point may be a rounded one
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # half of a character outside the first 65,536, as JSON escapes it
 
 
@@ -68,9 +71,9 @@ def read_table(path: Path, folder: Path | None = None) -> dict[str, list[Any]]:
         BadInput: no such file, another format, not UTF-8, no rows, a row of the wrong length, a repeated column, a
             quote that swallows rows.
     """
-    if not path.is_file():
-        why = "is not a regular file" if path.exists() else f"does not exist{near(path.name, siblings(path))}"
-        raise BadInput(f"caption table {path} {why}.")
+    if not os.path.isfile(path):
+        lacks = f"does not exist{near(path.name, siblings(path)) or '.'}"
+        raise BadInput(f"caption table {path} {'is not a regular file.' if os.path.exists(path) else lacks}")
     ending = path.suffix.lower()
     if ending not in TABLES:
         raise BadInput(f"caption table {path} must end in {', '.join(TABLES)}.")
@@ -88,6 +91,8 @@ def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
             continue
         try:
             row = parsed(line)
+        except Repeated:
+            raise BadInput(f"{path} line {number} has a key twice in one object: which value is meant?") from None
         except ValueError:
             row = None
         if not isinstance(row, dict):
@@ -97,15 +102,27 @@ def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+class Repeated(ValueError):
+    """A key stands twice in one JSON object, of which Python would take the last."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise Repeated("a key is repeated")
+    return found
+
+
 def parsed(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
         ValueError: it is none; or nobody could use it: nested too deep, a number of thousands of digits, half a
             character (a lone surrogate), which neither a file name nor a tokenizer takes.
+        Repeated: a key stands twice in one object.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
         if _HALF.search(text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # halves that stand alone raise UnicodeEncodeError
     except RecursionError:
@@ -162,15 +179,17 @@ def check_captions(values: Sequence[Any], where: str, role: str = "caption") -> 
     """Return each row's captions (a cell is a string or a list of strings), or texts of another role.
 
     Raises:
-        BadInput: with count and first row numbers, where captions are empty, only spell a missing value ("nan") or are
-            no text.
+        BadInput: with count and first row numbers, where captions are empty, only spell a missing value ("nan"), are
+            no text or hold a zero byte.
     """
     captions: list[tuple[str, ...]] = []
-    empty, spelled, wrong = [], [], []
+    empty, spelled, wrong, nul = [], [], [], []
     for number, value in enumerate(values, 1):
         texts = tuple(value) if isinstance(value, list | tuple) else ("" if value is None else value,)
         if not all(isinstance(text, str) for text in texts):
             wrong.append(number)
+        elif any("\0" in text for text in texts):
+            nul.append(number)
         elif not texts or any(is_blank(text) for text in texts):
             empty.append(number)
         elif _says_nothing(value, texts, role):
@@ -179,6 +198,10 @@ def check_captions(values: Sequence[Any], where: str, role: str = "caption") -> 
             captions.append(tuple(joined(text) for text in texts))
     if wrong:
         raise BadInput(f"{where}: the {role} is no text in {counted(wrong)}.")
+    if nul:
+        raise BadInput(
+            f"{where}: the {role} holds a zero byte (NUL) in {counted(nul)}, which no text has: write the file again."
+        )
     _check_filled(empty, spelled, where, role)
     return captions
 
@@ -233,32 +256,43 @@ def commonest_first(answers: Sequence[str]) -> tuple[str, ...]:
 
 
 def joined(text: str) -> str:
-    """Return a text with single blanks.
+    """Return a text with single blanks and without control characters, which a terminal would follow.
 
-    >>> joined(" what  is\\nthis ? ")
+    >>> joined(" what  is\\nthi\\x1bs ? ")
     'what is this ?'
     """
-    return " ".join(text.split())
+    return " ".join(_CONTROLS.sub("", " ".join(text.split())).split())
 
 
-def names_of(values: Sequence[Any], where: str, role: str) -> list[str]:
+def names_of(values: Sequence[Any], where: str, role: str, *, exact: int = _EXACT) -> list[str]:
     """Return names (of owners, labels, kinds, files) as strings: a text as it stands, a whole number by its digits.
 
     Owners are brought to the one form of `owner_key`: 17, "17" and 17.0, which a missing value turns a column of
     numbers into, are one owner; ["Ann", "Bob"] is none. Labels and kinds are composed (NFC), with single blanks; labels
     may also be true or false. Files are left as they are written.
 
+    Args:
+        values: the cells.
+        where, role: of messages.
+        exact: below this number a number with a decimal point was stored exactly: 2^53 of 64 bits.
+
     Raises:
         BadInput: with count and first row numbers of cells that are empty, or neither text nor a whole number; of
-            owners also of those that spell a missing value.
+            owners also of those that spell a missing value, and of numbers that may have been rounded.
     """
     texts = [str(value) if role == "label" and isinstance(value, bool) else _name(value) for value in values]
     wrong = [number for number, text in enumerate(texts, 1) if text is None]
     if wrong:
         raise BadInput(f"{where}: the {role} is neither text nor a whole number in {counted(wrong)}.")
+    rounded = [number for number, value in enumerate(values, 1) if isinstance(value, float) and abs(value) >= exact]
+    if rounded and role == "owner":
+        raise BadInput(
+            f"{where}: the owner is stored as a number with a decimal point that is too large to be exact in "
+            f"{counted(rounded)}, so that one person may have two numbers: write owners as text or whole numbers."
+        )
     names = [_FORM_OF.get(role, _composed)(text) for text in texts if text is not None]
     empty = [number for number, name in enumerate(names, 1) if not name]
-    spelled = [number for number, name in enumerate(names, 1) if role == "owner" and spells_missing(name)]
+    spelled = [number for number, name in enumerate(names, 1) if role == "owner" and spells_missing(name, owner=True)]
     _check_filled(empty, spelled, where, role)
     return names
 

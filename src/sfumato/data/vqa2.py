@@ -72,8 +72,8 @@ def vqa2(
     if missing not in MISSING:
         raise BadInput(f"missing must be one of {', '.join(MISSING)}, got '{missing}'.")
     folder, decoder = Path(images), decoder or Decoder()
-    if not folder.is_dir():
-        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"picture folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     found = _read(Path(questions), Path(annotations), kind)
     files = _files(folder, found.images, found.subtype)
     owners = [str(image) for image in found.images]
@@ -113,7 +113,7 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
     _check_once(told, annotations)
     found = [given.get(entry["question_id"], {}) for entry in asked]
     parts = [_parts(entry) for entry in found]
-    wrong = [number for number, given in enumerate(parts, 1) if not all(isinstance(part, str) for part in given)]
+    wrong = [number for number, given in enumerate(parts, 1) if not all(_is_text(part) for part in given)]
     if wrong:
         raise BadInput(f"{annotations}: an answer is no text for {counted(wrong)} of {len(asked)} in {questions}.")
     answers = [_answers(given) for given in parts]
@@ -146,8 +146,8 @@ def _read(questions: Path, annotations: Path, kind: str) -> _Asked:
 
 def _entries(path: Path, name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the list `name` of a JSON file, and the whole."""
-    if not path.is_file():
-        raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path))}.")
+    if not os.path.isfile(path):
+        raise BadInput(f"{name} file {path} does not exist{near(path.name, siblings(path)) or '.'}")
     text = text_of(path)
     try:
         whole = parsed(text)
@@ -186,6 +186,10 @@ def _parts(entry: dict[str, Any]) -> list[Any]:
     """Return the human answers as they stand in the file."""
     given = entry.get("answers")
     return [part.get("answer") if isinstance(part, dict) else None for part in given] if isinstance(given, list) else []
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, str) and "\0" not in part
 
 
 def _answers(given: list[str]) -> tuple[str, ...]:
@@ -239,14 +243,14 @@ def vqa2_folder(
         BadInput: as `vqa2`; or a file is not there, or there are several.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise BadInput(f"folder {folder} does not exist{near(folder.name, siblings(folder))}.")
+    if not os.path.isdir(folder):
+        raise BadInput(f"folder {folder} does not exist{near(folder.name, siblings(folder)) or '.'}")
     split = "val" if split == "test" else split
     if split not in SPLITS:
         raise BadInput(f"vqa2 has the splits {', '.join(SPLITS)}, not '{split}'.")
     asked, told = (_one(folder, split, what) for what in ("questions", "annotations"))
     places = [folder / f"{split}2014", folder / "images" / f"{split}2014", folder / "images", folder]
-    images = next(place for place in places if place.is_dir())
+    images = next(place for place in places if os.path.isdir(place))
     return vqa2(asked, told, images, decoder=decoder, missing=missing, public=public)
 
 

@@ -5,6 +5,7 @@ private captions (PAPERS section 5: what a DP claim must state).
 """
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -28,6 +29,8 @@ from sfumato.models.open_clip_door import read_open_clip_bpe
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PAD_FIELD = "sfumato_pad_id"  # in tokenizer_config.json: padding that is no special token, as open_clip's 0, its "!"
 _FRAGILE = ("Mn", "Mc", "Me", "Co", "Cn")
+_JOINERS = "\u200c\u200d"  # ZWNJ, ZWJ: letters of Persian words, and what makes one emoji of several
+_CONTROLS = "[[\\p{Cc}\\p{Cf}\\p{Co}\\p{Cn}]&&[^\\t\\n\\r\\x{200c}\\x{200d}]]"  # what BERT drops, but for them
 _LONGEST_WORD = 500  # characters: a sentence of a script without blanks (Thai, kana) is one word
 IGNORED = -100  # label of a position that is not a token: transformers' and torch's convention
 
@@ -146,7 +149,10 @@ class Tokenizer:
 
     def _ids(self, caption: str) -> list[int]:
         # One text at a time: a batch would start threads, which do not survive the fork of a loader's workers.
-        return self.backend.backend_tokenizer.encode(caption, add_special_tokens=False).ids
+        try:
+            return self.backend.backend_tokenizer.encode(caption, add_special_tokens=False).ids
+        except TypeError:  # half a character (a lone surrogate)
+            raise BadInput("a text is not whole text, or holds half a character: write it again, as UTF-8.") from None
 
     def _loses(self, caption: str) -> bool:
         unknown, normalizer = self.backend.unk_token_id, self.backend.backend_tokenizer.normalizer
@@ -179,7 +185,7 @@ class Tokenizer:
             BadInput: there is no such file, or it is no WordPiece vocabulary.
         """
         path = Path(file)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise BadInput(f"there is no vocabulary file {path}.")
         tokens = [line.rstrip("\r") for line in read_text(path, "the vocabulary").split("\n")]
         while tokens and not tokens[-1]:
@@ -191,7 +197,7 @@ class Tokenizer:
             raise BadInput(f"{path} lists a token twice; the line number is the token's id.")
         if strip_accents is None:
             strip_accents = not any(_has_accents(token) for token in tokens)
-        return _wordpiece(tokens, _normalizer(strip_accents))
+        return _wordpiece(tokens, _normalizer(strip_accents, joiners=any(map(_has_joiner, tokens))))
 
     @staticmethod
     def from_checkpoint(folder: str | Path) -> "Tokenizer":
@@ -233,7 +239,8 @@ class Tokenizer:
         Every character of the text is in the vocabulary too, alone and as a continuation, so that a word that did not
         fit, or a new one, is spelled instead of lost. Ties are broken by the alphabet: the same text gives the same
         vocabulary everywhere. Text is lower-cased and brought to Unicode's composed form (NFC), so that two ways to
-        write a character are one; accents, vowel signs and tone marks stay.
+        write a character are one; accents, vowel signs and tone marks stay, and joiners (ZWJ, ZWNJ) where the text has
+        some.
 
         Args:
             texts: public text, such as caption templates filled with class names.
@@ -241,8 +248,10 @@ class Tokenizer:
             strip_accents: leave marks out, as BERT's uncased models do ("café" is "cafe"). Scripts that write vowels
                 or tones as marks, such as Devanagari and Thai, lose them.
         """
-        normalizer = _normalizer(strip_accents)
-        counts = Counter(word for text in texts for word in _words(text, normalizer))
+        known = list(texts)
+        _check_whole(known)
+        normalizer = _normalizer(strip_accents, joiners=any(map(_has_joiner, known)))
+        counts = Counter(word for text in known for word in _words(text, normalizer))
         if not counts:
             raise BadInput("the public text for the vocabulary has no words.")
         characters = sorted({character for word in counts for character in word})
@@ -260,10 +269,28 @@ def _first(*values: Any) -> int:
     return next((value for value in values if value is not None), None)  # pyright: ignore[reportReturnType]
 
 
-def _normalizer(strip_accents: bool) -> normalizers.Normalizer:
-    bert = normalizers.BertNormalizer(lowercase=True, strip_accents=strip_accents)
+def _normalizer(strip_accents: bool, *, joiners: bool = False) -> normalizers.Normalizer:
+    """Return BERT's rules for text in composed form; with `joiners` these stay in words, which BERT takes them from."""
+    bert = normalizers.BertNormalizer(clean_text=not joiners, lowercase=True, strip_accents=strip_accents)
+    clean = [normalizers.Replace(Regex(_CONTROLS), "")] if joiners else []
     # composed again behind it: a lower-case letter may have a composed form where its capital has none
-    return normalizers.Sequence([normalizers.NFC(), bert, normalizers.NFC()])
+    return normalizers.Sequence([normalizers.NFC(), *clean, bert, normalizers.NFC()])
+
+
+def _check_whole(texts: Sequence[str]) -> None:
+    """Raise BadInput for half a character, which is no text in any encoding."""
+    for number, text in enumerate(texts, 1):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise BadInput(
+                f"the public text for the vocabulary holds half a character (a lone surrogate) in text {number}: write "
+                "the text again, as UTF-8."
+            ) from None
+
+
+def _has_joiner(text: str) -> bool:
+    return any(joiner in text for joiner in _JOINERS)
 
 
 def _words(text: str, normalizer: normalizers.Normalizer) -> list[str]:
@@ -272,8 +299,11 @@ def _words(text: str, normalizer: normalizers.Normalizer) -> list[str]:
 
 
 def _num_fragile(text: str) -> int:
-    """Return how many characters of a text a normaliser may drop: marks, and what it does not know."""
-    return sum(unicodedata.category(character) in _FRAGILE for character in unicodedata.normalize("NFD", text))
+    """Return how many characters of a text a normaliser may drop: marks, joiners, and what it does not know."""
+    return sum(
+        unicodedata.category(character) in _FRAGILE or character in _JOINERS
+        for character in unicodedata.normalize("NFD", text)
+    )
 
 
 def _has_accents(token: str) -> bool:
