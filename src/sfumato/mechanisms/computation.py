@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -140,10 +141,11 @@ def _is_power(step: int) -> bool:
 
 def _look(model: nn.Module) -> list[tuple]:
     """Return what is seen of a model without running it, and may change what it computes."""
-    return [
-        (id(module), module.training, vars(module).get("forward"), type(module).forward, *_hooks(module))
-        for module in model.modules()
-    ]
+    return [(id(module), module.training, *_forward(module), *_hooks(module)) for module in model.modules()]
+
+
+def _forward(module: nn.Module) -> tuple:
+    return vars(module).get("forward"), getattr_static(type(module), "forward", None)  # a scripted one has none
 
 
 def _hooks(module: nn.Module) -> list[tuple]:

@@ -52,5 +52,4 @@ class Held:
 
 def _copied(batch: Any) -> Any:
     """Return the rows in memory of their own: what a model writes into them reaches no other pass."""
-    with torch._C.DisableTorchFunction():  # no call of the model's: it is in no path
-        return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)
+    return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, batch)

@@ -2,6 +2,7 @@
 of it.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,8 +21,9 @@ class State:
 
     def note(self) -> None:
         """Note what there is, before a pass."""
-        self._modules = list(self._model.named_modules())
-        self._before = [self._seen(module) for _, module in self._modules]
+        with torch._C.DisableTorchFunction():  # none of this is the model's own call
+            self._modules = list(self._model.named_modules())
+            self._before = [self._seen(module) for _, module in self._modules]
 
     def _seen(self, module: nn.Module) -> tuple:
         buffers = {name: self._noted(buffer) for name, buffer in module._buffers.items() if buffer is not None}
@@ -36,6 +38,10 @@ class State:
 
     def undo(self) -> str | None:
         """Put back what changed; return what something of it was, such as `the buffer norm.running_mean`."""
+        with torch._C.DisableTorchFunction():
+            return self._undone()
+
+    def _undone(self) -> str | None:
         changed = None
         for (name, module), (training, buffers, parameters) in zip(self._modules, self._before, strict=True):
             own = None

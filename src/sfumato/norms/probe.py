@@ -105,25 +105,29 @@ class _Certifier:
         self.singles: tuple[Path, ...] = ()
         self._ordinary: list[Alone] = []
         self.more: Callable[[int], list[Any]] = lambda seed: []
-        low = autocast is not None or any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
+        half = any(p.is_floating_point() and p.dtype.itemsize < 4 for p in model.parameters())
 
-        def measure(batch: Any, paths: Any, weights: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            now = trainable(model)
-            device = next(iter(now.values())).device
-            found = joint_sum(
-                model, loss, batch, now, paths, lambda norms: weights.to(norms), valid=valid.to(device),
-                autocast=autocast, part_ill=False,
-            )  # fmt: skip
-            return found.losses, found.norms, found.grads
+        def subject(under: Autocast | None) -> Subject:
+            def measure(batch: Any, paths: Any, weights: Tensor, valid: Tensor) -> Any:
+                now = trainable(model)
+                device = next(iter(now.values())).device
+                found = joint_sum(
+                    model, loss, batch, now, paths, lambda norms: weights.to(norms), valid=valid.to(device),
+                    autocast=under, part_ill=False,
+                )  # fmt: skip
+                return found.losses, found.norms, found.grads
 
-        self._subject = Subject(
-            model=model,
-            loss_fn=loss,
-            parameters=parameters,
-            context=autocast or nullcontext,
-            measure=measure,
-            low=low,
-        )
+            return Subject(
+                model=model,
+                loss_fn=loss,
+                parameters=parameters,
+                context=under or nullcontext,
+                measure=measure,
+                low=half or under is not None,
+            )
+
+        self._subject = subject(autocast)
+        self._plain = subject(None) if autocast is not None and not half else None
 
     def __call__(self, count: int) -> tuple[Path, ...]:
         """Return the certified paths of `count` rows. Raises as `prepare`."""
@@ -151,6 +155,8 @@ class _Certifier:
                 subject = replace(subject, draws=_draws(subject, self._make))
                 pool = make_pool(subject, self._make, seed)
                 paths = certify(subject, pool, count, seed, known)
+                if not known:
+                    self._certify_plain(count, seed)
                 self.reached |= pool.reached
                 self.singles = self.singles or pool.singles
                 if not self._ordinary:
@@ -169,6 +175,18 @@ class _Certifier:
         if changed:
             raise Refused(changes(f"the buffer {changed}"))
         return paths
+
+    def _certify_plain(self, count: int, seed: int) -> None:
+        """Certify without autocast too: rules that differ from autograd by less than what rounding hides under it."""
+        if self._plain is None:
+            return
+        try:
+            plain = replace(self._plain, draws=_draws(self._plain, self._make))
+            certify(plain, make_pool(plain, self._make, seed), count, seed)
+        except (BadInput, Refused):
+            raise
+        except Exception:  # a model that needs autocast
+            return
 
 
 def _check_start(subject: Subject, batch: Any, count: int) -> None:
