@@ -128,6 +128,35 @@ def test_no_command_writes_over_a_run(run: Path, tmp_path: Path, command: list[s
     assert changed <= {"private/ledger.lock"}, "but for who wrote last"
 
 
+WRITERS = {
+    "train": ["train", "dp-cap", *FLAGS, "--steps", "3", "--out", "{run}"],
+    "twin": ["train", "dp-cap", *FLAGS[:2], "--steps", "3", "--non-private", "--out", "{run}"],
+    "evaluate": ["evaluate", "{run}", "--suite", "caption", "--limit", "2"],
+    "report": ["report", "{run}"],
+    "export": ["export", "{run}"],
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("link", ["export", "private"])
+@pytest.mark.parametrize("outside", [True, False])
+def test_no_command_writes_behind_a_link(
+    name: str, link: str, outside: bool, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed, ledger and log would lie in what is called "to share", or a page in a folder of the system."""
+    (other,) = {"export", "private"} - {link}
+    place = tmp_path / "elsewhere" if outside else run / other
+    if outside:
+        (run / link).rename(place)
+    else:
+        shutil.copytree(run / link, place, dirs_exist_ok=True)
+        shutil.rmtree(run / link)
+    (run / link).symlink_to(place)
+    before = listing(tmp_path)
+    assert f"{link} is a link to {place}" in refused(capsys, [part.format(run=run) for part in WRITERS[name]])
+    assert listing(tmp_path) == before
+
+
 def test_the_demonstration_replaces_its_own_run_only(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not the demonstration's"):
         demo(run)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput, checksums
+from sfumato.base.places import check_places
 from sfumato.recipes.answering import load_answering, question_of
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
@@ -181,6 +182,7 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
         BadInput: no model, a part of one that has no parts, or `out` is a place that a run uses itself.
         DamagedFile: a file of the run's export is not what was written.
     """
+    check_places(folder)
     check_target(folder, out)
     with _listed(folder, out):
         return _handed_on(folder, out, part)

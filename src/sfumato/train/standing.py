@@ -12,6 +12,7 @@ from sfumato.base import BadInput
 from sfumato.base.files import read_log
 from sfumato.base.history import BrokenLedger, History
 from sfumato.base.ledger import read
+from sfumato.base.places import check_places
 from sfumato.train import checkpoint
 from sfumato.train.folder import RunFolder
 from sfumato.train.log import last_step
@@ -42,9 +43,11 @@ def check_private(folder: RunFolder, *, new_seed: bool = False) -> None:
         new_seed: a seed that is missing may be replaced.
 
     Raises:
-        BadInput: it holds a model trained without privacy; or the ledger, or lines of it, or the seed are missing.
+        BadInput: links lead out of it; it holds a model trained without privacy; or the ledger, or lines of it, or the
+            seed are missing.
         BrokenLedger: lines of the ledger were changed.
     """
+    check_places(folder.root)
     if folder.baseline.is_file():
         raise BadInput(
             f"{folder.root} holds a model that was trained without privacy ({folder.baseline.name}): one folder is one "
@@ -75,6 +78,7 @@ def check_baseline(folder: RunFolder) -> None:
     Raises:
         BadInput: naming what it holds.
     """
+    check_places(folder.root)
     held = [folder.ledger, folder.seed, folder.checkpoints, folder.card, folder.progress]
     for path in held:
         if path.exists():
