@@ -228,6 +228,57 @@ def test_a_run_of_an_earlier_version_is_read_and_said_to_be_unchecked(run: Path,
     assert "unchecked" in caplog.text
 
 
+def edited(run: Path, **facts: object) -> None:
+    card = json.loads((run / "export/card.json").read_text())
+    (run / "export/card.json").write_text(json.dumps({**card, **facts}))
+    (run / "export/checksums.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"epsilon": 0.001}, "epsilon 0.001 at delta"),
+        ({"delta": 1e-12}, "where its steps come to"),
+        ({"steps_executed": 2}, "2 steps were executed, where 3 are charged"),
+        ({"max_true_positive_rate": 0.011}, "recognised with a chance of at most 0.011"),
+    ],
+)
+def test_a_card_that_claims_less_than_the_ledger_is_refused(run: Path, facts: dict, words: str, caplog, capsys) -> None:
+    weights = (run / "export/model.safetensors").read_bytes()
+    edited(run, **facts)
+    text = refused(capsys, ["report", str(run)])
+    assert "claims less than the ledger of its run" in text
+    assert words in text
+    assert "has no checksums.json" in caplog.text, "nothing is checked, and that is said"
+    assert not (run / "export/report.html").exists()
+    train_run(read_config(run))
+    assert main(["report", str(run)]) == 0
+    assert (run / "export/model.safetensors").read_bytes() == weights
+
+
+def test_a_card_that_claims_more_and_one_without_its_ledger_are_shown(run: Path) -> None:
+    edited(run, epsilon=900.0)
+    assert main(["report", str(run)]) == 0
+    edited_copy = run.parent / "shared"
+    shutil.copytree(run / "export", edited_copy / "export")
+    assert main(["report", str(edited_copy)]) == 0
+
+
+def test_a_report_beside_a_changed_ledger_is_refused(run: Path, capsys) -> None:
+    path = run / "private/ledger.jsonl"
+    path.write_text(path.read_text().replace('"step": 1', '"step": 9'))
+    assert "changed, or a line before it is missing" in refused(capsys, ["report", str(run)])
+
+
+@pytest.mark.parametrize("command", ["report", "predict", "export"])
+def test_a_listed_file_that_is_missing_is_named(run: Path, command: str, tmp_path: Path, caplog) -> None:
+    for name in ("card.json", "card.md", "progress.jsonl"):
+        (run / "export" / name).unlink()
+    flags = {"predict": ["examples"], "export": ["--out", str(tmp_path / "handed-on")]}.get(command, [])
+    main([command, str(run), *flags])
+    assert "checksums.json lists what is missing: card.json, card.md, progress.jsonl." in caplog.text
+
+
 def test_a_damaged_export_is_written_again_by_the_same_command(run: Path) -> None:
     weights = (run / "export/model.safetensors").read_bytes()
     flip(run / "export/model.safetensors")

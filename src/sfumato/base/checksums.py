@@ -8,6 +8,7 @@ This guards against accidents, not against an owner of the folder who writes new
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,7 +18,10 @@ from typing import Any
 from sfumato.base.errors import BadInput
 from sfumato.base.files import write_whole
 
+log = logging.getLogger(__name__)
+
 NAME, CARD = "checksums.json", "card.json"
+UNCHECKED = f"%s has no {NAME} (an earlier version wrote it, or it was taken away): its files are read unchecked."
 Entries = dict[str, dict[str, Any]]  # by name below the folder: {"sha256": ..., "bytes": ...}
 
 
@@ -48,9 +52,10 @@ def write(folder: Path, *, model: Mapping[str, Mapping[str, Any]], files: Mappin
 
 
 def check(folder: Path) -> bool:
-    """Return whether the files in `folder` are those that were written; False: it has no checksums.
+    """Return whether the files in `folder` are those that were written; False: it has no `checksums.json`.
 
-    A log (.jsonl) may have grown since, or lost its end. Files that are not part of the model may be missing.
+    The model's files are then checked against the card alone. A log (.jsonl) may have grown since, or lost its end.
+    Files that are not part of the model may be missing; a warning names them.
 
     Raises:
         DamagedFile: naming the first file that differs or is missing.
@@ -69,7 +74,13 @@ def check(folder: Path) -> bool:
     for name, entry in (content or {}).get("files", {}).items():
         if (folder / name).is_file():
             _check_file(folder / name, entry)
-    return True
+    if missing := [name for name in (content or {}).get("files", {}) if not (folder / name).is_file()]:
+        log.warning(
+            "%s lists what is missing: %s. Put it back from a copy, or run the command that wrote it again.",
+            folder / NAME,
+            ", ".join(missing),
+        )
+    return content is not None
 
 
 def of_model(folder: Path) -> list[str]:

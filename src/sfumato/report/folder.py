@@ -1,4 +1,5 @@
-"""What a report reads of a run folder: `run.json` and `export/`, never `private/`. An absent file is left out."""
+"""What a report shows of a run folder: `run.json` and `export/`; of `private/` it reads the ledger alone, to hold the
+card against it. An absent file is left out."""
 
 import base64
 import binascii
@@ -11,7 +12,6 @@ from typing import Any
 
 from sfumato.base import BadInput, checksums
 from sfumato.base.files import read_log
-from sfumato.report.card import read as read_card
 from sfumato.report.suites import evaluations, suite_rows
 
 log = logging.getLogger(__name__)
@@ -46,24 +46,26 @@ def read_run(folder: Path) -> RunFiles:
     """Read the public files of the run in `folder`.
 
     Raises:
-        BadInput: `folder` is no run folder, or one of its files is not what its name says; the message names the file.
+        BadInput: `folder` is no run folder, or one of its files is not what its name says, or the card claims less
+            than the ledger; the message names the file.
         DamagedFile: a file is not what was written.
     """
     export = folder / "export"
+    from sfumato.report.claim import card_of  # imports the accountants, which --help need not wait for
+
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder: give the folder of a run, such as runs/x.")
     if not export.is_dir() and not (folder / "run.json").is_file():
         raise BadInput(f"{folder} is not the folder of a run: it has neither run.json nor export/.")
     if not checksums.check(export):
-        log.warning("%s has no checksums (an earlier version wrote it): its files are read unchecked.", export)
+        log.warning(checksums.UNCHECKED, export)
     config = _json(folder / "run.json", {})
     if not isinstance(config, dict):
         raise BadInput(f"{folder / 'run.json'} must hold a JSON object.")
-    card_path = export / "card.json"
     return RunFiles(
         name=folder.resolve().name,
         config=config,
-        card=read_card(card_path) if card_path.is_file() else None,
+        card=card_of(folder),
         progress=_progress(export / "progress.jsonl"),
         metrics=[*metric_rows(_json(export / "metrics.json", [])), *_course(export / "course.jsonl")],
         samples=_pictures(export / "samples.json", "image_png_base64"),
