@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -20,9 +21,13 @@ def sent(number: int):
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch):
+    @dataclass(frozen=True)
+    class Flags:
+        """A command without flags."""
+
     def use(run) -> None:
         monkeypatch.setattr(cli, "_load", lambda name: SimpleNamespace(run=run, EXAMPLES=""))
-        monkeypatch.setattr(cli, "_parse", lambda *_: None)
+        monkeypatch.setattr(cli, "_parse", lambda *_: Flags())
 
     return use
 
