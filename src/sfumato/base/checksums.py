@@ -17,6 +17,7 @@ from typing import Any
 
 from sfumato.base.errors import BadInput
 from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed(path.read_bytes())
         if isinstance(content, dict) and not {"model", "files"} & content.keys():
             return None  # somebody else's file of that name
         entries = [*content["model"].values(), *content["files"].values()]
@@ -164,7 +165,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def _of_card(folder: Path) -> dict[str, str] | None:
     """Return the checksums of the model's files that the card holds; None where it holds none, or is no card."""
     try:
-        files = json.loads((folder / CARD).read_bytes())["files"]
+        files = parsed((folder / CARD).read_bytes())["files"]
         return {str(name): str(digest) for name, digest in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from sfumato import __version__
-from sfumato.base import SfumatoError
+from sfumato.base import BadInput, Refused, SfumatoError
 from sfumato.base.ranges import check_ranges
 from sfumato.cli import _signals
+from sfumato.cli._named import as_flags
 from sfumato.cli._screen import (
     OneLine,
     is_of_stdout,
@@ -105,8 +106,11 @@ def _dispatch(arguments: list[str]) -> int:
     if module is None:
         return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)
     command = _parse(name, module, rest)
-    check_ranges(command)
-    return module.run(command)
+    try:
+        check_ranges(command)
+        return module.run(command)
+    except (BadInput, Refused) as error:
+        return _tell(as_flags(str(error), command), _WRONG_USE)
 
 
 def _load(name: str) -> ModuleType | None:

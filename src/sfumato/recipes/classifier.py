@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sfumato import data, models
 from sfumato.base import BadInput
+from sfumato.base.parse import parsed
 from sfumato.recipes.course import chosen
 from sfumato.recipes.exported import check_export
 from sfumato.recipes.frozen import digest
@@ -150,10 +151,10 @@ def load(folder: Path) -> Saved:
     check_export(folder)
     export = folder / "export"
     try:
-        facts = json.loads((export / FACTS).read_text(encoding="utf-8"))
+        facts = parsed((export / FACTS).read_bytes())
         weights = load_file(export / WEIGHTS)
         model = Classifier(weights["head.weight"].shape[1], weights["head.weight"].shape[0])
         model.load_state_dict(weights)
         return Saved(model=model.eval(), classes=tuple(facts["classes"]), encoder=Path(facts["encoder"]))
-    except (OSError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, RuntimeError, SafetensorError, ValueError, TypeError) as error:
         raise BadInput(f"{export} holds no classifier: {type(error).__name__}.") from error
