@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # how tyro leaves after --help and after a wrong flag
         return error.code if isinstance(error.code, int) else _OK if error.code is None else _WRONG_USE
     except KeyboardInterrupt as error:
-        return _tell(*_signals.explained(error, arguments))
+        status = _tell(*_signals.explained(error, arguments))
+        _signals.let_go(error)
+        return status
     except BrokenPipeError:  # `sfumato plan ... | head`
         let_go_of_stdout()
         return _OK
