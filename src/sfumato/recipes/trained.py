@@ -1,5 +1,6 @@
 """A run that was trained, opened again: its model, its pictures' normalisation, and what it can be asked."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -191,7 +192,7 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
 @contextmanager
 def _listed(folder: Path, out: Path) -> Iterator[None]:
     """Keep the checksums of an export right where something is written into it."""
-    export, target = (folder / "export").resolve(), out.resolve()
+    export, target = Path(os.path.realpath(folder / "export")), Path(os.path.realpath(out))
     if not target.is_relative_to(export):
         yield
         return
