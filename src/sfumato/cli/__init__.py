@@ -205,3 +205,6 @@ def _log_to_stderr() -> None:
         handler.setFormatter(OneLine("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, OneLine):
+            handler.setStream(sys.stderr)  # that of this call: one process may make several
