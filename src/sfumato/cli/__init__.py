@@ -207,4 +207,4 @@ def _log_to_stderr() -> None:
         logger.setLevel(logging.INFO)
     for handler in logger.handlers:
         if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, OneLine):
-            handler.setStream(sys.stderr)  # that of this call: one process may make several
+            handler.stream = sys.stderr  # that of this call: one process may make several
