@@ -67,9 +67,13 @@ def test_a_log_may_grow_and_lose_its_end(folder: Path) -> None:
     assert checksums.check(folder)
 
 
-def test_figures_may_be_missing(folder: Path) -> None:
-    (folder / "metrics.json").unlink()
+def test_figures_may_be_missing_and_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert checksums.check(folder)
+    assert caplog.text == ""
+    for name in ("metrics.json", "card.json"):
+        (folder / name).unlink()
+    assert checksums.check(folder)
+    assert "lists what is missing: card.json, metrics.json." in caplog.text
 
 
 def test_weights_and_card_belong_together(folder: Path) -> None:
@@ -82,9 +86,9 @@ def test_weights_and_card_belong_together(folder: Path) -> None:
         checksums.check(folder)
 
 
-def test_the_card_alone_is_enough(folder: Path) -> None:
+def test_the_card_alone_is_enough_for_the_model(folder: Path) -> None:
     (folder / checksums.NAME).unlink()
-    assert checksums.check(folder)
+    assert not checksums.check(folder), "the card itself and the figures are unchecked"
     flip(folder / "model.safetensors", 7)
     with pytest.raises(DamagedFile, match=r"model\.safetensors"):
         checksums.check(folder)

@@ -1,7 +1,10 @@
 """The frame of the command line: what it prints, what it returns, and what it keeps to itself."""
 
+import errno
+import os
 import subprocess
 import sys
+import time
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import sfumato
 from sfumato import cli
 from sfumato.base import BadInput, Refused
+from sfumato.base.text import visible
 
 SECRET = "patient 4711"
 
@@ -163,6 +167,69 @@ def test_a_closed_pipe_is_no_error() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_with_stdout(prepared: str, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    code = f"import sys, os; from sfumato import cli; {prepared}; sys.exit(cli.main({arguments!r}))"
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, check=False)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["plan", "--records", "2000"]], ids=" ".join)
+def test_whoever_reads_no_further_is_no_error(arguments: list[str]) -> None:
+    """Whether what is written is buffered until the end or shown through the tables' own console."""
+    done = run_with_stdout("read, write = os.pipe(); os.close(read); os.dup2(write, 1)", arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["plan", "--help"], ["plan", "--records", "2000"]], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_named(arguments: list[str]) -> None:
+    done = run_with_stdout("os.dup2(os.open('/dev/full', os.O_WRONLY), 1)", arguments)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sfumato: The standard output: No space left on device. Make room, and run the same command again.\n"
+    )
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "2", "3", "39", "-5", "x"])
+@pytest.mark.parametrize("name", ["plan", "train"])
+def test_help_is_laid_out_however_narrow_the_terminal_says_it_is(
+    columns: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    begun = time.monotonic()
+    assert cli.main([name, "--help"]) == 0
+    assert time.monotonic() - begun < 20
+    assert "--epsilon" in capsys.readouterr().out
+    assert os.environ["COLUMNS"] == columns
+
+
+@pytest.mark.parametrize("columns", ["1", "3"])
+def test_tables_are_laid_out_too(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["plan", "--records", "2000"]) == 0
+    assert "epsilon" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--x\x1b[31m"], ["--epsilon", "\x1b[31m"], ["\x1b]0;x\x07"], ["--steps=\x9b1\u202e"]], ids=repr
+)
+def test_the_parser_repeats_no_argument_that_a_terminal_obeys(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", *arguments]) == 2
+    shown = "".join(capfd.readouterr())
+    assert visible(shown, keep="\n") == shown
+    assert "\\x1b" in shown or "\\x9b" in shown
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EISDIR, errno.EROFS, errno.EACCES, errno.ENOTDIR])
+def test_an_error_of_the_system_says_the_way_out(number: int, command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(raising(OSError(number, os.strerror(number), "runs/x/export/report.html")))
+    assert cli.main(["plan"]) == 2
+    _, _, way_out = capsys.readouterr().err.partition(f"runs/x/export/report.html: {os.strerror(number)}. ")
+    assert len(way_out) > 10
 
 
 _BLOCKED = """

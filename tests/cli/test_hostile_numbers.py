@@ -1,12 +1,14 @@
 """Every numeric flag of every command with values that nothing can be done with: a sentence that names the flag, before
 anything is loaded."""
 
+import dataclasses
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.cli.hostile import check_plain, hostile, told
+from tests.cli.hostile import check_plain, fields_of, hostile, told
 
 from sfumato import cli
 from sfumato.base.ranges import flag, ranges_of
@@ -176,3 +178,42 @@ def test_rows_that_cannot_fit_are_refused_with_the_estimate(
     status, error = told(monkeypatch, capsys, "train", command)
     check_plain(status, error, "--micro-batch-size 100,000 pictures of --image-size 4,096 take 20,132.7 GB")
     assert status == 2
+
+
+# As text, through the parser, for every command there is and every flag that takes a number.
+WORDS = ("nan", "-inf", "-1", "0", "1e300", "1e-300", "", "x", "1,5", "9" * 400, "9" * 5000)
+
+
+def _typed(name: str) -> tuple[Any, type, list[str]]:
+    """Return the module and the flags of a command, and the shortest line that it takes."""
+    module: Any = cli._load(name)
+    command = getattr(module, f"{name.capitalize()}Command")
+    line = [name]
+    for field in dataclasses.fields(command):
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            kind = typing.get_args(field.type)[0] if typing.get_origin(field.type) is typing.Annotated else field.type
+            word = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Literal else "nowhere"
+            line += [word] if typing.get_origin(field.type) is typing.Annotated else [flag(field.name), word]
+    return module, command, line
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_any_text_as_a_number(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module, command, line = _typed(name)
+    monkeypatch.setattr(module, "run", lambda _: 0)
+    assert cli.main(line) == 0, "the line is taken as it stands"
+    monkeypatch.setenv("COLUMNS", "6000")
+    for field, _, several in fields_of(command):
+        for word in WORDS:
+            words = [word, word] if field == "window" else [word, *([word] if several else [])]
+            capsys.readouterr()
+            status = cli.main([*line, flag(field), *words])
+            told_of = "".join(capsys.readouterr())
+            assert "unexpected" not in told_of, (field, word[:9], told_of[:300])
+            assert "Traceback" not in told_of, (field, word[:9], told_of[:300])
+            assert status == 0 or (status == 2 and flag(field) in told_of), (field, word[:9], status, told_of[:300])
+
+
+def test_every_command_with_a_numeric_flag_is_tried_above() -> None:
+    tried = {"train", "finetune", "plan", "simulate", "study", "doctor", "evaluate", "predict"}
+    assert {name for name in cli.COMMANDS if list(fields_of(_typed(name)[1]))} == tried

@@ -218,3 +218,11 @@ def test_help_and_examples(capsys):
     for flag in ("--records", "--sampling-prob", "--epsilon", "--tan", "--benchmark"):
         assert flag in text
     assert EXAMPLES.strip().splitlines()[0] in text
+
+
+def test_a_batch_beyond_the_records_is_told_in_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--records", "12", "--delta", "1e-3", "--expected-batch-size", "400"]) == 2
+    shown = capsys.readouterr().err
+    assert "--expected-batch-size 400" in shown
+    assert "--records 12" in shown
+    assert "num_records" not in shown

@@ -94,7 +94,7 @@ def test_one_group_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--epsilon", "0"), "--epsilon must be a number"),
         (("--epsilon", "8", "8"), "--epsilon needs one or more different values"),
         (("--signal", "-1"), "--signal must be a number"),
-        (("--num-records", "100"), "expected_batch_size 200.0 exceeds num_records 100"),
+        (("--num-records", "100"), "--batch-size 200.0 exceeds --num-records 100"),
         (("--repeats", "0"), "--repeats must be a whole number"),
         (("--seed", "-1"), "--seed must be a whole number"),
         (("--num-groups", "0"), "--num-groups must be a whole number"),

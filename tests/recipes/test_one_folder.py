@@ -128,6 +128,35 @@ def test_no_command_writes_over_a_run(run: Path, tmp_path: Path, command: list[s
     assert changed <= {"private/ledger.lock"}, "but for who wrote last"
 
 
+WRITERS = {
+    "train": ["train", "dp-cap", *FLAGS, "--steps", "3", "--out", "{run}"],
+    "twin": ["train", "dp-cap", *FLAGS[:2], "--steps", "3", "--non-private", "--out", "{run}"],
+    "evaluate": ["evaluate", "{run}", "--suite", "caption", "--limit", "2"],
+    "report": ["report", "{run}"],
+    "export": ["export", "{run}"],
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("link", ["export", "private"])
+@pytest.mark.parametrize("outside", [True, False])
+def test_no_command_writes_behind_a_link(
+    name: str, link: str, outside: bool, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed, ledger and log would lie in what is called "to share", or a page in a folder of the system."""
+    (other,) = {"export", "private"} - {link}
+    place = tmp_path / "elsewhere" if outside else run / other
+    if outside:
+        (run / link).rename(place)
+    else:
+        shutil.copytree(run / link, place, dirs_exist_ok=True)
+        shutil.rmtree(run / link)
+    (run / link).symlink_to(place)
+    before = listing(tmp_path)
+    assert f"{link} is a link to {place}" in refused(capsys, [part.format(run=run) for part in WRITERS[name]])
+    assert listing(tmp_path) == before
+
+
 def test_the_demonstration_replaces_its_own_run_only(run: Path, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="not the demonstration's"):
         demo(run)
@@ -197,6 +226,57 @@ def test_a_run_of_an_earlier_version_is_read_and_said_to_be_unchecked(run: Path,
     assert main(["report", str(run)]) == 0
     check_export(run)
     assert "unchecked" in caplog.text
+
+
+def edited(run: Path, **facts: object) -> None:
+    card = json.loads((run / "export/card.json").read_text())
+    (run / "export/card.json").write_text(json.dumps({**card, **facts}))
+    (run / "export/checksums.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"epsilon": 0.001}, "epsilon 0.001 at delta"),
+        ({"delta": 1e-12}, "where its steps come to"),
+        ({"steps_executed": 2}, "2 steps were executed, where 3 are charged"),
+        ({"max_true_positive_rate": 0.011}, "recognised with a chance of at most 0.011"),
+    ],
+)
+def test_a_card_that_claims_less_than_the_ledger_is_refused(run: Path, facts: dict, words: str, caplog, capsys) -> None:
+    weights = (run / "export/model.safetensors").read_bytes()
+    edited(run, **facts)
+    text = refused(capsys, ["report", str(run)])
+    assert "claims less than the ledger of its run" in text
+    assert words in text
+    assert "has no checksums.json" in caplog.text, "nothing is checked, and that is said"
+    assert not (run / "export/report.html").exists()
+    train_run(read_config(run))
+    assert main(["report", str(run)]) == 0
+    assert (run / "export/model.safetensors").read_bytes() == weights
+
+
+def test_a_card_that_claims_more_and_one_without_its_ledger_are_shown(run: Path) -> None:
+    edited(run, epsilon=900.0)
+    assert main(["report", str(run)]) == 0
+    edited_copy = run.parent / "shared"
+    shutil.copytree(run / "export", edited_copy / "export")
+    assert main(["report", str(edited_copy)]) == 0
+
+
+def test_a_report_beside_a_changed_ledger_is_refused(run: Path, capsys) -> None:
+    path = run / "private/ledger.jsonl"
+    path.write_text(path.read_text().replace('"step": 1', '"step": 9'))
+    assert "changed, or a line before it is missing" in refused(capsys, ["report", str(run)])
+
+
+@pytest.mark.parametrize("command", ["report", "predict", "export"])
+def test_a_listed_file_that_is_missing_is_named(run: Path, command: str, tmp_path: Path, caplog) -> None:
+    for name in ("card.json", "card.md", "progress.jsonl"):
+        (run / "export" / name).unlink()
+    flags = {"predict": ["examples"], "export": ["--out", str(tmp_path / "handed-on")]}.get(command, [])
+    main([command, str(run), *flags])
+    assert "checksums.json lists what is missing: card.json, card.md, progress.jsonl." in caplog.text
 
 
 def test_a_damaged_export_is_written_again_by_the_same_command(run: Path) -> None:

@@ -1,6 +1,7 @@
 """Kills a run at many places and resumes it. Started by test_crash.py as its own process, which forks for each run.
 
-usage: python -m tests.train.crash FOLDER -> one JSON line per place: [place, signal, bits when resumed, steps charged]
+usage: python -m tests.train.crash FOLDER -> one JSON line per place:
+           [kind, place, signal, [bits, steps charged, attempt, hash of the ledger] when resumed]
        python -m tests.train.crash FOLDER 40 -> the same for kills at so many random moments
 """
 
@@ -96,8 +97,9 @@ def train(out: Path, result: Path, kind: str = "", workers: int = 0) -> None:
     with Run(out, options=options, dataset=Records(broken=(1, 2)), **settings) as run:
         run.private.load(run.optimizer)
         run.train(save_at=SAVED)
-        charged = sum(count for _, count in ledger.read(run.private.folder.ledger).charged())
-        result.write_text(json.dumps([bits(run.model), charged, run.private.attempt]))
+        history = ledger.read(run.private.folder.ledger)
+        charged = sum(count for _, count in history.charged())
+        result.write_text(json.dumps([bits(run.model), charged, run.private.attempt, history.head]))
 
 
 def forked(do: Callable[[], None], seconds: float | None = None) -> int:

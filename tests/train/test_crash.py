@@ -12,6 +12,7 @@ from tests.train.case import COUPLED, STEPS
 from tests.train.crash import COUPLED_PLACES
 
 ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("SFUMATO_KILLS", "6"))
 
 
 def by_kind(folder: Path, *arguments: str) -> dict[str, dict[str, tuple[int, list]]]:
@@ -22,7 +23,7 @@ def by_kind(folder: Path, *arguments: str) -> dict[str, dict[str, tuple[int, lis
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=300 + 10 * KILLS,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -57,7 +58,7 @@ def test_resumed_equals_uninterrupted_bit_for_bit(outcomes):
 
 
 def test_no_step_is_charged_twice(outcomes):
-    assert {place: found[1:] for place, (_, found) in outcomes.items()} == {place: [STEPS, 0] for place in outcomes}
+    assert {place: found[1:3] for place, (_, found) in outcomes.items()} == {place: [STEPS, 0] for place in outcomes}
 
 
 @pytest.mark.parametrize("kind", COUPLED)
@@ -68,13 +69,14 @@ def test_losses_that_couple_rows_resume_bit_for_bit_too(everything, kind):
     assert set(killed.values()) == {signal.SIGKILL}, killed
     whole = found["nowhere"][1]
     assert {place: result for place, (_, result) in found.items()} == dict.fromkeys(found, whole)
-    assert whole[1:] == [STEPS, 0]
+    assert whole[1:3] == [STEPS, 0]
 
 
 def test_killed_at_random_moments(tmp_path):
-    found = by_kind(tmp_path, "6")["random"]
+    """SFUMATO_KILLS=40 before pytest: so many of them. Weights and ledger come out the same, to the last bit."""
+    found = by_kind(tmp_path, str(KILLS))["random"]
     whole = found.pop("whole")[1]
-    assert len(found) == 6
+    assert len(found) == KILLS
     assert signal.SIGKILL in {ended for ended, _ in found.values()}
     assert {number: result for number, (_, result) in found.items()} == dict.fromkeys(found, whole)
-    assert whole[1:] == [STEPS, 0]
+    assert whole[1:3] == [STEPS, 0]

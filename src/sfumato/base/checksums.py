@@ -8,6 +8,7 @@ This guards against accidents, not against an owner of the folder who writes new
 import fcntl
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -16,8 +17,12 @@ from typing import Any
 
 from sfumato.base.errors import BadInput
 from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
+
+log = logging.getLogger(__name__)
 
 NAME, CARD = "checksums.json", "card.json"
+UNCHECKED = f"%s has no {NAME} (an earlier version wrote it, or it was taken away): its files are read unchecked."
 Entries = dict[str, dict[str, Any]]  # by name below the folder: {"sha256": ..., "bytes": ...}
 
 
@@ -48,9 +53,10 @@ def write(folder: Path, *, model: Mapping[str, Mapping[str, Any]], files: Mappin
 
 
 def check(folder: Path) -> bool:
-    """Return whether the files in `folder` are those that were written; False: it has no checksums.
+    """Return whether the files in `folder` are those that were written; False: it has no `checksums.json`.
 
-    A log (.jsonl) may have grown since, or lost its end. Files that are not part of the model may be missing.
+    The model's files are then checked against the card alone. A log (.jsonl) may have grown since, or lost its end.
+    Files that are not part of the model may be missing; a warning names them.
 
     Raises:
         DamagedFile: naming the first file that differs or is missing.
@@ -69,7 +75,13 @@ def check(folder: Path) -> bool:
     for name, entry in (content or {}).get("files", {}).items():
         if (folder / name).is_file():
             _check_file(folder / name, entry)
-    return True
+    if missing := [name for name in (content or {}).get("files", {}) if not (folder / name).is_file()]:
+        log.warning(
+            "%s lists what is missing: %s. Put it back from a copy, or run the command that wrote it again.",
+            folder / NAME,
+            ", ".join(missing),
+        )
+    return content is not None
 
 
 def of_model(folder: Path) -> list[str]:
@@ -138,7 +150,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_bytes())
+        content = parsed(path.read_bytes())
         if isinstance(content, dict) and not {"model", "files"} & content.keys():
             return None  # somebody else's file of that name
         entries = [*content["model"].values(), *content["files"].values()]
@@ -153,7 +165,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 def _of_card(folder: Path) -> dict[str, str] | None:
     """Return the checksums of the model's files that the card holds; None where it holds none, or is no card."""
     try:
-        files = json.loads((folder / CARD).read_bytes())["files"]
+        files = parsed((folder / CARD).read_bytes())["files"]
         return {str(name): str(digest) for name, digest in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sfumato.base.parse import parsed
+
 PRIVATE_MODE, PUBLIC_MODE = 0o600, 0o644
 
 
@@ -16,7 +18,7 @@ def write_whole(path: Path, content: str | bytes, mode: int = PUBLIC_MODE) -> No
     Raises:
         OSError: naming `path`, on a full disk for one; nothing has changed then.
     """
-    raw = content.encode() if isinstance(content, str) else content
+    raw = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     beside = None
     try:
         handle, beside = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
@@ -81,7 +83,7 @@ def read_log(path: Path) -> list[dict[str, Any] | None]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = parsed(line)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput
+from sfumato.base.parse import parsed
 
 FORMAT = 1
 _START = hashlib.sha256(b"sfumato ledger").hexdigest()
@@ -154,7 +155,7 @@ def check_end(path: Path, history: History, kept: bytes) -> None:
 def _entry(line: bytes) -> dict[str, Any] | None:
     """Return a line's entry with "prev" and "hash", or None where its own hash is not right."""
     try:
-        entry = json.loads(line)
+        entry = parsed(line)
         body = {name: value for name, value in entry.items() if name != "hash"}
         return entry if entry["hash"] == digest(body) and "prev" in entry else None
     except (ValueError, KeyError, AttributeError, TypeError):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sfumato.base.errors import BadInput
+from sfumato.base.parse import parsed
 
 
 def read_text(path: Path, what: str) -> str:
@@ -34,8 +35,8 @@ def read_text(path: Path, what: str) -> str:
 def read_object(path: Path, what: str) -> dict[str, Any]:
     """Return the JSON object that a file holds; arguments and errors as `read_text`, and BadInput for other content."""
     try:
-        content = json.loads(read_text(path, what))
-    except (ValueError, RecursionError) as error:
+        content = parsed(read_text(path, what))
+    except ValueError as error:
         if isinstance(error, BadInput):
             raise
         where = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""

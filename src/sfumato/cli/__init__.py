@@ -5,6 +5,7 @@
 """
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -15,10 +16,19 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from sfumato import __version__
-from sfumato.base import SfumatoError
+from sfumato.base import BadInput, Refused, SfumatoError
 from sfumato.base.ranges import check_ranges
 from sfumato.cli import _signals
-from sfumato.cli._screen import OneLine, take_any_text, write_line
+from sfumato.cli._named import as_flags
+from sfumato.cli._screen import (
+    OneLine,
+    is_of_stdout,
+    let_go_of_stdout,
+    spelled_where_unseen,
+    take_any_text,
+    wide_enough,
+    write_line,
+)
 
 COMMANDS = {
     "plan": "What a training run will cost: epsilon, noise, signal; touches no data",
@@ -40,6 +50,18 @@ sfumato evaluate runs/x --suite probe,fewshot,zeroshot
 sfumato report runs/x
 """
 _OK, _CRASHED, _WRONG_USE = 0, 1, 2
+_ROOM = "Make room, and run the same command again."
+_WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f), and run the same command again.",
+    errno.EISDIR: "Move that folder away, and run the same command again.",
+    errno.ENOTEMPTY: "Move that folder away, and run the same command again.",
+    errno.ENOTDIR: "Name a place whose folders are folders.",
+    errno.EROFS: "Its disk takes no writes: name a place on another one, or mount it for writing.",
+    errno.EACCES: "Change its permissions or owner, or name another place.",
+    errno.EPERM: "Change its permissions, attributes or owner, or name another place.",
+}
 _EXTRA_OF = {"sklearn": "eval", "skimage": "eval", "pydicom": "dicom", "datasets": "hf", "accelerate": "hf"}
 
 
@@ -54,13 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     take_any_text()
     try:
         with _signals.as_interrupts():
-            return _dispatch(arguments)
+            status = _dispatch(arguments)
+            sys.stdout.flush()  # whatever stands in its way is told here, and not when Python ends
+            return status
     except SystemExit as error:  # how tyro leaves after --help and after a wrong flag
         return error.code if isinstance(error.code, int) else _OK if error.code is None else _WRONG_USE
     except KeyboardInterrupt as error:
-        return _tell(*_signals.explained(error, arguments))
+        status = _tell(*_signals.explained(error, arguments))
+        _signals.let_go(error)
+        return status
     except BrokenPipeError:  # `sfumato plan ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_go_of_stdout()
         return _OK
     except Exception as error:
         return _tell(*_explain(error))
@@ -82,8 +108,11 @@ def _dispatch(arguments: list[str]) -> int:
     if module is None:
         return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)
     command = _parse(name, module, rest)
-    check_ranges(command)
-    return module.run(command)
+    try:
+        check_ranges(command)
+        return module.run(command)
+    except (BadInput, Refused) as error:
+        return _tell(as_flags(str(error), command), _WRONG_USE)
 
 
 def _load(name: str) -> ModuleType | None:
@@ -101,7 +130,8 @@ def _parse(name: str, module: ModuleType, rest: list[str]) -> object:
 
     command = getattr(module, f"{name.capitalize()}Command")
     try:
-        return tyro.cli(command, prog=f"sfumato {name}", args=rest)
+        with wide_enough(), spelled_where_unseen(rest):
+            return tyro.cli(command, prog=f"sfumato {name}", args=rest)
     except SystemExit as error:
         if error.code in (None, 0):
             sys.stdout.write(_examples(module.EXAMPLES))
@@ -143,8 +173,12 @@ def _explain(error: Exception) -> tuple[str, int]:
             _CRASHED,
         )
     if isinstance(error, OSError) and error.strerror:
-        named = f"{error.filename}: " if error.filename is not None else ""
-        return f"{named}{error.strerror}.", _WRONG_USE
+        name = error.filename
+        if name is None and is_of_stdout(error):
+            let_go_of_stdout()
+            name = "The standard output"
+        way_out = _WAYS_OUT.get(error.errno or 0, "")
+        return f"{'' if name is None else f'{name}: '}{error.strerror}. {way_out}", _WRONG_USE
     return (
         f"Stopped by an unexpected {type(error).__name__}. Its message may hold private data, so it is not shown here; "
         "SFUMATO_DEBUG=1 before the command shows it with its traceback.",
@@ -171,3 +205,6 @@ def _log_to_stderr() -> None:
         handler.setFormatter(OneLine("%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.formatter, OneLine):
+            handler.stream = sys.stderr  # that of this call: one process may make several

@@ -4,9 +4,12 @@ and what a terminal would obey is spelled out (`visible`).
 
 import io
 import logging
+import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
 from rich.console import Console
 from rich.table import Table
@@ -14,10 +17,70 @@ from rich.text import Text
 
 from sfumato.base.text import visible
 
+_NARROWEST = 40  # columns; to set a table or a help text in fewer takes for ever
+
+
+class _Screen(Console):
+    """A console that leaves it to the frame what is done when nobody reads on (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Called while the error is handled."""
+        raise BrokenPipeError
+
 
 def screen(*, error: bool = False) -> Console:
     """Return a console on stdout, or on stderr for progress, that reads no markup, emoji code or highlight."""
-    return Console(file=sys.stderr if error else sys.stdout, markup=False, emoji=False, highlight=False)
+    with wide_enough():
+        file = sys.stderr if error else sys.stdout
+        console = _Screen(file=file, markup=False, emoji=False, highlight=False)
+        if console.width < _NARROWEST:
+            console.width = _NARROWEST
+        return console
+
+
+@contextmanager
+def wide_enough() -> Iterator[None]:
+    """Let what is written inside the `with` be at least so wide that it can be laid out, whatever the terminal says."""
+    before = os.environ.get("COLUMNS")
+    narrow = shutil.get_terminal_size().columns < _NARROWEST
+    if narrow:
+        os.environ["COLUMNS"] = str(_NARROWEST)
+    try:
+        yield
+    finally:
+        if narrow and before is None:
+            del os.environ["COLUMNS"]
+        elif narrow and before is not None:
+            os.environ["COLUMNS"] = before
+
+
+@contextmanager
+def spelled_where_unseen(arguments: Sequence[str]) -> Iterator[None]:
+    """Spell out what a terminal would obey in all that is written inside the `with`, where an argument holds such.
+
+    A parser of arguments repeats a wrong one as it is. Its own colours are lost then.
+    """
+    if all(visible(argument) == argument for argument in arguments):
+        yield
+        return
+    told, error = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(told), redirect_stderr(error):
+            yield
+    finally:
+        sys.stdout.write(visible(told.getvalue(), keep="\n"))
+        sys.stderr.write(visible(error.getvalue(), keep="\n"))
+
+
+def is_of_stdout(error: OSError) -> bool:
+    """Return whether an error that names no file came up in writing for the screen: other writers name theirs."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith(("sfumato.cli", "rich.", "tyro."))
+
+
+def let_go_of_stdout() -> None:
+    """Let what is still to be written to stdout go nowhere, so that Python can end in peace."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(console: Console, *parts: str | tuple[str, str]) -> None:

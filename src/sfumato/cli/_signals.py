@@ -1,10 +1,13 @@
 """SIGTERM and SIGHUP end a command as Ctrl-C does: with one sentence that says how to go on."""
 
+import gc
 import signal
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _NAMES = ("SIGTERM", "SIGHUP")
 _TRAINING = ("train", "finetune")
@@ -16,6 +19,10 @@ class Ended(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         self.number = number
         super().__init__()
+
+
+_CHILDREN = signal.SIGCHLD
+_before: list[Any] = []  # what handled the end of a child, once a signal has come
 
 
 @contextmanager
@@ -41,6 +48,23 @@ def explained(error: KeyboardInterrupt, arguments: Sequence[str]) -> tuple[str, 
     return f"Interrupted ({signal.Signals(number).name}). {_how(arguments)}", 128 + number
 
 
+def let_go(error: BaseException) -> None:
+    """Take down what an interrupted command had open, its workers with it, which the same signal may have ended.
+
+    That one of them was killed is no news then: torch's handler would raise it anywhere, in a finaliser even.
+    """
+    _deaf_to_children()
+    traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(_CHILDREN, _before.pop())
+
+
+def _deaf_to_children() -> None:
+    if not _before and threading.current_thread() is threading.main_thread():
+        _before.append(signal.signal(_CHILDREN, signal.SIG_DFL) or signal.SIG_DFL)
+
+
 def _how(arguments: Sequence[str]) -> str:
     command = arguments[0] if arguments else ""
     if command in _TRAINING and any(argument.startswith("--non-private") for argument in arguments):
@@ -53,4 +77,5 @@ def _how(arguments: Sequence[str]) -> str:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
+    _deaf_to_children()
     raise Ended(number)

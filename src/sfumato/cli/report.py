@@ -22,7 +22,7 @@ sfumato report runs/x --open no
 class ReportCommand:
     """Write RUN/export/report.html: the privacy claim, what the model learned, captions, the privacy card.
 
-    The page needs no network and no script. The folder RUN/private/ is not read.
+    The page needs no network and no script. Of RUN/private/ the ledger alone is read, to hold the card against it.
     """
 
     run: Annotated[Path, tyro.conf.Positional]

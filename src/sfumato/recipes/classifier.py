@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from sfumato import data, models
 from sfumato.base import BadInput
+from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
 from sfumato.recipes.course import chosen
 from sfumato.recipes.exported import check_export
 from sfumato.recipes.frozen import digest
@@ -128,16 +130,10 @@ def save(model: Classifier, classes: Sequence[str], encoder: str, folder: Path) 
         "encoder": encoder,
         "features": "of the encoder's evaluation transform, scaled to norm 1 row by row; logits = features W^T + b",
     }
-    for name, write in (
-        (FACTS, lambda path: path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")),
-        (
-            WEIGHTS,
-            lambda path: save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, path),
-        ),
-    ):
-        beside = folder / f".{name}.new"
-        write(beside)
-        beside.replace(folder / name)
+    write_whole(folder / FACTS, json.dumps(facts, indent=1) + "\n")  # which names the file where a disk is full
+    beside = folder / f".{WEIGHTS}.new"
+    save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, beside)
+    beside.replace(folder / WEIGHTS)
 
 
 def load(folder: Path) -> Saved:
@@ -150,10 +146,10 @@ def load(folder: Path) -> Saved:
     check_export(folder)
     export = folder / "export"
     try:
-        facts = json.loads((export / FACTS).read_text(encoding="utf-8"))
+        facts = parsed((export / FACTS).read_bytes())
         weights = load_file(export / WEIGHTS)
         model = Classifier(weights["head.weight"].shape[1], weights["head.weight"].shape[0])
         model.load_state_dict(weights)
         return Saved(model=model.eval(), classes=tuple(facts["classes"]), encoder=Path(facts["encoder"]))
-    except (OSError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, KeyError, RuntimeError, SafetensorError, ValueError, TypeError) as error:
         raise BadInput(f"{export} holds no classifier: {type(error).__name__}.") from error

@@ -18,6 +18,7 @@ from sfumato.recipes.exported import mark_not_private, write_export
 from sfumato.recipes.made import Made
 from sfumato.recipes.make import make
 from sfumato.recipes.run import Run, Training
+from sfumato.report.claim import card_of
 from sfumato.train import Progress
 
 log = logging.getLogger(__name__)
@@ -233,10 +234,9 @@ def _composition(run: Run) -> dict[str, str]:
         start = start.parent  # its export was named
     if start is None or not (start / CONFIG).is_file():
         return {}
-    card = start / "export" / "card.json"
-    if not card.is_file():
+    claim = card_of(start)
+    if claim is None:
         return {"start": f"training starts from {start.name}, which carries no card: NOT PRIVATE for its own records"}
-    claim = report.card.read(card)
     told = "an unproved claim" if claim["epsilon"] is None else f"epsilon {upper(claim['epsilon'], 4)}"
     at = "" if claim["delta"] is None else f" at delta {upper(claim['delta'])}"
     return {

@@ -63,7 +63,7 @@ def check_export(folder: Path) -> None:
     """
     checked = [checksums.check(place) for place in (folder / "export", folder) if place.is_dir()]
     if not any(checked) and (folder / CONFIG).is_file():
-        log.warning("%s has no checksums (an earlier version wrote it): its files are read unchecked.", folder)
+        log.warning(checksums.UNCHECKED, folder / "export")
 
 
 def check_target(folder: Path, out: Path) -> None:

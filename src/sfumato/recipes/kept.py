@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
 from sfumato.recipes.run import PARTS, Run
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ def keep(file: Path, settings: Cell, make: Callable[[], Cell]) -> Cell:
         make: makes the cell; "settings" are added to it.
     """
     if is_kept(file, settings):
-        return json.loads(file.read_text(encoding="utf-8"))
+        return parsed(file.read_bytes())
     found = {**make(), "settings": settings}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(found, indent=1) + "\n")
@@ -44,7 +45,7 @@ def is_kept(file: Path, settings: Cell) -> bool:
     if not file.is_file():
         return False
     try:
-        kept = json.loads(file.read_bytes())["settings"]
+        kept = parsed(file.read_bytes())["settings"]
     except (ValueError, KeyError, TypeError):
         return False  # torn or damaged: it is made again
     return unusual(kept) == unusual(settings)

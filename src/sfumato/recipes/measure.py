@@ -14,6 +14,7 @@ from sfumato import data, evaluate, models
 from sfumato.base import BadInput, checksums
 from sfumato.base.errors import UndecodableRow
 from sfumato.base.files import PRIVATE_MODE, write_whole
+from sfumato.base.places import check_places
 from sfumato.recipes import classifier
 from sfumato.recipes.config import read_config
 from sfumato.recipes.run import Run
@@ -51,6 +52,7 @@ def evaluate_run(
     """
     if suites is not None:
         evaluate.check_suites(suites)
+    check_places(folder)
     run = _limited(read_config(folder), max_pixels)
     sets = sets_of(run.data, run.model.image_size)
     if sets.test is None:
@@ -126,6 +128,7 @@ def write_samples(folder: Path, max_pixels: int | None = None) -> list[dict[str,
     Raises:
         BadInput: the run holds no captioner.
     """
+    check_places(folder)
     trained = open_trained(folder)
     run, loaded, preprocess = _limited(trained.run, max_pixels), trained.loaded, trained.normalised()
     sets = sets_of(run.data, run.model.image_size)

@@ -18,6 +18,7 @@ import numpy as np
 from sfumato import report, train
 from sfumato.base import BadInput
 from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
 from sfumato.plan import Example, Plan, epsilon_grid
 from sfumato.recipes.course import course_of
 from sfumato.recipes.dp_cap import dp_cap
@@ -91,8 +92,21 @@ def batch_scaling(
         kept = out / f"batch-{largest // factor}.json"
         if not kept.is_file():
             _scaled_run(base, plan if factor == 1 else plan.twin(factor), points, kept)
-        rows += json.loads(kept.read_text())
+        rows += _kept(kept)
     return rows
+
+
+def _kept(file: Path) -> Rows:
+    try:
+        rows = parsed(file.read_bytes())
+        if rows and all({"batch size", "noise multiplier", "step", "loss"} <= row.keys() for row in rows):
+            return rows
+    except (ValueError, TypeError, AttributeError):
+        pass
+    raise BadInput(
+        f"{file} holds no rows of a finished run: remove it together with {file.with_suffix('.run')}, and the same "
+        "command makes both again."
+    )
 
 
 def _scaled_run(base: Any, plan: Plan, points: int, kept: Path) -> None:

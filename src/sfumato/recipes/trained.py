@@ -1,5 +1,6 @@
 """A run that was trained, opened again: its model, its pictures' normalisation, and what it can be asked."""
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from sfumato import data, evaluate, models
 from sfumato.base import BadInput, checksums
+from sfumato.base.places import check_places
 from sfumato.recipes.answering import load_answering, question_of
 from sfumato.recipes.config import CONFIG, read_config
 from sfumato.recipes.contrastive import read_towers, start_encoder, start_towers, write_towers
@@ -181,6 +183,7 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
         BadInput: no model, a part of one that has no parts, or `out` is a place that a run uses itself.
         DamagedFile: a file of the run's export is not what was written.
     """
+    check_places(folder)
     check_target(folder, out)
     with _listed(folder, out):
         return _handed_on(folder, out, part)
@@ -189,7 +192,7 @@ def hand_on(folder: Path, out: Path, part: Literal["model", "encoder"] = "model"
 @contextmanager
 def _listed(folder: Path, out: Path) -> Iterator[None]:
     """Keep the checksums of an export right where something is written into it."""
-    export, target = (folder / "export").resolve(), out.resolve()
+    export, target = Path(os.path.realpath(folder / "export")), Path(os.path.realpath(out))
     if not target.is_relative_to(export):
         yield
         return

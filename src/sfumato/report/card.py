@@ -7,6 +7,7 @@ from typing import Any
 
 from sfumato.base import BadInput, Relation, checksums
 from sfumato.base.files import write_whole
+from sfumato.base.parse import parsed
 from sfumato.base.rounding import percent_at_most, upper
 from sfumato.report.facts import check
 from sfumato.report.numbers import most_recognised, plain
@@ -181,9 +182,19 @@ def read(path: Path) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
     """
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = parsed(path.read_bytes())
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}.") from error
     if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
         raise BadInput(f"{path} is not a privacy card of schema {SCHEMA}.")
-    return build(facts)
+    try:
+        card = build(facts)
+        markdown(card)  # all that is said of it anywhere
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise BadInput(
+            f"{path} holds a fact of another kind than a card's ({type(error).__name__}): it was changed after it was "
+            "written. Put it back from a copy; the command that trained the run writes it again."
+        ) from error
+    return card

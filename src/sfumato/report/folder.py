@@ -1,17 +1,20 @@
-"""What a report reads of a run folder: `run.json` and `export/`, never `private/`. An absent file is left out."""
+"""What a report shows of a run folder: `run.json` and `export/`; of `private/` it reads the ledger alone, to hold the
+card against it. An absent file is left out."""
 
 import base64
 import binascii
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sfumato.base import BadInput, checksums
 from sfumato.base.files import read_log
-from sfumato.report.card import read as read_card
+from sfumato.base.parse import parsed
+from sfumato.report.metrics import chapters
+from sfumato.report.numbers import can_be_drawn
 from sfumato.report.suites import evaluations, suite_rows
 
 log = logging.getLogger(__name__)
@@ -46,26 +49,28 @@ def read_run(folder: Path) -> RunFiles:
     """Read the public files of the run in `folder`.
 
     Raises:
-        BadInput: `folder` is no run folder, or one of its files is not what its name says; the message names the file.
+        BadInput: `folder` is no run folder, or one of its files is not what its name says, or the card claims less
+            than the ledger; the message names the file.
         DamagedFile: a file is not what was written.
     """
     export = folder / "export"
+    from sfumato.report.claim import card_of  # imports the accountants, which --help need not wait for
+
     if not folder.is_dir():
         raise BadInput(f"{folder} is not a folder: give the folder of a run, such as runs/x.")
     if not export.is_dir() and not (folder / "run.json").is_file():
         raise BadInput(f"{folder} is not the folder of a run: it has neither run.json nor export/.")
     if not checksums.check(export):
-        log.warning("%s has no checksums (an earlier version wrote it): its files are read unchecked.", export)
+        log.warning(checksums.UNCHECKED, export)
     config = _json(folder / "run.json", {})
     if not isinstance(config, dict):
         raise BadInput(f"{folder / 'run.json'} must hold a JSON object.")
-    card_path = export / "card.json"
     return RunFiles(
         name=folder.resolve().name,
         config=config,
-        card=read_card(card_path) if card_path.is_file() else None,
+        card=card_of(folder),
         progress=_progress(export / "progress.jsonl"),
-        metrics=[*metric_rows(_json(export / "metrics.json", [])), *_course(export / "course.jsonl")],
+        metrics=[*_figures(export / "metrics.json"), *_course(export / "course.jsonl")],
         samples=_pictures(export / "samples.json", "image_png_base64"),
         attention=_pictures(export / "attention.json", "image_png_base64", overlay="overlay_png_base64"),
     )
@@ -75,7 +80,7 @@ def _json(path: Path, missing: Any) -> Any:
     if not path.is_file():
         return missing
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(path.read_bytes())
     except ValueError as error:
         raise BadInput(f"{path} is not JSON: {error}. Remove it, and run the command that writes it again.") from error
 
@@ -83,20 +88,45 @@ def _json(path: Path, missing: Any) -> Any:
 def _progress(path: Path) -> list[tuple[int, float]]:
     """Return (step, epsilon) per line; of a step written twice (a replay) the last."""
     found = {entry["step"]: entry.get("epsilon") for entry in _lines(path)}
-    return sorted((int(step), float(epsilon)) for step, epsilon in found.items() if isinstance(epsilon, int | float))
+    return sorted((step, float(epsilon)) for step, epsilon in found.items() if can_be_drawn(epsilon))
+
+
+def _figures(path: Path) -> list[dict[str, Any]]:
+    with _of_another_kind(path):
+        rows = metric_rows(_json(path, []))
+        chapters(rows)  # all that is made of them
+    return rows
+
+
+@contextmanager
+def _of_another_kind(path: Path) -> Iterator[None]:
+    """Name the file where a value of it is of a kind that nothing can be made of."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise BadInput(
+            f"{path} holds figures of another kind than are written there ({type(error).__name__}). Remove it, and run "
+            "the command that writes it again."
+        ) from error
 
 
 def _course(path: Path) -> list[dict[str, Any]]:
     """Return what was measured while the run trained; of a step measured twice the last."""
     found = {entry["step"]: entry for entry in _lines(path)}
-    return [found[step] for step in sorted(found)]
+    with _of_another_kind(path):
+        rows = [found[step] for step in sorted(found)]
+        chapters(rows)
+    return rows
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a log, each with its step; a torn end is left out."""
     found: list[dict[str, Any]] = []
     for number, entry in enumerate(read_log(path), 1):
-        if entry is None or not isinstance(entry.get("step"), int):
+        step = None if entry is None else entry.get("step")
+        if entry is None or not (isinstance(step, int) and can_be_drawn(step)):
             raise BadInput(f"{path}, line {number}: not a JSON object with a step. Take that line out.")
         found.append(entry)
     return found

@@ -6,6 +6,7 @@ from typing import Any
 
 from sfumato.base import checksums
 from sfumato.base.files import write_whole
+from sfumato.base.places import check_places
 from sfumato.base.rounding import percent_at_most, upper
 from sfumato.base.text import visible
 from sfumato.report.card import charged_steps, recognised, sections
@@ -29,8 +30,10 @@ def write(run: Path) -> Path:
     """Write `export/report.html` of the run in folder `run` and return its path.
 
     Raises:
-        BadInput: `run` is no run folder, or one of its public files cannot be read; the message names the file.
+        BadInput: `run` is no run folder, links lead out of it, or one of its public files cannot be read; the message
+            names the file.
     """
+    check_places(run)
     page = render(read_run(run))
     path = run / "export" / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)

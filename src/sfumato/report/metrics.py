@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from sfumato.report.numbers import can_be_drawn
 from sfumato.report.plots import Series
 from sfumato.report.tables import cell
 
@@ -112,11 +113,11 @@ def _series(rows: Sequence[Row]) -> list[Series]:
     courses: dict[str, dict[float, float]] = {}
     levels: dict[str, float] = {}
     for row in rows:
-        if not _is_number(row["value"]):
+        if not can_be_drawn(row["value"]):
             continue
         name = ", ".join(part for part in (_system(row), _note(row)) if part)
         value = 100 * row["value"] if _is_share(row) else row["value"]
-        if _is_number(row.get("step")):
+        if can_be_drawn(row.get("step")):
             courses.setdefault(name, {})[row["step"]] = value
         else:
             levels[name] = value

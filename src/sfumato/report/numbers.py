@@ -1,9 +1,11 @@
 """Numbers as a reader meets them."""
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 from sfumato.base import BadInput
+
+_LARGEST = 1e100  # beyond it the arithmetic of a chart overflows
 
 
 def plain(value: Any) -> str:
@@ -25,6 +27,15 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(plain(item) for item in value) or "none"
     return str(value)
+
+
+def can_be_drawn(value: Any) -> TypeGuard[int | float]:
+    """Return whether a value is a number that has a place on an axis.
+
+    >>> can_be_drawn(0.5), can_be_drawn(True), can_be_drawn(math.nan), can_be_drawn(1e300)
+    (True, False, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
 def most_recognised(epsilon: float, delta: float, false_alarms: float = 0.01) -> float:

@@ -16,7 +16,7 @@ from sfumato.plan import Plan, check_claim
 from sfumato.train import fingerprint
 from sfumato.train.spent import DECLARED, QUICK, spent
 
-_HOW = "To go on all the same, pass accept_new_attempt=True (--new-attempt)."
+_HOW = "To go on all the same, pass --new-attempt (in Python accept_new_attempt=True)."
 
 
 class Verdict(StrEnum):
@@ -78,6 +78,6 @@ def _cost(ledger: Ledger, plan: Plan, step: int) -> str:
     except Refused as error:
         return f"No epsilon can be given: {error}"
     return (
-        f"So far epsilon is {upper(now)}; a new attempt draws anew and charges {more} steps more, "
+        f"So far epsilon is {upper(now)}; a new attempt draws anew and charges {more:,} step{'s' * (more != 1)} more, "
         f"which brings it to {upper(then)} at delta {upper(plan.delta)}."
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 from sfumato.base import BadInput
 from sfumato.base.checksums import DamagedFile, of_file
 from sfumato.base.files import PRIVATE_MODE, name_file, sync_folder
+from sfumato.base.parse import parsed
 from sfumato.train.codec import decode, encode
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def complete(folder: Path) -> list[Path]:
 
 def _checked(checkpoint: Path) -> Any:
     """Return the state as it is written in JSON, once the checksums are found right."""
-    content = json.loads((checkpoint / _STATE).read_text())
+    content = parsed((checkpoint / _STATE).read_bytes())
     if "sha256" not in content:
         logger.warning("%s has no checksums (an earlier version wrote it): it is read unchecked.", checkpoint)
         return content

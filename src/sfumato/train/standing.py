@@ -4,7 +4,6 @@ A private run may go on only where `private/` knows all that `export/` shows: wh
 again publishes a second model on the same records, with an epsilon that counts from zero.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,8 @@ from sfumato.base import BadInput
 from sfumato.base.files import read_log
 from sfumato.base.history import BrokenLedger, History
 from sfumato.base.ledger import read
+from sfumato.base.parse import parsed
+from sfumato.base.places import check_places
 from sfumato.train import checkpoint
 from sfumato.train.folder import RunFolder
 from sfumato.train.log import last_step
@@ -42,9 +43,11 @@ def check_private(folder: RunFolder, *, new_seed: bool = False) -> None:
         new_seed: a seed that is missing may be replaced.
 
     Raises:
-        BadInput: it holds a model trained without privacy; or the ledger, or lines of it, or the seed are missing.
+        BadInput: links lead out of it; it holds a model trained without privacy; or the ledger, or lines of it, or the
+            seed are missing.
         BrokenLedger: lines of the ledger were changed.
     """
+    check_places(folder.root)
     if folder.baseline.is_file():
         raise BadInput(
             f"{folder.root} holds a model that was trained without privacy ({folder.baseline.name}): one folder is one "
@@ -64,8 +67,8 @@ def check_private(folder: RunFolder, *, new_seed: bool = False) -> None:
         if secret:
             raise BadInput(
                 f"{folder.seed} is missing: without it no charged step can be computed again. Put it back, or pass "
-                f"accept_new_attempt=True (--new-attempt) to go on with a new seed and charge steps again, or "
-                f"{_start_over(folder)}"
+                f"--new-attempt (in Python accept_new_attempt=True) to go on with a new seed and charge steps again, "
+                f"or {_start_over(folder)}"
             )
 
 
@@ -75,6 +78,7 @@ def check_baseline(folder: RunFolder) -> None:
     Raises:
         BadInput: naming what it holds.
     """
+    check_places(folder.root)
     held = [folder.ledger, folder.seed, folder.checkpoints, folder.card, folder.progress]
     for path in held:
         if path.exists():
@@ -115,7 +119,7 @@ def _shown(folder: RunFolder) -> list[tuple[str, Any]]:
 def _claim(folder: RunFolder) -> tuple[str | None, int]:
     """Return ledger head and steps of the card; (None, 1) of one that cannot be read: something was trained."""
     try:
-        card = json.loads(folder.card.read_bytes())
+        card = parsed(folder.card.read_bytes())
         return str(card["ledger_head"]), int(card["steps_executed"])
     except (ValueError, KeyError, TypeError):
         return None, 1
