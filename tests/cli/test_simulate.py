@@ -102,7 +102,7 @@ def test_one_group_is_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--steps", "0"), "--steps must be a whole number"),
         (("--start-angle", "2"), "--start-angle must be a number"),
         (("--num-records", "999999999", "--repeats", "100"), "GB of data at once"),
-        (("--steps", "1000000", "--repeats", "10000", "--num-records", "300"), "days: choose smaller ones"),
+        (("--steps", "1000000", "--repeats", "10000", "--num-records", "300"), "hours: choose smaller ones"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_writes_nothing(

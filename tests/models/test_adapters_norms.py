@@ -82,7 +82,7 @@ def test_frozen_weights_are_never_measured(train: str) -> None:
     model, batch = found.model, case.rows()
     measured = prepare(model, case.loss, batch)
     parameters = measured.parameters(model)
-    tape = Tape(parameters, measured.layouts, 4)
+    tape = Tape(parameters, measured.certified(4), 4)
     frozen = {name: param for name, param in model.named_parameters() if name in found.training.frozen}
     with tape:
         losses = case.loss(model, batch)

@@ -7,9 +7,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sfumato.base import BadInput
-from sfumato.models import Tokenizer, build, export, start
+from sfumato.models import Tokenizer, build, export, recompute_activations, start
 from sfumato.models.freeze import unreached_by
-from sfumato.models.vlm import _checkpoint
 
 PREPROCESS = {"image_size": 32, "mean": [0.5], "std": [0.5], "channels": 3}
 HEADS = {
@@ -93,7 +92,7 @@ def test_what_the_graph_reaches_is_what_autograd_reaches(name: str, checkpointin
     model = case.make()
     model.extra = nn.Linear(2, 2)  # which nothing calls
     if checkpointing:
-        _checkpoint(model.train())
+        recompute_activations(model.train())
     params = dict(model.named_parameters())
     grads = torch.autograd.grad(case.reach(model).sum(), list(params.values()), allow_unused=True)
     wanted = {name for name, grad in zip(params, grads, strict=True) if grad is None}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, Tally
 from sfumato.mechanisms.clip import ClipFactor
-from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.computation import Computation, Measure
 from sfumato.mechanisms.embedded import Ranks, Reseed
 from sfumato.mechanisms.example import clip_examples
 from sfumato.mechanisms.group import clip_groups
@@ -20,7 +20,7 @@ def clip_batch(
     unit: Unit,
     factor: ClipFactor,
     *,
-    measure: MeasureOnce,
+    measure: Measure,
     reduce: Callable[[Tensor], None],
     reseed: Reseed,
     ranks: Ranks,

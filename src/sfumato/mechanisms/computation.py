@@ -16,6 +16,8 @@ from sfumato.mechanisms.batch import MicroBatch
 from sfumato.mechanisms.held import Held
 
 LossFn = Callable[[nn.Module, Any], Tensor]
+Measure = Callable[[MicroBatch], Any]
+"""What was measured for micro-batches like this one: a `MeasureOnce`, as a rule."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from sfumato.losses import Contrast
 from sfumato.mechanisms.alone import Parted, Reseed, clip_jointly_or_parted, seeds_of_rows
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
-from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.computation import Computation, Measure, MeasureOnce
 from sfumato.mechanisms.group import add_whole
 from sfumato.mechanisms.group_loss import OfRows, group_loss
 from sfumato.norms import ClippedSum
@@ -27,7 +27,7 @@ def clip_examples(
     unit: Unit,
     factor: ClipFactor,
     *,
-    measure: MeasureOnce | None = None,
+    measure: Measure | None = None,
     reduce: Callable[[Tensor], None] = lambda flat_sum: None,
     reseed: Callable[[int], None] = lambda chunk: None,
 ) -> tuple[Clipped, Tally]:

@@ -19,7 +19,7 @@ from sfumato.base import BadInput
 from sfumato.mechanisms.alone import Parted, clip_jointly_or_parted, none_of, seeds_of_rows
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor, check_factors
-from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.computation import Computation, Measure
 from sfumato.mechanisms.embedded import Embedded, Ranks, Reseed, gradients, only_fit
 from sfumato.mechanisms.group_loss import GroupLoss, NotFinite, group_loss
 from sfumato.mechanisms.group_parts import add_in_parts, first_pass
@@ -33,7 +33,7 @@ def clip_groups(
     unit: Group,
     factor: ClipFactor,
     *,
-    measure: MeasureOnce,
+    measure: Measure,
     reduce: Callable[[Tensor], None],
     reseed: Reseed,
     ranks: Ranks,

@@ -29,7 +29,7 @@ from sfumato.losses.contrast import cosines
 from sfumato.mechanisms.alone import kinds_of_rows, seeds_of_rows, single
 from sfumato.mechanisms.batch import Clipped, LogicalBatch, MicroBatch, Sums, Tally
 from sfumato.mechanisms.clip import ClipFactor
-from sfumato.mechanisms.computation import Computation, MeasureOnce
+from sfumato.mechanisms.computation import Computation, Measure
 from sfumato.mechanisms.embedded import (
     Embedded,
     Ranks,
@@ -66,7 +66,7 @@ def clip_pairs(
     unit: Pair,
     factor: ClipFactor,
     *,
-    measure: MeasureOnce,
+    measure: Measure,
     reduce: Callable[[Tensor], None],
     reseed: Reseed,
     ranks: Ranks,

@@ -80,7 +80,8 @@ class Rows:
 
     def sizes(self) -> Sizes:
         squared = squared_norms(self.values)
-        return Sizes(squared, squared.sqrt(), (torch.zeros_like(squared),) * 2)
+        zeros = torch.zeros_like(squared)
+        return Sizes(squared, squared.sqrt(), (zeros, zeros))
 
     def double(self) -> "Rows":
         return Rows(self.values.double())

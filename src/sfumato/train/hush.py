@@ -18,6 +18,9 @@ class _Silenced:
     def write(self, text: str) -> int:
         return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
 
+    def flush(self) -> None:
+        self._stream.flush()
+
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)
