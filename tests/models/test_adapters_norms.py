@@ -1,12 +1,13 @@
 """Norms and clipped sums of every choice of what trains against the oracle; frozen weights are never measured."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from tests.models.adapted import CASES, Case, causal_loss, llava, moved, pictured, small
+from tests.models.adapted import CASES, Case, answer_loss, causal_loss, llava, moved, pictured, small
 
-from sfumato.base import BadInput
+from sfumato.base import BadInput, Refused
 from sfumato.models import Adapter, adapt
 from sfumato.norms import Outer, Rows, Tape, clipped_sum, oracle_sum, prepare
 
@@ -105,7 +106,16 @@ def test_frozen_weights_are_never_measured(train: str) -> None:
 @pytest.mark.parametrize("train", ["lora", "dora"])
 def test_half_precision_frozen_weights(train: str, dtype: str) -> None:
     case = CASES["llama, filled left"]
-    case = replace(case, loss=lambda model, batch, loss=case.loss: loss(model, batch).float())
+
+    def loss(model: Any, batch: dict[str, Any]) -> Any:
+        """With a mask of four dimensions, which is never left out: a row's path is one whatever its words are."""
+        mask, length = batch["attention_mask"].bool(), batch["attention_mask"].shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril() & (mask[:, None, None] | torch.eye(length).bool())
+        logits = model(**{**batch, "attention_mask": causal}, use_cache=False).logits
+        return answer_loss(logits, batch).float()
+
+    plain = case
+    case = replace(case, loss=loss)
     model = case.make()
     found = adapt(model, train, small(train, frozen_dtype=dtype), reach=case.reach)
     params = dict(found.model.named_parameters())
@@ -113,13 +123,19 @@ def test_half_precision_frozen_weights(train: str, dtype: str) -> None:
     assert {params[name].dtype for name in found.training.frozen} == {getattr(torch, dtype)}
     moved(found.model).train()
     both(case, found.model, tolerance=0.05)
+    with pytest.raises(Refused, match="a row's path must not depend on its values"):
+        prepare(found.model, lambda model, batch: plain.loss(model, batch).float(), case.rows())
 
 
 def test_half_precision_of_pictures() -> None:
     case = CASES["clip"]
     found = adapt(case.make(), "lora", small("lora", frozen_dtype="bfloat16"))
     model = moved(found.model).train()
-    loss = replace(case, loss=lambda model, batch: case.loss(model, batch).float())
+
+    def without_mask(model: Any, batch: dict[str, Any]) -> Any:  # one of ones is left out: another path
+        return case.loss(model, {name: rows for name, rows in batch.items() if name != "attention_mask"}).float()
+
+    loss = replace(case, loss=without_mask)
     both(loss, model, case.rows(torch.float32), tolerance=0.05)
 
 

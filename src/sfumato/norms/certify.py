@@ -50,7 +50,7 @@ _SEVERAL = (
     "under mixed or half precision a row's path must not depend on its values: rows differ between being computed "
     "jointly and alone there, and one record would move others. Use float32, or take one path for all rows: no `if` on "
     "values, no packed tokens; transformers leaves out an attention mask of ones, unless it has four dimensions "
-    "(mask[:, None, None, :].bool())."
+    "(mask[:, None, None, :].bool(); for a decoder with the causal part in it)."
 )
 _LARGE = 50_000_000  # parameters of a model of which few batches are compared in higher precision
 _LARGEST = 300_000_000  # parameters of a model that is copied in float64

@@ -225,7 +225,9 @@ class Poison(TorchFunctionMode):
         if getattr(func, "__name__", "") == "embedding" and out.shape[0] == len(self._rows):
             with torch._C.DisableTorchFunction():
                 rows = self._rows.to(out.device).view(-1, *[1] * (out.dim() - 1))
-                return out.masked_fill(rows, self._value)
+                largest = torch.finfo(out.dtype).max  # float16 takes no 1e6
+                value = min(self._value, largest) if abs(self._value) < torch.inf else self._value
+                return out.masked_fill(rows, value)
         return out
 
 

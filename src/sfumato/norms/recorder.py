@@ -1,6 +1,6 @@
 """Where the examples are: two recorded forward passes, one of the number of rows that trains and one of a row more."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +28,13 @@ class _Seen:
     Attributes:
         head: what is compared of it.
         loose, strict: what it addresses, where that is known to lead with the rows and where it is not.
-        shapes: of its tensors, arguments first.
+        shapes: of its arguments, and of its results.
     """
 
     head: Head
     loose: Looked
     strict: Looked
-    shapes: list[torch.Size]
+    shapes: tuple[list[torch.Size], list[torch.Size]]
     decided: str = "strict"  # or "loose", or "inside": by the larger pass
 
     def visit(self) -> Visit:
@@ -42,6 +42,7 @@ class _Seen:
         return *self.head, looked
 
 
+_APART = frozenset(("unbind", "__iter__", "split", "chunk", "tensor_split", "split_with_sizes"))
 _Place = tuple[int, int]  # how many calls touched a parameter before, and how many calls came since
 
 
@@ -49,17 +50,24 @@ class _Growth:
     """What a larger pass shows of one call beside the smaller one: which dimensions of its tensors hold the rows.
 
     Args:
-        tensors: arguments, then results.
+        given, made: arguments and results.
         shapes: theirs in the smaller pass; None where the passes do not correspond.
         origin: what is in a memory.
         num_rows: of the larger pass.
     """
 
     def __init__(
-        self, tensors: Sequence[Tensor], shapes: Sequence[torch.Size] | None, origin: "_Origin", num_rows: int
+        self,
+        given: Sequence[Tensor],
+        made: Sequence[Tensor],
+        shapes: tuple[list[torch.Size], list[torch.Size]] | None,
+        origin: "_Origin",
+        num_rows: int,
     ) -> None:
-        known = [None] * len(tensors) if shapes is None or len(shapes) != len(tensors) else shapes
-        self._shapes = {id(tensor): shape for tensor, shape in zip(tensors, known, strict=True)}
+        self._shapes: dict[int, torch.Size | None] = {}
+        for tensors, known in zip((made, given), (shapes or ([], []))[::-1], strict=True):
+            fit = len(tensors) == len(known)
+            self._shapes |= {id(tensor): known[place] if fit else None for place, tensor in enumerate(tensors)}
         self._origin, self._rows = origin, num_rows
 
     def clean(self, tensor: Tensor) -> bool:
@@ -87,7 +95,21 @@ class _Growth:
 
     def blurs(self, tensor: Tensor) -> bool:
         """Whether something of the batch is in a tensor, and no dimension of it is seen to hold the rows."""
-        return not self.clean(tensor) and (self._origin.mixed(tensor) or self.grown(tensor) is None)
+        if self.clean(tensor) or self._origin.row_of(tensor) is not None:
+            return False
+        return self._origin.mixed(tensor) or self.grown(tensor) is None
+
+    def rows_of(self, name: str, given: Sequence[Tensor], made: Sequence[Tensor]) -> list[int] | None:
+        """Return the one row that each part of a tensor belongs to, where it is taken apart along its rows."""
+        if name not in _APART or not given or given[0].dim() == 0 or self.grown(given[0]) != 0:
+            return None
+        each = len(given[0]) // self._rows
+        sizes = [1 if part.dim() < given[0].dim() else len(part) for part in made]
+        ends = [sum(sizes[: place + 1]) for place in range(len(sizes))]
+        if not sizes or ends[-1] != len(given[0]) or self._origin.mixed(given[0]) or 0 in sizes:
+            return None
+        found = [((end - size) // each, (end - 1) // each) for end, size in zip(ends, sizes, strict=True)]
+        return [first for first, _ in found] if all(first == last for first, last in found) else None
 
 
 class _Origin:
@@ -95,6 +117,7 @@ class _Origin:
 
     def __init__(self, batch: Any) -> None:
         self._mixed: dict[int, bool] = {}
+        self._single: dict[int, tuple[Tensor, int]] = {}  # by id: a tensor that holds one row alone, and that row
         for leaf in tensors_in(batch):
             self._mixed[_address(leaf)] = False
 
@@ -104,16 +127,31 @@ class _Origin:
     def mixed(self, tensor: Tensor) -> bool:
         return self._mixed.get(_address(tensor), False)
 
-    def made(self, tensors: Iterable[Tensor], growth: _Growth, given: Sequence[Tensor]) -> None:
+    def row_of(self, tensor: Tensor) -> int | None:
+        """Return the one row that a tensor holds, None where it is not known to hold one alone."""
+        found = self._single.get(id(tensor))
+        return None if found is None else found[1]
+
+    def made(self, name: str, tensors: Sequence[Tensor], growth: _Growth, given: Sequence[Tensor]) -> None:
         """Take in the results of a call, what was written among them."""
-        dirty = not all(map(self.clean, given))
-        blurred = any(map(growth.blurs, given))
-        for tensor in tensors:
-            if dirty:
-                mixed = blurred or growth.grown(tensor) is None or self.mixed(tensor)
-                self._mixed[_address(tensor)] = mixed
-            elif not any(_address(tensor) == _address(one) for one in given):
-                self._mixed.pop(_address(tensor), None)
+        dirty = [one for one in given if not self.clean(one)]
+        blurred = any(map(growth.blurs, dirty))
+        held = {_address(one) for one in given}
+        rows = growth.rows_of(name, given, tensors)
+        of = {self.row_of(one) for one in dirty}
+        if rows is None and len(of) == 1 and None not in of:
+            rows = [*of] * len(tensors)  # of one row alone, whatever the call does
+        for place, tensor in enumerate(tensors):
+            address = _address(tensor)
+            if rows is not None:
+                self._single[id(tensor)] = (tensor, rows[place])
+                self._mixed.setdefault(address, False)
+            elif dirty:  # fresh memory may lie where other memory was
+                before = address in held and self.mixed(tensor)
+                self._mixed[address] = blurred or growth.grown(tensor) is None or before
+                self._single.pop(id(tensor), None)
+            elif address not in held:
+                self._mixed.pop(address, None)
 
     def unseen(self, name: str, out: Any) -> None:
         """Take in what a function made that is not seen: anything may be in it, but for constants of Python."""
@@ -179,17 +217,17 @@ class _Recorder(Watch):
             if self._smaller is None:
                 loose = addressed(name, args, kwargs, out, self._num_rows, leads=True)
                 strict = addressed(name, args, kwargs, out, self._num_rows, leads=False)
-                self.seen[place] = _Seen(head, loose, strict, [tensor.shape for tensor in (*given, *made)])
+                self.seen[place] = _Seen(head, loose, strict, ([x.shape for x in given], [x.shape for x in made]))
                 return
             small = self._smaller.seen.get(place)
             if small is not None and small.head[0] != name:
                 small = None
             shapes = None if small is None else small.shapes
-            growth = _Growth([*given, *made], shapes, self.origin, self._num_rows)
+            growth = _Growth(given, made, shapes, self.origin, self._num_rows)
             if small is not None:
                 inside = keeps_inside(name, args, kwargs, growth)
                 small.decided = "inside" if inside else "loose" if leads(name, args, growth) else "strict"
-            self.origin.made(made, growth, given)
+            self.origin.made(name, made, growth, given)
 
 
 @dataclass(frozen=True)
