@@ -15,7 +15,7 @@ from tests.guarantees.harness import CLIP_NORM
 
 from sfumato import mechanisms
 from sfumato.base import seeds
-from sfumato.mechanisms import example, group
+from sfumato.mechanisms import example, group, group_parts
 from sfumato.mechanisms.batch import Sums
 from sfumato.sampling import Poisson
 from sfumato.train import attempts, book, log, loop
@@ -39,7 +39,7 @@ def clip_skipped(patch: Any) -> None:
 
 def unchecked(patch: Any) -> None:
     """Take away the mechanisms' own look at their factors: the guarantee checks have to see it without."""
-    for room in (example, group):
+    for room in (example, group, group_parts):
         patch.setattr(room, "check_factors", lambda *_: None)
 
 
@@ -305,6 +305,6 @@ def charged_after_it_left(patch: Any) -> None:
 
 def the_loss_is_in_the_progress(patch: Any) -> None:
     def public_line(path: Any, *, step: int, epsilon: float | None) -> None:
-        log._append(path, {"step": step, "epsilon": epsilon, "loss": 0.7}, 0o644)
+        log.append_line(path, {"step": step, "epsilon": epsilon, "loss": 0.7})
 
     patch.setattr(loop.log, "public_line", public_line)

@@ -20,7 +20,8 @@ CASES = ["captioner", "captioner_with_checkpointing", "convolutions_and_raw_para
 def watch_results(model: nn.Module, seen: list[StorageWeakRef]) -> list[Any]:
     def note(module: nn.Module, args: Any, out: Any) -> None:
         if isinstance(out, Tensor) and out.requires_grad:
-            seen.append(StorageWeakRef(out.untyped_storage()))
+            with torch._C.DisableTorchFunction():  # no call of the model's
+                seen.append(StorageWeakRef(out.untyped_storage()))
 
     return [module.register_forward_hook(note) for module in model.modules()]
 

@@ -15,6 +15,18 @@ from sfumato.models.families.prompts import PromptReader, chat, end_of_turn, fil
 from sfumato.models.families.words import words_of
 
 
+def causal(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what a decoder attends to, of the words in `mask` (N, L): 0, or the least number of `dtype`, (N, 1, L, L).
+
+    transformers leaves out a mask of two dimensions where it is all ones: the words of one row would so decide by which
+    kernel the others are computed, which half precision does not hide.
+    """
+    length = mask.shape[1]
+    own = torch.eye(length, dtype=torch.bool, device=mask.device)  # a position of padding sees itself
+    seen = torch.ones_like(own).tril() & (mask.bool()[:, None, None] | own)
+    return torch.zeros((), dtype=dtype, device=mask.device).where(seen, torch.finfo(dtype).min)
+
+
 class Placeholders(Decoder):
     """What these decoders share; a subclass says how pictures become features (N, T, D).
 
@@ -82,9 +94,10 @@ class Placeholders(Decoder):
 
     def language(self, model: Any, embeds: Tensor, batch: Rows, keep: int) -> Tensor:
         """Return the language model's logits at the last `keep` positions."""
+        mask = batch["attention_mask"]
         out = model(
             inputs_embeds=embeds,
-            attention_mask=batch["attention_mask"],
+            attention_mask=causal(mask, embeds.dtype) if embeds.dtype.itemsize < 4 else mask,
             position_ids=self.positions(batch),
             use_cache=False,
             logits_to_keep=keep,
