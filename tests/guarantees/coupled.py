@@ -45,7 +45,7 @@ def contrast(temperature: float = 0.5) -> sf.Contrast:
 
 
 def plan_of(unit: Any, **changes: Any) -> sf.Plan:
-    settings: dict[str, Any] = {"sampler": poisson(8.0), "steps": 8, "delta": 1e-3, "noise_multiplier": 0.0}
+    settings: dict[str, Any] = {"sampler": poisson(8.0), "steps": 4, "delta": 1e-3, "noise_multiplier": 0.0}
     return sf.Plan(unit=unit, **{**settings, **changes})
 
 
@@ -104,7 +104,7 @@ def batch_clipping(folder: Path) -> None:
 
 def small_groups(folder: Path) -> None:
     """Groups of about two: empty, single and larger ones occur; a record moves its own group alone."""
-    plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=4), steps=10)
+    plan = plan_of(sf.Group(clip_norm=CLIP_NORM, num_groups=4), steps=5)
     within([movements(folder, plan, contrast(), index, micro_batch_size=16) for index in ENDS], plan, 0.6)
 
 
@@ -139,7 +139,7 @@ def pairs_at_fixed_size(folder: Path) -> None:
     """A fixed size of the draw: n is known, and records are exchanged."""
     loss = sf.InfoNCE(temperature=1.0)
     sampler = sf.FixedSize(num_records=NUM_RECORDS, batch_size=8)
-    plan = plan_of(sf.Pair(clip_norm=CLIP_NORM, loss=loss), sampler=sampler)
+    plan = plan_of(sf.Pair(clip_norm=CLIP_NORM, loss=loss), sampler=sampler, steps=8)
     within([movements(folder, plan, sf.Contrast(embed=embed, loss=loss), index) for index in (7, 8)], plan, 0.1)
 
 

@@ -1,7 +1,7 @@
 """Real classes at the sizes that train: under every unit the sum is that of a loop over single rows.
 
-`make test` takes every model under every unit, each at one size and precision of the table in turn. With
-SFUMATO_ZOO=all the whole table is run.
+`make test` takes every model once, the units, sizes and precisions of the table in turn, and under every unit those
+whose path depends on values. With SFUMATO_ZOO=all the whole table is run.
 """
 
 import os
@@ -76,10 +76,10 @@ def table() -> list[tuple[str, str, int, torch.dtype]]:
         return whole
     found = []
     for number, name in enumerate(NAMES):
-        for place, unit in enumerate(UNITS):
-            turn = number + place
-            size = SIZES[turn % (2 if name in LARGE else len(SIZES))]
-            found.append((name, unit, size, DTYPES[turn // 2 % 2]))
+        size = SIZES[number % (2 if name in LARGE else len(SIZES))]
+        found.append((name, UNITS[number % len(UNITS)], size, DTYPES[number // 2 % 2]))
+    both = [name for name in MORE for _ in UNITS]
+    found += [(name, unit, 8, torch.float32) for name, unit in zip(both, UNITS * len(MORE), strict=True)]
     return found
 
 
