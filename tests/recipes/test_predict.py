@@ -79,7 +79,7 @@ def test_the_limit_is_that_of_the_run_unless_another_is_given(
     assert module._decoder(run.out, None, None) == data.Decoder(max_pixels=1000, window=(0, 9))
     assert module._decoder(run.out, (1, 2), 2000) == data.Decoder(max_pixels=2000, window=(1, 2))
     assert module._decoder(tmp_path, None, None) == data.Decoder()
-    with pytest.raises(BadInput, match="max_pixels"):
+    with pytest.raises(BadInput, match="--max-pixels"):
         module._decoder(tmp_path, None, -1)
     stand_in(monkeypatch, replace(module._Answers(prepare=torch.from_numpy, answer=lambda kept: ["x"] * len(kept))))
     errors = {path.name: error for path, _, error in module.predict(run.out, [pictures])}

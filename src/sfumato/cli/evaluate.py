@@ -37,7 +37,7 @@ class EvaluateCommand:
     limit: Annotated[int | None, limits.RECORDS] = None
     """Use at most so many pictures of each set."""
 
-    max_pixels: int | None = None
+    max_pixels: Annotated[int | None, limits.PIXELS] = None
     """Public limit on the pixels of a picture; larger ones count as unreadable. Default: that of the run."""
 
 

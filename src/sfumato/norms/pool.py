@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sfumato.base import BadInput, Refused
@@ -52,7 +52,7 @@ class Subject:
             return self.exact[0]
         if self.low:
             return 0.1
-        return 1e-7 if next(iter(self.parameters.values())).dtype == torch.float64 else 1e-3
+        return 1e-6 if next(iter(self.parameters.values())).dtype == torch.float64 else 1e-3
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,19 @@ def _check_leaves(losses: Tensor, parameters: Mapping[str, Tensor]) -> None:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known:
+        if leaf is not None and id(leaf) not in known and (isinstance(leaf, nn.Parameter) or _met(leaf)):
             raise BadInput(
                 f"the loss depends on a trainable tensor of shape {tuple(leaf.shape)} that is not a parameter of the "
                 "model: make its module a part of the model that is passed, or freeze it with requires_grad_(False)."
             )
         stack.extend(following for following, _ in node.next_functions)
+
+
+def _met(leaf: Tensor) -> bool:
+    """Whether a tensor was there in an earlier pass; transformers makes one in the forward pass of T5."""
+    before = getattr(leaf, "_met", False)
+    leaf._met = True  # pyright: ignore[reportAttributeAccessIssue]
+    return before
 
 
 def _number(grad: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor:

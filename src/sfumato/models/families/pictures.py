@@ -34,5 +34,6 @@ def place(words: Tensor, features: Tensor, slots: Tensor) -> Tensor:
     """
     slots = slots.bool()
     index = (slots.long().cumsum(1) - 1).clamp(0, features.shape[1] - 1)
-    spread = features.gather(1, index[..., None].expand(-1, -1, features.shape[2]))
+    chosen = index[..., None] == torch.arange(features.shape[1], device=index.device)  # a product stays in its row
+    spread = chosen.to(features.dtype) @ features
     return torch.where(slots[..., None], spread.to(words.dtype), words)
