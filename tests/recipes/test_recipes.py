@@ -149,7 +149,23 @@ def test_grid_has_the_papers_row() -> None:
 def test_what_the_card_cannot_state_costs_no_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A cap of one: the cross-check of epsilon has no delta left, which showed only when all steps were spent."""
     command = ["dp-cap", "--data", "shapes:60", "--expected-batch-size", "16", "--steps", "3", "--size", "pico"]
-    assert main(["train", *command, "--cap", "1", "--delta", "1e-4", "--noise-multiplier", "1", "--out", str(tmp_path / "run")]) != 0
+    assert (
+        main(
+            [
+                "train",
+                *command,
+                "--cap",
+                "1",
+                "--delta",
+                "1e-4",
+                "--noise-multiplier",
+                "1",
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        != 0
+    )
     assert "raise the cap" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 

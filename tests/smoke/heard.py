@@ -12,7 +12,18 @@ from pathlib import Path
 
 OUT_OF_USE = re.compile(r"deprecat|obsolete|(will|to) be removed|removed in|no longer|in (a )?future|legacy", re.I)
 LIBRARIES = ("transformers", "peft", "accelerate", "datasets", "open_clip", "timm", "torch", "py.warnings")
-FEW = ("--expected-batch-size", "6", "--steps", "2", "--noise-multiplier", "1", "--micro-batch-size", "8")
+FEW = (
+    "--expected-batch-size",
+    "6",
+    "--steps",
+    "2",
+    "--noise-multiplier",
+    "1",
+    "--delta",
+    "1e-4",
+    "--micro-batch-size",
+    "8",
+)
 SHORT = ("--max-question", "12", "--max-answer", "3")
 
 

@@ -140,8 +140,9 @@ class _Origin:
         held = {_address(one) for one in given}
         rows = growth.rows_of(name, given, tensors)
         of = {self.row_of(one) for one in dirty}
-        if rows is None and len(of) == 1 and None not in of:
-            rows = [*of] * len(tensors)  # of one row alone, whatever the call does
+        alone = next(iter(of)) if len(of) == 1 else None
+        if rows is None and alone is not None:
+            rows = [alone] * len(tensors)  # whatever the call does
         for place, tensor in enumerate(tensors):
             address = _address(tensor)
             if rows is not None:
