@@ -18,10 +18,10 @@ Batch = dict[str, Tensor]
 class Words(nn.Module):
     """Token embedding, a mixing layer inside rows, and a head that subclasses apply in their own way."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int = VOCABULARY) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.words = nn.Embedding(VOCABULARY, WIDTH)
+        self.words = nn.Embedding(vocabulary, WIDTH)
         self.mix = nn.Linear(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY)
 

@@ -245,6 +245,15 @@ def test_a_trainable_module_that_the_loss_closes_over_is_refused(tmp_path: Path)
         private.backward(*next(iter(batches)))
 
 
+def test_a_trainable_tensor_that_the_loss_closes_over_is_refused_and_one_of_the_pass_is_not() -> None:
+    shift = torch.zeros(3, requires_grad=True)
+    rows = torch.randn(4, 5)
+    with pytest.raises(BadInput, match="not a parameter of the model"):
+        norms.prepare(nn.Linear(5, 3), lambda m, x: (m(x) + shift).square().sum(1), rows)
+    own = lambda m, x: (m(x) + torch.zeros(len(x), 3, requires_grad=True)).square().sum(1)  # noqa: E731
+    norms.prepare(nn.Linear(5, 3), own, rows)
+
+
 def test_sharded_parameters_are_refused_by_name() -> None:
     class DTensor(nn.Parameter):
         """Stands for torch's, which needs process groups: it is recognised by its class."""

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.guarantees import paths
 from tests.guarantees.alone import C, Run, close, examples
-from torch import Tensor, nn
+from torch import Tensor
 
 import sfumato as sf
 from sfumato.base import Refused
@@ -26,20 +27,12 @@ RARE, PADDING = 7, VOCABULARY - 1
 Batch = dict[str, Tensor]
 
 
-class Words(nn.Module):
-    """Token embedding, a mixing layer inside rows, and a head."""
+class Words(paths.Words):
+    """With a large vocabulary and a constant table beside it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.words = nn.Embedding(VOCABULARY, WIDTH)
-        self.mix = nn.Linear(WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, 12)
+        super().__init__(vocabulary=VOCABULARY)
         self.register_buffer("table", torch.linspace(0.5, 2, VOCABULARY), persistent=False)
-
-    def hidden(self, batch: Batch) -> Tensor:
-        h = self.words(batch["ids"])
-        return h + torch.tanh(self.mix(h.cumsum(1)))
 
 
 def losses(logits: Tensor, batch: Batch) -> Tensor:
@@ -382,13 +375,25 @@ def constant_of_numpy(model: Words, batch: Batch) -> Tensor:
     return losses(model.head(model.hidden(batch) * torch.from_numpy(np.ones(WIDTH, dtype=np.float32))), batch)
 
 
+def taken_apart(model: Words, batch: Batch) -> Tensor:
+    """Rows as a list of tensors, as vision-language models of transformers hand pictures on."""
+    logp = torch.stack(list(model.head(model.hidden(batch)))).log_softmax(-1)
+    return -logp.gather(-1, batch["y"][..., None]).squeeze(-1).sum(1)
+
+
+def split_and_joined(model: Words, batch: Batch) -> Tensor:
+    logp = torch.cat(model.head(model.hidden(batch)).split(1)).log_softmax(-1)
+    return -logp.gather(-1, batch["y"][..., None]).squeeze(-1).sum(1)
+
+
 def with_a_script(model: Words, batch: Batch) -> Tensor:
     return losses(model.head(smooth(model.hidden(batch))), batch)
 
 
 JOINT = (
     of_vocabulary, of_flat_vocabulary, of_sequence_first_vocabulary, last_position, tables, tokens_in_order,
-    tokens_added, constant_of_numpy, with_a_script,
+    tokens_added, constant_of_numpy, with_a_script, taken_apart,
+    split_and_joined,
 )  # fmt: skip
 
 

@@ -34,6 +34,7 @@ class Subject:
         low: whether something is of lower precision than float32.
         draws: where the rows are in what the model draws at random; None where it draws nothing.
         exact: in a copy of higher precision, the tolerance; and the loss below which it is absolute.
+        met: trainable tensors that some pass reached and that are no parameters, by id.
     """
 
     model: Any
@@ -44,6 +45,7 @@ class Subject:
     low: bool = False
     draws: Axes | None = None
     exact: tuple[float, float] | None = None
+    met: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def tolerance(self) -> float:
@@ -153,7 +155,7 @@ def alone_of(
         taken.append(tuple(visits))
         if not losses.requires_grad:
             raise Refused("the loss does not depend on any trainable parameter.")
-        _check_leaves(losses, subject.parameters)
+        _check_leaves(losses, subject)
         grads = torch.autograd.grad(losses[0], list(subject.parameters.values()), allow_unused=True)
     named = [(name, grad) for name, grad in zip(subject.parameters, grads, strict=True)]
     norms = torch.stack([_number(grad, lambda g: squared_norms(_wide(g)[None])[0].sqrt()) for _, grad in named])
@@ -162,13 +164,14 @@ def alone_of(
     return Alone(row, number, losses[0].detach().double(), norms, products), reached
 
 
-def _check_leaves(losses: Tensor, parameters: Mapping[str, Tensor]) -> None:
-    """Refuse a loss that reaches something trainable outside the model: it would be neither clipped nor stepped.
+def _check_leaves(losses: Tensor, subject: Subject) -> None:
+    """Refuse a loss that reaches something trainable outside the model: it would be neither clipped nor stepped. What a
+    pass makes itself, as T5's does under gradient checkpointing, is another tensor in every pass.
 
     Raises:
         BadInput: it does.
     """
-    known = {id(parameter) for parameter in parameters.values()}
+    known = {id(parameter) for parameter in subject.parameters.values()}
     stack, seen = [losses.grad_fn], set()
     while stack:
         node: Any = stack.pop()
@@ -176,19 +179,16 @@ def _check_leaves(losses: Tensor, parameters: Mapping[str, Tensor]) -> None:
             continue
         seen.add(node)
         leaf = getattr(node, "variable", None)
-        if leaf is not None and id(leaf) not in known and (isinstance(leaf, nn.Parameter) or _met(leaf)):
+        if leaf is not None and id(leaf) not in known:
+            lasts = isinstance(leaf, nn.Parameter) or id(leaf) in subject.met
+            subject.met[id(leaf)] = leaf
+            if not lasts:
+                continue
             raise BadInput(
                 f"the loss depends on a trainable tensor of shape {tuple(leaf.shape)} that is not a parameter of the "
                 "model: make its module a part of the model that is passed, or freeze it with requires_grad_(False)."
             )
         stack.extend(following for following, _ in node.next_functions)
-
-
-def _met(leaf: Tensor) -> bool:
-    """Whether a tensor was there in an earlier pass; transformers makes one in the forward pass of T5."""
-    before = getattr(leaf, "_met", False)
-    leaf._met = True  # pyright: ignore[reportAttributeAccessIssue]
-    return before
 
 
 def _number(grad: Tensor | None, of: Callable[[Tensor], Tensor]) -> Tensor:

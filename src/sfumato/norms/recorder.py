@@ -64,7 +64,6 @@ class _Growth:
         origin: "_Origin",
         num_rows: int,
     ) -> None:
-        self.aligned = shapes is not None
         self._shapes: dict[int, torch.Size | None] = {}
         for tensors, known in zip((made, given), (shapes or ([], []))[::-1], strict=True):
             fit = len(tensors) == len(known)
@@ -148,8 +147,6 @@ class _Origin:
             if rows is not None:
                 self._single[id(tensor)] = (tensor, rows[place])
                 self._mixed.setdefault(address, False)
-            elif dirty and not growth.aligned and address in held and {_address(one) for one in dirty} == {address}:
-                continue  # another look at the same memory, where the two passes do not correspond
             elif dirty:  # fresh memory may lie where other memory was
                 before = address in held and self.mixed(tensor)
                 self._mixed[address] = blurred or growth.grown(tensor) is None or before

@@ -13,8 +13,8 @@ from sfumato.base import BadInput, Refused
 from sfumato.base.ledger import Ledger
 from sfumato.base.rounding import upper
 from sfumato.plan import Plan, check_claim
+from sfumato.plan.spent import DECLARED, QUICK, spent
 from sfumato.train import fingerprint
-from sfumato.train.spent import DECLARED, QUICK, spent
 
 _HOW = "To go on all the same, pass --new-attempt (in Python accept_new_attempt=True)."
 

@@ -6,11 +6,11 @@ from typing import Any
 from sfumato.base import BadInput
 from sfumato.base.ledger import BrokenLedger, History, Ledger, read
 from sfumato.plan import Plan
+from sfumato.plan.spent import explained
 from sfumato.train import attempts, checkpoint, fingerprint, standing
 from sfumato.train.attempts import Verdict
 from sfumato.train.folder import RunFolder
 from sfumato.train.keys import Keys, Seed, public_seed, secret_seed
-from sfumato.train.spent import explained
 from sfumato.train.world import World
 
 

@@ -14,9 +14,9 @@ from sfumato.accounting import Accountant, max_true_positive_rate, supported
 from sfumato.base import BadInput, Refused
 from sfumato.base.ledger import BrokenLedger, History, Ledger, read
 from sfumato.plan import Plan
+from sfumato.plan.spent import Spent, explained, plan_of, spent
 from sfumato.train import standing
 from sfumato.train.folder import RunFolder
-from sfumato.train.spent import Spent, explained, plan_of, spent
 
 _FIGURES = ("epsilon", "epsilon_pld", "epsilon_rdp", "max_true_positive_rate")
 

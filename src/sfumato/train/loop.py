@@ -13,13 +13,13 @@ from sfumato.base import Refused
 from sfumato.losses import Contrast
 from sfumato.mechanisms import ClipFactor, LossFn
 from sfumato.plan import Plan
+from sfumato.plan.spent import EXACT, QUICK
 from sfumato.train import log
 from sfumato.train.ema import WeightAverage
 from sfumato.train.finite import check_finite
 from sfumato.train.loader import DrawnBatch, loader
 from sfumato.train.private_gradients import PrivateGradients
 from sfumato.train.rows import CollateFn
-from sfumato.train.spent import EXACT, QUICK
 from sfumato.train.workers import lost_workers
 from sfumato.train.world import World
 

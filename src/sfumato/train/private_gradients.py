@@ -20,6 +20,7 @@ from sfumato.base import BadInput, Refused, seeds
 from sfumato.losses import Contrast, full_float32
 from sfumato.mechanisms import ClipFactor, Clipped, Computation, Engine, LossFn, MicroBatch, Ranks, Tally
 from sfumato.plan import Plan
+from sfumato.plan.spent import DECLARED, Spent, spent
 from sfumato.train import fingerprint, log
 from sfumato.train.attempts import Verdict
 from sfumato.train.book import Book
@@ -30,7 +31,6 @@ from sfumato.train.hush import hushed
 from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape, Prepared
-from sfumato.train.spent import DECLARED, Spent, spent
 from sfumato.train.state import device_of, keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
 from sfumato.train.world import World, join_world
 

@@ -13,10 +13,10 @@ from sfumato.base.history import BrokenLedger, History
 from sfumato.base.ledger import read
 from sfumato.base.parse import parsed
 from sfumato.base.places import check_places
+from sfumato.plan.spent import explained
 from sfumato.train import checkpoint
 from sfumato.train.folder import RunFolder
 from sfumato.train.log import last_step
-from sfumato.train.spent import explained
 
 
 def check_folder(out: str | Path, *, private: bool) -> None:
