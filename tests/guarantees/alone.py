@@ -80,10 +80,10 @@ def works(loss: Loss, model: Any, row: Row) -> Any:
         return None
 
 
-def examples(model: Any, loss: Loss, rows: Sequence[Row]) -> Tensor:
+def examples(model: Any, loss: Loss, rows: Sequence[Row], clip_norm: float = C) -> Tensor:
     """Return the clipped sum over single rows; one that raises adds nothing."""
     values = [works(loss, model, row) for row in rows]
-    return torch.stack([clipped(model, value[0]) for value in values if value is not None]).sum(0)
+    return torch.stack([clipped(model, value[0], clip_norm) for value in values if value is not None]).sum(0)
 
 
 def groups(model: Any, loss: Loss, rows: Sequence[Row], size: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Real classes at the sizes that train: under every unit the sum is that of a loop over single rows.
 
 `make test` takes every model once, the units, sizes and precisions of the table in turn, and under every unit those
-whose path depends on values. With SFUMATO_ZOO=all the whole table is run.
+of `EVERY_UNIT`. With SFUMATO_ZOO=all the whole table is run.
 """
 
 import os
@@ -67,6 +67,7 @@ def t5_with_full_and_ragged_masks() -> Case:
 MORE: dict[str, Callable[[], Case]] = {
     case.__name__: case for case in (sparse_prediction, t5_with_full_and_ragged_masks)
 }
+EVERY_UNIT = [*MORE, "convolutions_and_raw_parameters"]  # paths by value; parameters of every shape, a scalar too
 NAMES = [*cases.CASES, *MORE]
 
 
@@ -78,8 +79,7 @@ def table() -> list[tuple[str, str, int, torch.dtype]]:
     for number, name in enumerate(NAMES):
         size = SIZES[number % (2 if name in LARGE else len(SIZES))]
         found.append((name, UNITS[number % len(UNITS)], size, DTYPES[number // 2 % 2]))
-    both = [name for name in MORE for _ in UNITS]
-    found += [(name, unit, 8, torch.float32) for name, unit in zip(both, UNITS * len(MORE), strict=True)]
+    found += [(name, unit, 8, torch.float32) for name in EVERY_UNIT for unit in UNITS]
     return found
 
 
