@@ -17,6 +17,8 @@ from torch import Tensor
 from sfumato.base import Refused
 from sfumato.norms.addressing import INSIDE, Looked, addressed, digest, names, tensors_in
 from sfumato.norms.layout import Axis, Layouts
+from sfumato.norms.memory import storage as storage_of
+from sfumato.norms.memory import writes
 
 Head = tuple[str, Any, tuple, bytes | None]
 """Function, shapes of its results, plain arguments, and a digest of the values of the batch that Python gets to see."""
@@ -37,8 +39,6 @@ _EXPOSES = names(
 )
 """What gives Python the memory of a tensor, or each of its values."""
 
-_WRITES = {f"__i{name}__" for name in names("add sub mul div truediv floordiv mod pow and or xor lshift rshift")}
-_WRITES |= {"__setitem__", "__set__"}
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype)
 
 
@@ -92,7 +92,7 @@ class Sight:
     def _memory(self, name: str, args: tuple) -> bytes:
         """Return a digest of the memory that a call hands out, and take note of it."""
         with torch._C.DisableTorchFunction():
-            storage = _storage(args[0])
+            storage = storage_of(args[0])
             if storage is None:
                 return digest(args[0])
             self._shared[storage.data_ptr()] = storage
@@ -106,7 +106,7 @@ class Sight:
         found = []
         with torch._C.DisableTorchFunction():
             for target in tensors_in((args[:1], kwargs.get("out"))):
-                storage = _storage(target)
+                storage = storage_of(target)
                 if storage is None:
                     continue
                 fixed = storage.device.type == "cpu" and not storage.resizable()  # it is numpy's, or lent to it
@@ -120,21 +120,13 @@ def _kind(name: str) -> str:
     """Return what a function does beside returning tensors."""
     if name in _EXPOSES:
         return "exposes"
-    if name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+    if writes(name):
         return "writes"
     of_shape = name in _METADATA or (name.startswith(("is_", "sym_")) and name != "is_nonzero")
     return "metadata" if of_shape else "other"
 
 
 _READABLE = (int, float, complex, bool, str, bytes, tuple, list, dict)
-
-
-def _storage(tensor: Any) -> Any:
-    """Return the memory of a tensor; None for one that has none of its own (sparse, or under a transform)."""
-    try:
-        return tensor.untyped_storage() if isinstance(tensor, Tensor) else None
-    except (RuntimeError, NotImplementedError):
-        return None
 
 
 def _plain(value: Any) -> Any:

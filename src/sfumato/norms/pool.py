@@ -104,6 +104,7 @@ def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
     """Return made-up rows that the model takes one by one.
 
     Raises:
+        BadInput: the loss reaches something trainable outside the model.
         Refused: a row of `make` alone has not one loss of shape (1,).
     """
     generator = torch.Generator().manual_seed(seed)
@@ -122,6 +123,8 @@ def make_pool(subject: Subject, make: Callable[[int], Any], seed: int) -> Pool:
         for number, row in enumerate(rows):
             try:
                 alone, names = alone_of(subject, setting, number, row, vector, taken)
+            except BadInput:  # of the model, whichever row shows it
+                raise
             except Exception:
                 if setting == SETTINGS[0] and row is base[0]:
                     raise

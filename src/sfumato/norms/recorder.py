@@ -16,6 +16,7 @@ from sfumato.norms.contract import Autocast, Staged, per_example
 from sfumato.norms.draws import Draws, check_draws
 from sfumato.norms.follow import Unseen, Watch
 from sfumato.norms.layout import Axis, Layouts
+from sfumato.norms.memory import address
 from sfumato.norms.path import Head, Path, Sight, Visit
 from sfumato.norms.tape import has_rule
 from sfumato.norms.tracked import flat_tensors, results
@@ -119,13 +120,13 @@ class _Origin:
         self._mixed: dict[int, bool] = {}
         self._single: dict[int, tuple[Tensor, int]] = {}  # by id: a tensor that holds one row alone, and that row
         for leaf in tensors_in(batch):
-            self._mixed[_address(leaf)] = False
+            self._mixed[address(leaf)] = False
 
     def clean(self, tensor: Tensor) -> bool:
-        return _address(tensor) not in self._mixed
+        return address(tensor) not in self._mixed
 
     def mixed(self, tensor: Tensor) -> bool:
-        return self._mixed.get(_address(tensor), False)
+        return self._mixed.get(address(tensor), False)
 
     def row_of(self, tensor: Tensor) -> int | None:
         """Return the one row that a tensor holds, None where it is not known to hold one alone."""
@@ -136,37 +137,30 @@ class _Origin:
         """Take in the results of a call, what was written among them."""
         dirty = [one for one in given if not self.clean(one)]
         blurred = any(map(growth.blurs, dirty))
-        held = {_address(one) for one in given}
+        held = {address(one) for one in given}
         rows = growth.rows_of(name, given, tensors)
         of = {self.row_of(one) for one in dirty}
         alone = next(iter(of)) if len(of) == 1 else None
         if rows is None and alone is not None:
             rows = [alone] * len(tensors)  # whatever the call does
         for place, tensor in enumerate(tensors):
-            address = _address(tensor)
+            where = address(tensor)
+            before = self._mixed.get(where, False) if where in held else False  # fresh memory may lie where other lay
             if rows is not None:
                 self._single[id(tensor)] = (tensor, rows[place])
-                self._mixed.setdefault(address, False)
-            elif dirty:  # fresh memory may lie where other memory was
-                before = address in held and self.mixed(tensor)
-                self._mixed[address] = blurred or growth.grown(tensor) is None or before
+                self._mixed[where] = before
+            elif dirty:
                 self._single.pop(id(tensor), None)
-            elif address not in held:
-                self._mixed.pop(address, None)
+                self._mixed[where] = blurred or growth.grown(tensor) is None or before
+            elif where not in held:
+                self._mixed.pop(where, None)
 
     def unseen(self, name: str, out: Any) -> None:
         """Take in what a function made that is not seen: anything may be in it, but for constants of Python."""
         if name == "lift_fresh":
             return
         with torch._C.DisableTorchFunction():
-            self._mixed.update((_address(tensor), True) for tensor in tensors_in(out))
-
-
-def _address(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return -1 - id(tensor)
+            self._mixed.update((address(tensor), True) for tensor in tensors_in(out))
 
 
 class _Recorder(Watch):

@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from sfumato.base import Refused
-
-_IN_PLACE = {"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__"}
-_IN_PLACE |= {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__", "__imatmul__"}
-_NAMES = frozenset(_IN_PLACE)
+from sfumato.norms.memory import address, writes
 
 
 class ReadOnly(TorchFunctionMode):
@@ -29,9 +26,8 @@ class ReadOnly(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name[-1:] == "_":
-            if name in _NAMES or not name.endswith("__"):
-                self._check(args[:1])
+        if writes(name):
+            self._check(args[:1])
         elif name == "embedding":
             _check_table(args, kwargs or {})
         if not kwargs:
@@ -48,7 +44,7 @@ class ReadOnly(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 if self._held is None:
                     self._held = _memory(self._model)
-                name = self._held.get(_address(target))
+                name = self._held.get(address(target))
             if name is not None:
                 raise Refused(changes(name))
 
@@ -71,14 +67,7 @@ def _check_table(args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 def _memory(model: nn.Module) -> dict[int, str]:
-    found = {_address(parameter): f"the parameter {name}" for name, parameter in model.named_parameters()}
-    found |= {_address(buffer): f"the buffer {name}" for name, buffer in model.named_buffers()}
+    found = {address(parameter): f"the parameter {name}" for name, parameter in model.named_parameters()}
+    found |= {address(buffer): f"the buffer {name}" for name, buffer in model.named_buffers()}
     found.pop(0, None)
     return found
-
-
-def _address(tensor: Tensor) -> int:
-    try:
-        return tensor.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):
-        return 0
