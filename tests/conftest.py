@@ -1,5 +1,6 @@
 """What holds for every test: no network, one thread, caches of its own, fixed seeds. Imports no torch."""
 
+import logging
 import os
 import random
 import socket
@@ -78,3 +79,12 @@ def fixed_seeds() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_silenced():
+    """No test leaves the process without its log."""
+    yield
+    disabled = logging.root.manager.disable
+    logging.disable(logging.NOTSET)
+    assert disabled == logging.NOTSET

@@ -1,5 +1,6 @@
 """Processes that are killed: those that make rows, and other ranks."""
 
+import multiprocessing
 import os
 import signal
 
@@ -11,7 +12,7 @@ from tests.train.case import STEPS, Records, Run, bits
 import sfumato as sf
 from sfumato.base import Stopped
 from sfumato.train import World
-from sfumato.train.workers import lost_workers
+from sfumato.train.workers import asked_for_rows_only, lost_workers
 
 
 class Killed(Records):
@@ -34,10 +35,34 @@ def test_a_killed_worker_is_a_sentence_and_the_run_resumes(tmp_path):
         ).fit()  # fmt: skip
         return bits(model)
 
-    with pytest.raises(Stopped, match=r"--num-workers.* was killed by signal \(Killed\).*same command resumes"):
+    with pytest.raises(Stopped, match=r"--num-workers.* was killed.*same command resumes"):
         fit(tmp_path / "cut", Killed(), 1)
     assert fit(tmp_path / "cut", Records(), 0) == fit(tmp_path / "whole", Records(), 0)
     assert len(sf.train.RunFolder(tmp_path / "cut").ledger.read_bytes().splitlines()) == STEPS + 2
+
+
+def test_a_worker_is_lost_where_rows_are_asked_for_and_nowhere_else():
+    before = signal.getsignal(signal.SIGCHLD)
+
+    def raises(*_):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+
+    signal.signal(signal.SIGCHLD, raises)
+    try:
+        with asked_for_rows_only():
+            os.kill(os.getpid(), signal.SIGCHLD)
+        with pytest.raises(RuntimeError, match="is killed"):
+            os.kill(os.getpid(), signal.SIGCHLD)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_no_handler_of_torch_stays_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils.signal_handling, "_SIGCHLD_handler_set", False)
+    before = signal.getsignal(signal.SIGCHLD)
+    with Run(tmp_path / "run", num_workers=1) as run:
+        run.train(until=1)
+    assert signal.getsignal(signal.SIGCHLD) is before
 
 
 @pytest.mark.parametrize(
@@ -53,6 +78,15 @@ def test_only_lost_workers_are_told_so(message, is_lost):
     with pytest.raises(Stopped if is_lost else RuntimeError) as error, lost_workers():
         raise RuntimeError(message)
     assert isinstance(error.value, Stopped) == is_lost
+
+
+def test_a_line_that_breaks_is_a_lost_worker():
+    ours, theirs = multiprocessing.Pipe()
+    theirs.close()
+    with pytest.raises(Stopped), lost_workers():
+        ours.recv()
+    with pytest.raises(EOFError), lost_workers():
+        raise EOFError
 
 
 @pytest.mark.parametrize("exchange", ["add_up", "gather", "decide"])

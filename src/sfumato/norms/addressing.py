@@ -1,4 +1,4 @@
-"""Calls whose values decide which entries their result holds: selections, gathers, sorts; and digests of values.
+"""Calls whose values decide which entries their result holds: selections, gathers, sorts.
 
 Shapes alone do not show whose entries are where after `h[labels != -100]`, `h[order]` or `masked_scatter`: two batches
 with as many selected entries in all have equal shapes, and other rows in other places. Such a call is compared by its
@@ -9,14 +9,13 @@ is addressed is part of the path: equal for constants of the model, another path
 otherwise.
 """
 
-import hashlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from sfumato.norms.contents import arrays_in, digest, tensors_in
 
 Looked = bytes | int | str | None
 """A digest of what is addressed, the number of entries that a mask selects of each row, `INSIDE`, or None."""
@@ -82,56 +81,6 @@ def of_one_row(name: str) -> bool:
 def hidden(name: str) -> bool:
     """Whether a function addresses by values, whatever its arguments are."""
     return name in _ALWAYS
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in an argument, at any depth of lists, tuples, mappings and slices."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
-    elif isinstance(value, slice):
-        for item in (value.start, value.stop, value.step):
-            yield from tensors_in(item)
-
-
-def arrays_in(value: Any) -> Iterator[np.ndarray]:
-    """Yield the arrays of numpy in an argument."""
-    if isinstance(value, np.ndarray):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from arrays_in(item)
-
-
-def digest(*values: Any) -> bytes:
-    """Return a digest of tensors by their bytes, of arrays too, and of other values by how they print."""
-    total = hashlib.blake2b(digest_size=16)
-    with torch._C.DisableTorchFunction():
-        for value in values:
-            if isinstance(value, Tensor):
-                total.update(f"{value.dtype} {tuple(value.shape)}".encode())
-                total.update(_content(value))
-            elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
-                total.update(f"{value.dtype} {value.shape}".encode())
-                total.update(value.tobytes())
-            else:
-                total.update(f"{type(value).__name__} {value!r}".encode())
-    return total.digest()
-
-
-def _content(tensor: Tensor) -> Any:
-    """Return the bytes of a tensor; of one that has none to show, bytes that equal no others."""
-    try:
-        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-        host = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        return host.view(torch.uint8).numpy().data
-    except (RuntimeError, TypeError, NotImplementedError):
-        return os.urandom(16)
 
 
 def names(text: str) -> tuple[str, ...]:

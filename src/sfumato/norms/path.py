@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from sfumato.base import Refused
-from sfumato.norms.addressing import INSIDE, Looked, addressed, digest, names, tensors_in
+from sfumato.norms.addressing import INSIDE, Looked, addressed, names
+from sfumato.norms.contents import digest, tensors_in
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.memory import storage as storage_of
 from sfumato.norms.memory import writes

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sfumato.base import Refused
-from sfumato.norms.addressing import INSIDE, Looked, addressed, keeps_inside, leads, tensors_in
+from sfumato.norms.addressing import INSIDE, Looked, addressed, keeps_inside, leads
 from sfumato.norms.composite import refuse_row_mixing
+from sfumato.norms.contents import tensors_in
 from sfumato.norms.contract import Autocast, Staged, per_example
 from sfumato.norms.draws import Draws, check_draws
 from sfumato.norms.follow import Unseen, Watch

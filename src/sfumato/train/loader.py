@@ -18,6 +18,7 @@ from sfumato.train.fingerprint import data_fields
 from sfumato.train.keys import Keys
 from sfumato.train.rows import Assemble, Assembled, CollateFn, Rows
 from sfumato.train.shares import Shares
+from sfumato.train.workers import asked_for_rows_only
 from sfumato.train.world import World
 
 
@@ -209,13 +210,13 @@ class Loader:
         )
         self._keys, self._order = keys, iter(shares.order)
         next(self._order)
-        return iter(
-            DataLoader(
-                self.rows,
-                batch_sampler=shares,  # pyright: ignore[reportArgumentType]
-                collate_fn=self.assemble,
-                num_workers=self.num_workers,
-                prefetch_factor=self.prefetch_factor if self.num_workers else None,
-                generator=torch.Generator(),  # otherwise it takes a number from the user's global generator
-            )
+        rows = DataLoader(
+            self.rows,
+            batch_sampler=shares,  # pyright: ignore[reportArgumentType]
+            collate_fn=self.assemble,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor if self.num_workers else None,
+            generator=torch.Generator(),  # otherwise it takes a number from the user's global generator
         )
+        with asked_for_rows_only():
+            return iter(rows)
