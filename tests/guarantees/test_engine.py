@@ -438,14 +438,58 @@ def test_what_a_data_set_says_of_a_row_is_not_seen(how: str, capsys: Any) -> Non
     assert "row" not in "".join(capsys.readouterr())
 
 
-def test_another_thread_is_heard_while_rows_are_computed(capsys: Any) -> None:
+def test_threads_of_before_are_heard_while_rows_are_computed_and_those_started_there_never(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def late(word: str) -> None:
+        begun.set()
+        go.wait()
+        sys.stdout.write(word)
+
+    def wrong() -> None:
+        raise ValueError("of a record")
+
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
+    before = threading.Thread(target=late, args=("seen ",))
+    before.start()
+    begun.wait()
     with hushed():
         sys.stdout.write("not seen")
-        thread = threading.Thread(target=lambda: sys.stdout.write("seen "))
-        thread.start()
-        thread.join()
+        for thread in (
+            threading.Thread(target=sys.stdout.write, args=("of a record",)),
+            threading.Thread(target=wrong),
+        ):
+            thread.start()
+            thread.join()
+        lasting = threading.Thread(target=late, args=("of a record",))
+        lasting.start()
+        go.set()
+        before.join()
+        lasting.join()
     sys.stdout.write("after")
-    assert capsys.readouterr().out == "seen after"
+    assert capsys.readouterr() == ("seen after", "")
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_threads_whose_times_overlap_leave_nothing_silenced(capsys: Any) -> None:
+    inside, out = threading.Event(), threading.Event()
+
+    def second() -> None:
+        with hushed():
+            inside.set()
+            out.wait()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    with hushed():
+        inside.wait()
+    out.set()
+    thread.join()
+    sys.stdout.write("seen")
+    assert capsys.readouterr().out == "seen"
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 def test_a_table_that_is_renormalised_by_what_is_looked_up_is_refused() -> None:

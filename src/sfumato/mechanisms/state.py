@@ -28,7 +28,7 @@ class State:
     def _seen(self, module: nn.Module) -> tuple:
         buffers = {name: self._noted(buffer) for name, buffer in module._buffers.items() if buffer is not None}
         parameters = {name: (p, p._version) for name, p in module._parameters.items() if p is not None}
-        return module.training, buffers, parameters
+        return module.training, buffers, parameters, [(held, dict(held)) for held in _held(module)]
 
     def _noted(self, buffer: Tensor) -> tuple[Tensor, int, Tensor]:
         known = self._kept.get(id(buffer))
@@ -43,15 +43,31 @@ class State:
 
     def _undone(self) -> str | None:
         changed = None
-        for (name, module), (training, buffers, parameters) in zip(self._modules, self._before, strict=True):
+        for (name, module), (training, buffers, parameters, held) in zip(self._modules, self._before, strict=True):
             own = None
+            for now, before in held:
+                if now != before:
+                    now.clear()
+                    now.update(before)
+                    own = ("modules or hooks below", "")
             if module.training != training:
                 module.training, own = training, ("training flag", "training")
             own = _buffers_back(module, buffers) or own
             own = _parameters_back(module, parameters) or own
             if own is not None:
-                changed = changed or f"the {own[0]} {name}.{own[1]}".replace(" .", " ")
+                changed = changed or f"the {own[0]} {name}.{own[1]}".replace(" .", " ").rstrip(". ")
         return changed
+
+
+def _held(module: nn.Module) -> tuple[dict, ...]:
+    """Return what a module holds besides tensors: modules inside it, and hooks, where there may be some."""
+    return (
+        module._modules,
+        module._forward_hooks,
+        module._forward_pre_hooks,
+        module._backward_hooks,
+        module._backward_pre_hooks,
+    )
 
 
 def _buffers_back(module: nn.Module, kept: dict[str, tuple[Tensor, int, Tensor]]) -> tuple[str, str] | None:
@@ -78,6 +94,9 @@ def _parameters_back(module: nn.Module, kept: dict[str, tuple[nn.Parameter, int]
             changed = ("parameter", name)
         if parameter._version != version:
             changed = ("parameter", name)
+    for name in [name for name, p in module._parameters.items() if p is not None and name not in kept]:
+        del module._parameters[name]
+        changed = ("parameter", name)
     return changed
 
 

@@ -3,11 +3,19 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Raised:
+    """Stands for what a call returns, where it raised: a model may catch it and go on otherwise."""
+
+    kind: str
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ The per-example weight gradients are ONE ordinary weight gradient: of the convol
 groups of each example. Only where the weight is large and the positions are few are patches unfolded for a ghost norm.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfumato.norms.factors import explicit_is_better
+from sfumato.norms.factors import Rows, explicit_is_better, frobenius
 from sfumato.norms.tape import Call, Factor, Tape, register_rule, wide
 
 _FEW_POSITIONS = 64  # up to here unfolded patches and a matrix product beat the many-groups convolution (on CPU)
@@ -70,7 +71,7 @@ def convolution(tape: Tape, call: Call) -> Tensor:
         grads = call.layout.to_rows(wide(out_grad))  # (N, entries, P, *space)
         found: list[tuple[Tensor, Factor]] = []
         if bias is not None and call.is_tracked(bias):
-            found.append((bias, tape.rows(grads.transpose(1, 2).flatten(2).sum(2))))
+            found.append((bias, tape.rows(Rows.of_sums(grads.transpose(1, 2).flatten(2).sum(2), grads))))
         if measures_weight:
             inputs = call.layout.to_rows(geometry.padded(tape.widen(saved[0])))
             found.append((weight, _weight_gradients(tape, grads, inputs, weight, geometry)))
@@ -94,4 +95,5 @@ def _weight_gradients(tape: Tape, grads: Tensor, inputs: Tensor, weight: Tensor,
     _, found, _ = torch.ops.aten.convolution_backward(
         *as_groups, many, None, *options, count * geometry.groups, (False, True, False)
     )
-    return tape.rows(found.view(count, *weight.shape))
+    reach = frobenius(grads) * frobenius(inputs) * math.sqrt(weight[0, 0].numel())  # an input is in so many patches
+    return tape.rows(Rows(found.view(count, *weight.shape), reach))

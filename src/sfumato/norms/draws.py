@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sfumato.base import Refused
 
 _UNIFORM = "rand"
+_BY_VALUE = ("poisson", "binomial", "_standard_gamma", "_sample_dirichlet")
 _EXTREMES = (0.0, 1.0 - 2.0**-24)  # of what `rand` gives
 _INSTEAD = "Draw it for each row, with the batch in its shape, or switch it off (eval())."
 
@@ -259,6 +260,12 @@ def check_draws(small: Draws, large: Draws, again: Callable[[Draws], Tensor]) ->
     large.check_generators()
     if [name for name, _ in small.found] != [name for name, _ in large.found]:
         raise Refused("the model draws random numbers in another way for another batch size: it cannot be told whose.")
+    by_value = [name for name, _ in large.found if name in _BY_VALUE]
+    if by_value:
+        raise Refused(
+            f"the model draws with {by_value[0]}, which takes as many random numbers as its values ask for: what other "
+            "rows draw after it would depend on them. Draw it in the data set, or switch it off (eval())."
+        )
     shared = [place for place, (a, b) in enumerate(zip(small.found, large.found, strict=True)) if a[1] == b[1]]
     matters = [place for place in shared if large.found[place][0] != _UNIFORM]
     if shared and not matters and not torch.equal(*(again(Draws(shared, by)) for by in _EXTREMES)):

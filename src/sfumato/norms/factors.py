@@ -12,6 +12,7 @@ arXiv 2009.03106). `Outer` holds l and r and never needs G_n:
 A row of an embedding table is an outer product with a one-hot l, so tied and repeated weights need no further case.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +29,7 @@ _TRAFFIC = 24
 # costs three times the arithmetic; on other devices enough to keep them busy.
 _PIECE_ELEMENTS = {"cpu": 1 << 18}
 _LARGE_PIECE = 1 << 25
+_ONE_DOT = 1 << 15  # entries of a dot product that may go through a few running sums: over 2^24 equal ones 1 % is lost
 
 
 def pieces(tensor: Tensor, elements_each: int) -> list[slice]:
@@ -54,25 +56,39 @@ class Sizes:
         squared: ||G||^2, to within rounding: at most about 4 u reach^2 of a unit u.
         reach: sum over positions of |l_t||r_t|, which no partial sum of G exceeds; ||G|| where nothing is summed later.
         largest: of all |l_t|, and of all |r_t|.
+        summed: what no partial sum exceeded when G was written out; zero where it was not.
     """
 
     squared: Tensor
     reach: Tensor
     largest: tuple[Tensor, Tensor]
+    summed: Tensor
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Per-example gradients written out: `values` of shape (N, *parameter shape)."""
+    """Per-example gradients written out.
+
+    Attributes:
+        values: (N, *parameter shape).
+        summed: (N,), at least the size of all partial sums that they were made of; None: they are no sums.
+    """
 
     values: Tensor
+    summed: Tensor | None = None
+
+    @classmethod
+    def of_sums(cls, values: Tensor, terms: Tensor) -> "Rows":
+        """Return gradients whose entries are sums of m of the `terms` (N, ...) each: sum_t |x_t| <= sqrt(m) |x|."""
+        several = terms[0].numel() // max(values[0].numel(), 1) if len(terms) else 1
+        return cls(values, math.sqrt(several) * frobenius(terms)) if several > 1 else cls(values)
 
     @property
     def count(self) -> int:
         return len(self.values)
 
     def take(self, index: Tensor) -> "Rows":
-        return Rows(self.values[index])
+        return Rows(self.values[index], None if self.summed is None else self.summed[index])
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return sum_n weights_n G_n, in a new tensor of the parameter's shape."""
@@ -81,10 +97,10 @@ class Rows:
     def sizes(self) -> Sizes:
         squared = squared_norms(self.values)
         zeros = torch.zeros_like(squared)
-        return Sizes(squared, squared.sqrt(), (zeros, zeros))
+        return Sizes(squared, squared.sqrt(), (zeros, zeros), zeros if self.summed is None else self.summed)
 
     def double(self) -> "Rows":
-        return Rows(self.values.double())
+        return Rows(self.values.double(), self.summed)
 
 
 @dataclass(frozen=True)
@@ -136,7 +152,11 @@ class Outer:
         if not self.is_lookup:
             return total.add_(self.weighted_sum(weights))
         scaled = self.right * weights.to(self.right.dtype)[:, None, None]
-        total.view(self.num_rows, -1).index_add_(0, self.left.flatten(), scaled.flatten(0, 1))
+        entries, where = self.left.unique(return_inverse=True)
+        found = total.new_zeros(len(entries), scaled.shape[-1], dtype=torch.float64)
+        for piece in pieces(scaled, scaled[0].numel()):  # one padding token may be most of a batch: see `lengths`
+            found.index_add_(0, where[piece].flatten(), scaled[piece].flatten(0, 1).double())
+        total.view(self.num_rows, -1).index_add_(0, entries, found.to(total.dtype))
         return total
 
     def explicit(self, scratch: Scratch | None = None) -> Rows:
@@ -145,11 +165,10 @@ class Outer:
         if self.is_lookup:
             table = self.right.new_zeros(count, self.num_rows, width)
             table.scatter_add_(1, self.left[..., None].expand_as(self.right), self.right)
-            return Rows(table.view(count, *self.shape))
-        if scratch is None:
-            return Rows(torch.bmm(self.left.mT, self.right).view(count, *self.shape))
-        out = scratch.empty((count, self.left.shape[-1], width), self.left)
-        return Rows(torch.bmm(self.left.mT, self.right, out=out).view(count, *self.shape))
+            return Rows.of_sums(table.view(count, *self.shape), self.right)
+        reach = frobenius(self.left) * frobenius(self.right) if self.right.shape[1] > 1 else None
+        out = None if scratch is None else scratch.empty((count, self.left.shape[-1], width), self.left)
+        return Rows(torch.bmm(self.left.mT, self.right, out=out).view(count, *self.shape), reach)
 
     def prefers_explicit(self) -> bool:
         """Whether to write G_n out and keep it; see `explicit_is_better`."""
@@ -169,7 +188,7 @@ class Outer:
         parts = [Outer(self.left[p], self.right[p], self.shape) for p in pieces(self.left, self.shape.numel())]
         squared = torch.cat([part.explicit().sizes().squared for part in parts])
         left, right = torch.linalg.vector_norm(self.left, dim=2), torch.linalg.vector_norm(self.right, dim=2)
-        return Sizes(squared, (left * right).sum(1), (left.amax(1), right.amax(1)))
+        return Sizes(squared, (left * right).sum(1), (left.amax(1), right.amax(1)), torch.zeros_like(squared))
 
 
 class GramCache:
@@ -213,7 +232,7 @@ def ghost_sizes(parts: Sequence[Outer]) -> Sizes:
         for b in parts[i:]:
             left = _left_product(a, b)
             right = a.gram.of(a.right) if b is a else a.right @ b.right.mT
-            term = (left.flatten(1)[:, None] @ right.flatten(1)[..., None]).view(-1)  # a dot product for each example
+            term = _dots(left, right)
             if b is a:
                 lengths.append((_lengths(left), _lengths(right)))
             else:
@@ -222,7 +241,20 @@ def ghost_sizes(parts: Sequence[Outer]) -> Sizes:
     assert total is not None
     reach = torch.stack([(left * right).sum(1) for left, right in lengths]).sum(0)
     of_left, of_right = (torch.stack([side.amax(1) for side in sides]).amax(0) for sides in zip(*lengths, strict=True))
-    return Sizes(total.clamp(min=0), reach, (of_left, of_right))
+    return Sizes(total.clamp(min=0), reach, (of_left, of_right), torch.zeros_like(reach))
+
+
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """Return the dot product of each example's two matrices, (N, T, S) each; of long ones row by row."""
+    if left[0].numel() <= _ONE_DOT:
+        return (left.flatten(1)[:, None] @ right.flatten(1)[..., None]).view(-1)
+    rows = left.flatten(0, 1)[:, None] @ right.flatten(0, 1)[..., None]
+    return rows.view(left.shape[:2]).double().sum(1).to(left.dtype)
+
+
+def frobenius(values: Tensor) -> Tensor:
+    """Return the size of each of N tensors, (N, ...) -> (N,), to a percent or so."""
+    return torch.linalg.vector_norm(values, dim=list(range(1, values.dim())))
 
 
 def combine(parts: Sequence[Outer | Rows]) -> "Outer | Rows | tuple[Outer, ...]":
@@ -234,7 +266,19 @@ def combine(parts: Sequence[Outer | Rows]) -> "Outer | Rows | tuple[Outer, ...]"
     if len(outers) == len(parts) and _same_columns(outers) and _ghost_is_cheaper(outers):
         return tuple(outers)
     rows = [part.explicit() if isinstance(part, Outer) else part for part in parts]
-    return Rows(torch.stack([row.values for row in rows]).sum(0))
+    return added(rows)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Return the gradients of all examples from those of pieces."""
+    sizes = [part.summed for part in parts if part.summed is not None]
+    return Rows(torch.cat([part.values for part in parts]), torch.cat(sizes) if sizes else None)
+
+
+def added(rows: Sequence[Rows]) -> Rows:
+    """Return the sums of gradients of several uses."""
+    sizes = [frobenius(row.values) if row.summed is None else row.summed for row in rows]
+    return Rows(torch.stack([row.values for row in rows]).sum(0), torch.stack(sizes).sum(0))
 
 
 def _same_columns(outers: Sequence[Outer]) -> bool:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sfumato.base import Refused
 from sfumato.norms.addressing import INSIDE, addressed, hidden, of_one_row
 from sfumato.norms.composite import COMPOSITE
+from sfumato.norms.contents import Raised
 from sfumato.norms.path import Path, Sight, Visit, Walk
 
 
@@ -47,6 +48,22 @@ class Watch(TorchFunctionMode):
     def call(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Return what a call returns."""
         raise NotImplementedError
+
+
+See = Callable[[str, tuple, dict[str, Any], Any], None]
+
+
+def called(func: Callable, name: str, args: tuple, kwargs: dict[str, Any], see: See) -> Any:
+    """Call a function and show what came of it to `see`."""
+    try:
+        out = func(*args, **kwargs)
+    except Refused:
+        raise
+    except Exception as error:
+        see(name, args, kwargs, Raised(type(error).__name__))
+        raise
+    see(name, args, kwargs, out)
+    return out
 
 
 class Unseen(TorchDispatchMode):
@@ -93,14 +110,12 @@ class Unseen(TorchDispatchMode):
 class _Calls(Watch):
     """Calls `see` with every call of a torch function and its result."""
 
-    def __init__(self, see: Callable[[str, tuple, dict[str, Any], Any], None]) -> None:
+    def __init__(self, see: See) -> None:
         super().__init__()
         self._see = see
 
     def call(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        out = func(*args, **kwargs)
-        self._see(name, args, kwargs, out)
-        return out
+        return called(func, name, args, kwargs, self._see)
 
 
 @contextmanager

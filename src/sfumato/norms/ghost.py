@@ -186,6 +186,7 @@ def through_derivation(
     derived = tape.tracked.tensor(key)
     rows = fac.combine([part.explicit() if isinstance(part, Outer) else part for part in parts])
     assert isinstance(rows, Rows)
+    rho = None if rows.summed is None else rows.summed / fac.frobenius(rows.values)
     lookup = tape.tracked.lookup_of(derived)
     names = {id(parameter): name for name, parameter in parameters.items()}
     if lookup is not None and id(lookup[0]) in names:
@@ -199,7 +200,8 @@ def through_derivation(
         grads = torch.autograd.grad(
             derived, list(behind.values()), values, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-    return [(name, Rows(grad)) for name, grad in zip(behind, grads, strict=True) if grad is not None]
+    found = [(name, grad) for name, grad in zip(behind, grads, strict=True) if grad is not None]
+    return [(name, Rows(grad, None if rho is None else rho * fac.frobenius(grad))) for name, grad in found]
 
 
 def _check_shapes(sums: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:

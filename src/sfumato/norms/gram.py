@@ -61,7 +61,7 @@ class Side:
 
     def take(self, rows: slice) -> "Side":
         """Return the rows of a slice."""
-        cut = {n: Written(s.values[rows]) if isinstance(s, Written) else s.take(rows) for n, s in self.stacks.items()}
+        cut = {name: stack.take(rows) for name, stack in self.stacks.items()}
         return Side(gram=self.gram[rows], sizes=self.sizes[rows], stacks=cut)
 
 
@@ -191,7 +191,7 @@ def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Si
         k = out.shape[1] - 1
         gram, squares = out.new_zeros(len(out), k, k), out.new_zeros(len(out), k)
         products: dict[str, Stack] = {}
-        values: list[Tensor] = []
+        whole: list[Written] = []
         for name in sorted(stacks):
             stack = stacks.pop(name)
             own, reach = stack.gram()
@@ -200,10 +200,11 @@ def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Si
                 products[name] = stack
                 reach = stack.sizes().square()
             elif name in kept and isinstance(stack, Written):
-                values.append(stack.values)
+                whole.append(stack)
             squares += reach
-        if values:
-            products["written"] = Written(torch.cat(values, 2))
+        if whole:
+            summed = torch.stack([one.summed for one in whole]).sum(0)
+            products["written"] = Written(torch.cat([one.values for one in whole], 2), summed)
         return Side(gram=gram, sizes=squares.sqrt(), stacks=products)
 
 

@@ -137,6 +137,7 @@ _LOOKED_UP = {  # aten function -> the arguments that hold the table and the pla
     "nll_loss_forward": ("self", "target", -1),
     "nll_loss2d_forward": ("self", "target", 1),
     "multi_margin_loss": ("self", "target", -1),
+    "_ctc_loss": ("log_probs", "targets", -1),
     **dict.fromkeys(("index_select", "gather", "index_add", "index_copy", "index_fill"), ("self", "index", None)),
     **dict.fromkeys(("scatter", "scatter_add", "scatter_reduce"), ("self", "index", None)),
 }

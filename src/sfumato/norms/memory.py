@@ -28,11 +28,12 @@ _WRITES = frozenset(
 
 @lru_cache(maxsize=4096)
 def writes(name: str) -> bool:
-    """Return whether a torch function of this name writes into its first argument.
+    """Return whether a torch function of this name, or an operator's overload, writes into its first argument.
 
-    >>> [writes(name) for name in ("add_", "__iadd__", "__setitem__", "add", "__add__")]
-    [True, True, True, False, False]
+    >>> [writes(name) for name in ("add_", "mul_.Scalar", "__iadd__", "__setitem__", "add", "__add__")]
+    [True, True, True, True, False, False]
     """
+    name = name.partition(".")[0]
     return name in _WRITES or (name.endswith("_") and not name.endswith("__"))
 
 

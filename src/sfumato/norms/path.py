@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from sfumato.base import Refused
-from sfumato.norms.addressing import INSIDE, Looked, addressed, names
-from sfumato.norms.contents import digest, tensors_in
+from sfumato.norms.addressing import INSIDE, addressed
+from sfumato.norms.contents import Raised, digest, tensors_in
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.memory import storage as storage_of
 from sfumato.norms.memory import writes
+from sfumato.norms.selections import Looked, names
 
 Head = tuple[str, Any, tuple, bytes | None]
 """Function, shapes of its results, plain arguments, and a digest of the values of the batch that Python gets to see."""
@@ -57,12 +58,17 @@ class Sight:
 
     def __init__(self) -> None:
         self._shared: dict[int, Any] = {}  # address -> storage; holding it keeps the address its own
+        self._told: set[tuple[str, bytes]] = set()
 
     def head(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> Head | None:
         """Return what is compared of a call; None for one that returns no tensor and reads no value."""
         if "." in name:  # an overload of an operator
             name = name.partition(".")[0]
+        if isinstance(out, Raised):
+            return name, out.kind, (), None
         read = self._read(name, args, kwargs, out)
+        if read is not None:
+            self._told.add((name, read))
         if isinstance(out, Tensor):
             shapes: Any = out.shape
         elif name == "__setitem__":
@@ -77,6 +83,16 @@ class Sight:
         if kwargs:
             plain += tuple((key, _plain(value)) for key, value in kwargs.items() if not isinstance(value, Tensor))
         return name, shapes, plain, read
+
+    def tells_more(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> bool:
+        """Return whether values reach Python by a call of the backward pass that did not in the forward pass: what is
+        computed again there (gradient checkpointing) reads the same.
+        """
+        name = name.partition(".")[0]
+        if isinstance(out, Raised):
+            return False
+        read = self._read(name, args, kwargs, out)
+        return read is not None and (name, read) not in self._told
 
     def _read(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> bytes | None:
         kind = _kind(name)
@@ -202,6 +218,15 @@ class Walk:
         if tuple(known) != head:
             return False
         return wanted == INSIDE or wanted == look(not isinstance(wanted, bytes))
+
+    def backward(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
+        """Take in one call of the backward pass (a hook, a function of the user's) and its result.
+
+        Raises:
+            OffPath: it gives Python a value, which might decide for all rows.
+        """
+        if torch._C._current_graph_task_id() != -1 and self._sight.tells_more(name, args, kwargs, out):
+            raise OffPath(f"a value is read in the backward pass (by {name}): what it decides is not known.")
 
     def leave(self, name: str) -> None:
         """Leave all paths. Raises OffPath."""

@@ -10,15 +10,16 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sfumato.base import Refused
-from sfumato.norms.addressing import INSIDE, Looked, addressed, keeps_inside, leads
+from sfumato.norms.addressing import INSIDE, addressed, keeps_inside, leads
 from sfumato.norms.composite import refuse_row_mixing
 from sfumato.norms.contents import tensors_in
 from sfumato.norms.contract import Autocast, Staged, per_example
 from sfumato.norms.draws import Draws, check_draws
-from sfumato.norms.follow import Unseen, Watch
+from sfumato.norms.follow import Unseen, Watch, called
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.memory import address
 from sfumato.norms.path import Head, Path, Sight, Visit
+from sfumato.norms.selections import Looked
 from sfumato.norms.tape import has_rule
 from sfumato.norms.tracked import flat_tensors, results
 
@@ -189,8 +190,7 @@ class _Recorder(Watch):
     def call(self, func: Callable, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         refuse_row_mixing(name, args, kwargs)
         origins = [self._tainted[id(t)][1] for t in flat_tensors(args, kwargs) if id(t) in self._tainted]
-        out = func(*args, **kwargs)
-        self._see(name, args, kwargs, out)
+        out = called(func, name, args, kwargs, self._see)
         made = [tensor for tensor in results(out) if tensor.requires_grad]
         if origins and torch.is_grad_enabled() and (made or has_rule(name)):
             index = len(self.calls)
@@ -222,7 +222,7 @@ class _Recorder(Watch):
             growth = _Growth(given, made, shapes, self.origin, self._num_rows)
             if small is not None:
                 inside = keeps_inside(name, args, kwargs, growth)
-                small.decided = "inside" if inside else "loose" if leads(name, args, growth) else "strict"
+                small.decided = "inside" if inside else "loose" if leads(name, args, kwargs, growth) else "strict"
             self.origin.made(name, made, growth, given)
 
 

@@ -7,6 +7,7 @@ of the sizes of a row's terms over positions, and rho = reach / norm (1 where no
 
 - the error of a squared norm is at most about 4 u reach^2, so a norm is exact to 2 u rho^2. Rows where that could pass
   the clip margin of 1e-3 (rho > 46 in float32) are measured and summed in float64, apart from the others;
+- of a gradient that was written out, sum by sum, only these sums are rounded, and its norm is exact to 4 u rho;
 - rows with rho > 1024, or with entries so large that the squares of their partners may leave the range of float32,
   leave the joint sum: they are computed by the definition of their contribution, an ordinary backward pass of their
   own, whose norm is that of what is added.
@@ -52,16 +53,18 @@ def measure(merged: Merged, count: int, dtype: torch.dtype, loss_scale: float, d
     Args:
         loss_scale: by which output gradients are too large.
     """
-    squared, reach, large = _over_all([fac.sizes(part) for part in merged.values()], count, dtype, loss_scale, device)
+    squared, reach, large, summed = _over_all(
+        [fac.sizes(part) for part in merged.values()], count, dtype, loss_scale, device
+    )
     eps = torch.finfo(dtype).eps
     wide = (4 * eps * reach > _MARGIN * squared) & reach.isfinite() & ~large
     index = wide.nonzero().squeeze(1)
     if len(index) and dtype != torch.float64:
         again = [fac.sizes(fac.double(fac.take(part, index))) for part in merged.values()]
-        found, reached, _ = _over_all(again, len(index), torch.float64, loss_scale, device)
-        squared = squared.double().index_copy(0, index, found)
+        exact, reached, *_ = _over_all(again, len(index), torch.float64, loss_scale, device)
+        squared = squared.double().index_copy(0, index, exact)
         reach = reach.double().index_copy(0, index, reached)
-    apart = (reach > _MOST_REACH**2 * squared) | large
+    apart = (torch.maximum(reach, summed) > _MOST_REACH**2 * squared) | large
     if dtype == torch.float64:
         apart, index = apart | wide, index[:0]
     return Norms(squared.sqrt().to(dtype), index, apart)
@@ -69,15 +72,18 @@ def measure(merged: Merged, count: int, dtype: torch.dtype, loss_scale: float, d
 
 def _over_all(
     found: list[Sizes], count: int, dtype: torch.dtype, loss_scale: float, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return squared norms and squared reaches over all parameters, and which examples have too large entries."""
-    squared, reach = (torch.zeros(count, dtype=dtype, device=device) for _ in range(2))
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return squared norms and squared reaches over all parameters, which examples have too large entries, and the
+    squares of what was summed when gradients were written out.
+    """
+    squared, reach, summed = (torch.zeros(count, dtype=dtype, device=device) for _ in range(3))
     large = torch.zeros(count, dtype=torch.bool, device=device)
     for one in found:
         squared += one.squared
         reach += one.reach.square()
+        summed += one.summed.square()
         large |= (one.largest[0] > _LARGEST * max(loss_scale, 1.0)) | (one.largest[1] > _LARGEST)
-    return squared, reach, large
+    return squared, reach, large, summed
 
 
 def sums(

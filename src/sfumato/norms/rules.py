@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfumato.norms.factors import pieces
+from sfumato.norms.factors import Rows, joined, pieces
 from sfumato.norms.tape import INPUT, Call, Factor, Tape, register_rule, wide
 
 Found = list[tuple[Tensor, Factor]]
@@ -70,7 +70,7 @@ def _affine(tape: Tape, call: Call, x: Tensor, weight: Any, bias: Any, transpose
             pair = (right, left) if transposed else (left, right)
             found.append((weight, tape.outer(*pair, weight.shape)))
         if bias is not None and call.is_tracked(bias):
-            found.append((bias, tape.rows(left.sum(1).view(-1, *bias.shape))))
+            found.append((bias, tape.rows(Rows.of_sums(left.sum(1).view(-1, *bias.shape), left))))
         return found
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
@@ -124,12 +124,12 @@ def normalisation(tape: Tape, call: Call) -> Tensor:
         of_weight, of_bias = [], []
         for piece in pieces(rows, rows[0].numel()):
             grad = wide(rows[piece])
-            of_bias.append(reduced(grad))
+            of_bias.append(Rows.of_sums(reduced(grad), grad))
             if measures_weight:
-                plain = normalised(wide(inputs[piece]).flatten(0, 1)).reshape(grad.shape)
-                of_weight.append(reduced(plain.mul_(grad)))
+                plain = normalised(wide(inputs[piece]).flatten(0, 1)).reshape(grad.shape).mul_(grad)
+                of_weight.append(Rows.of_sums(reduced(plain), plain))
         found = [(weight, of_weight), (bias, of_bias)]
-        return [(operand, tape.rows(torch.cat(sums))) for operand, sums in found if sums and call.is_tracked(operand)]
+        return [(operand, tape.rows(joined(parts))) for operand, parts in found if parts and call.is_tracked(operand)]
 
     return tape.tap(call, call.run(), (x,) if measures_weight else (), gradients)
 
@@ -174,7 +174,7 @@ def elementwise(tape: Tape, call: Call) -> Tensor:
         grad = wide(out_grad)
         if not kept:
             unique = {id(t): t for t in call.operands}.values()
-            return [(t, tape.rows(sign(t) * call.layout.reduce_to(grad, t.shape))) for t in unique]
+            return [(t, _broadcast(tape, call, grad, t, sign(t))) for t in unique]
         return _differentiate(tape, call, grad, kept)
 
     return tape.tap(call, call.run(), tuple(saved), gradients)
@@ -211,10 +211,12 @@ def _differentiate(tape: Tape, call: Call, grad: Tensor, kept: tuple[Tensor, ...
         out = func(*args, **{key: again(value) for key, value in call.kwargs.items()})
         spreads = [spread for _, spread in leaves.values()]
         grads = torch.autograd.grad(out, spreads, grad)
-    return [
-        (value, tape.rows(call.layout.reduce_to(g, value.shape)))
-        for (value, _), g in zip(leaves.values(), grads, strict=True)
-    ]
+    return [(value, _broadcast(tape, call, g, value)) for (value, _), g in zip(leaves.values(), grads, strict=True)]
+
+
+def _broadcast(tape: Tape, call: Call, grad: Tensor, operand: Tensor, sign: float = 1.0) -> Factor:
+    """Return the gradients of an operand that was broadcast to the shape of `grad`."""
+    return tape.rows(Rows.of_sums(sign * call.layout.reduce_to(grad, operand.shape), call.layout.to_rows(grad)))
 
 
 @register_rule("expand", "expand_as", "broadcast_to", "repeat", "tile")
@@ -232,7 +234,7 @@ def expand(tape: Tape, call: Call) -> Tensor:
             raise call.refuse("repeat of a dimension larger than one has no rule; use expand.")
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(operand, tape.rows(call.layout.reduce_to(wide(out_grad), operand.shape)))]
+        return [(operand, _broadcast(tape, call, wide(out_grad), operand))]
 
     return tape.tap(call, out, (), gradients)
 
@@ -247,7 +249,7 @@ def attention_mask(tape: Tape, call: Call) -> Tensor:
     spread = bias.detach().expand(shape).clone()
 
     def gradients(out_grad: Tensor, saved: tuple[Tensor, ...]) -> Found:
-        return [(bias, tape.rows(call.layout.reduce_to(wide(out_grad), bias.shape)))]
+        return [(bias, _broadcast(tape, call, wide(out_grad), bias))]
 
     args, kwargs = call.args, call.kwargs
     tapped = tape.tap(call, spread, (), gradients)

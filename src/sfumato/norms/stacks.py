@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfumato.norms.factors import Outer, Rows
+from sfumato.norms.factors import Outer, Rows, frobenius
 
 # In multiply-adds of a large matrix product, measured on CPU: a sum over k directions is a product with one short side,
 # and what it makes is written to memory; a product for each pair of rows is small.
@@ -32,9 +32,15 @@ _COLUMNS = 512
 
 @dataclass(frozen=True)
 class Written:
-    """Gradients written out: `values` (N, k, W)."""
+    """Gradients written out.
+
+    Attributes:
+        values: (N, k, W).
+        summed: (N, k), at least the size of all partial sums that they were made of.
+    """
 
     values: Tensor
+    summed: Tensor
 
     @property
     def num_bytes(self) -> int:
@@ -42,9 +48,13 @@ class Written:
         return self.values.numel() * self.values.element_size()
 
     def gram(self) -> tuple[Tensor, Tensor]:
-        """Return <G_k, G_l> of every row, (N, k, k), and the squared norms, (N, k)."""
+        """Return <G_k, G_l> of every row, (N, k, k), and the squares of what it is rounded in proportion to, (N, k)."""
         found = self.values @ self.values.mT
-        return found, found.diagonal(dim1=1, dim2=2)
+        return found, torch.maximum(found.diagonal(dim1=1, dim2=2), self.summed.square())
+
+    def take(self, rows: slice) -> "Written":
+        """Return the rows of a slice."""
+        return Written(self.values[rows], self.summed[rows])
 
 
 @dataclass(frozen=True)
@@ -78,9 +88,9 @@ class Product:
         if self.is_lookup:
             table = self.moving.new_zeros(count, k, width, self.shape[0])
             table.scatter_add_(3, self.common[:, None, None].expand(count, k, width, steps), self.moving)
-            return Written(table.mT.flatten(2))
+            return Written(table.mT.flatten(2), self.sizes())
         values = (self.moving.flatten(1, 2) @ self.common).view(count, k, width, -1)
-        return Written((values.mT if self.common_first else values).flatten(2))
+        return Written((values.mT if self.common_first else values).flatten(2), self.sizes())
 
     def gram(self) -> tuple[Tensor, Tensor]:
         """Return <G_k, G_l> of every row, (N, k, k), and the squares of what it is rounded in proportion to, (N, k)."""
@@ -128,7 +138,8 @@ def stacked(factors: list[list[Outer | Rows]]) -> Stack:
     if len(products) == len(found) and len(alike) == 1:  # several uses are more positions
         moving, common = (torch.cat([getattr(p, n) for p in products], i) for n, i in (("moving", 3), ("common", 1)))
         return Product(moving, common, products[0].shape, products[0].common_first)
-    return Written(torch.stack([written(one).values for one in found]).sum(0))
+    uses = [written(one) for one in found]
+    return Written(torch.stack([use.values for use in uses]).sum(0), torch.stack([use.summed for use in uses]).sum(0))
 
 
 def written(stack: Stack) -> Written:
@@ -140,18 +151,21 @@ def _of_use(factors: list[Outer | Rows]) -> Stack:
     outers = [factor for factor in factors if isinstance(factor, Outer)]
     if len(outers) < len(factors):
         rows = [factor.explicit() if isinstance(factor, Outer) else factor for factor in factors]
-        return Written(torch.stack([_flat(row) for row in rows], 1))
+        return _stacked(rows)
     first = outers[0]
     for common_first in (first.is_lookup, not first.is_lookup):
         moving, common = ("right", "left") if common_first else ("left", "right")
         if all(_same(getattr(one, common), getattr(first, common)) for one in outers):
             sides = torch.stack([getattr(one, moving).mT for one in outers], 1)
             return Product(sides, getattr(first, common).detach(), first.shape, common_first)  # else it holds the graph
-    return Written(torch.stack([_flat(one.explicit()) for one in outers], 1))
+    return _stacked([one.explicit() for one in outers])
 
 
-def _flat(rows: Rows) -> Tensor:
-    return rows.values.reshape(len(rows.values), -1)  # of a scalar too
+def _stacked(rows: list[Rows]) -> Written:
+    """Return gradients of one parameter, also of a scalar, direction by direction."""
+    values = torch.stack([row.values.reshape(len(row.values), -1) for row in rows], 1)
+    sizes = [frobenius(row.values) if row.summed is None else row.summed for row in rows]
+    return Written(values, torch.stack(sizes, 1))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

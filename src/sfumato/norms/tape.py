@@ -22,7 +22,7 @@ from torch import Tensor
 from sfumato.base import Refused
 from sfumato.norms.composite import refuse_row_mixing
 from sfumato.norms.factors import GramCache, Outer, Rows
-from sfumato.norms.follow import Watch
+from sfumato.norms.follow import Watch, called
 from sfumato.norms.layout import Axis, Layout
 from sfumato.norms.path import Path, Walk
 from sfumato.norms.scratch import Scratch
@@ -194,14 +194,12 @@ class Tape(Watch):
         refuse_row_mixing(name, args, kwargs)
         operands = self.tracked.among(args, kwargs)
         if not operands or not torch.is_grad_enabled():
-            out = func(*args, **kwargs)
+            ruled = func
         elif name in _RULES:
-            out = self._by_rule(func, name, args, kwargs, operands)
+            ruled = lambda *args, **kwargs: self._by_rule(func, name, args, kwargs, operands)  # noqa: E731
         else:
-            out = self._without_rule(func, name, args, kwargs, operands)
-        if not self.replaying:
-            self._walk.step(name, args, kwargs, out)
-        return out
+            ruled = lambda *args, **kwargs: self._without_rule(func, name, args, kwargs, operands)  # noqa: E731
+        return called(ruled, name, args, kwargs, self._walk.backward if self.replaying else self._walk.step)
 
     def finish(self, *, whole: bool = True) -> None:
         """End the forward pass: what is called from here on belongs to the backward pass.
@@ -299,13 +297,13 @@ class Tape(Watch):
         """Return sum_t left_t right_t^T of each unit in the cheaper of its two forms; explicit frees both factors at
         once.
 
-        left (N, T, P) and right (N, T, D) are of examples; so are the `values` (N, *shape) of `rows`.
+        left (N, T, P) and right (N, T, D) are of examples; so are those of `rows`.
         """
         outer = Outer(left, right, shape, self._grams)
         if self._units is not None:
             return self._units.outer(outer, self._scratch)
         return outer.explicit(self._scratch) if outer.prefers_explicit() else outer
 
-    def rows(self, values: Tensor) -> Factor:
+    def rows(self, rows: Rows) -> Factor:
         """Return gradients that are written out, of each unit."""
-        return Rows(values if self._units is None else self._units.sum(values))
+        return rows if self._units is None else self._units.rows(rows)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfumato.base import BadInput
-from sfumato.norms.factors import Outer, Rows, explicit_is_better
+from sfumato.norms.factors import Outer, Rows, explicit_is_better, frobenius
 from sfumato.norms.scratch import Scratch
 
 
@@ -55,6 +55,13 @@ class Units:
         index = torch.repeat_interleave(torch.tensor(self.sizes)).to(values.device)
         return values.new_zeros(len(self.sizes), *values.shape[1:]).index_add_(0, index, values)
 
+    def rows(self, rows: Rows) -> Rows:
+        """Return the gradients of groups from those of rows."""
+        if max(self.sizes) == 1:
+            return rows
+        sizes = frobenius(rows.values) if rows.summed is None else rows.summed
+        return Rows(self.sum(rows.values), self.sum(sizes))
+
     def outer(self, outer: Outer, scratch: Scratch | None = None) -> Outer | Rows:
         """Return the gradients of groups from an outer product of rows, in the cheaper of its two forms."""
         left, right, shape = outer.left, outer.right, outer.shape
@@ -68,7 +75,8 @@ class Units:
         written = left.new_empty(size) if scratch is None else scratch.empty(size, left)
         for out, one, other in zip(written, left.split(self.sizes), right.split(self.sizes), strict=True):
             torch.mm(one.flatten(0, 1).t(), other.flatten(0, 1), out=out)
-        return Rows(written.view(-1, *shape))
+        squares = [self.sum(frobenius(side).square()) for side in (left, right)]
+        return Rows(written.view(-1, *shape), (squares[0] * squares[1]).sqrt())
 
     def _padded(self, rows: Tensor) -> Tensor:
         """Return (G, most rows * T, ...): groups side by side, zeros behind the shorter ones."""

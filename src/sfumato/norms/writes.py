@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sfumato.base import Refused
+from sfumato.norms.contents import tensors_in
 from sfumato.norms.memory import address, writes
 
 
@@ -33,14 +34,11 @@ class ReadOnly(TorchFunctionMode):
         if not kwargs:
             return func(*args)
         if kwargs.get("out") is not None:
-            out = kwargs["out"]
-            self._check(out if isinstance(out, (tuple, list)) else (out,))
+            self._check(kwargs["out"])
         return func(*args, **kwargs)
 
     def _check(self, targets: Any) -> None:
-        for target in targets:
-            if not isinstance(target, Tensor):
-                continue
+        for target in tensors_in(targets):
             with torch._C.DisableTorchFunction():
                 if self._held is None:
                     self._held = _memory(self._model)

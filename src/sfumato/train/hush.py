@@ -4,9 +4,10 @@ import logging
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
+from weakref import WeakSet
 
 
 class _Hush:
@@ -19,20 +20,28 @@ class _Hush:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal may come while it is held
         self._undo: ExitStack | None = None
-        self.threads: list[int] = []
+        self._begun: list[int] = []
+        self._heard: set[threading.Thread] = set()
+        self._born_inside: WeakSet[threading.Thread] = WeakSet()
 
     def begin(self) -> None:
         with self._lock:
             if self._undo is None:
+                self._heard = set(threading.enumerate()) - set(self._born_inside)
                 self._undo = self._silence()
-            self.threads.append(threading.get_ident())
+            self._begun.append(threading.get_ident())
 
     def end(self) -> None:
         with self._lock:
-            self.threads.remove(threading.get_ident())
-            if not self.threads and self._undo is not None:
+            self._begun.remove(threading.get_ident())
+            if not self._begun and self._undo is not None:
+                self._born_inside.update(set(threading.enumerate()) - self._heard)
                 undo, self._undo = self._undo, None
                 undo.close()
+
+    def drops(self) -> bool:
+        """Whether what this thread writes is dropped: it wants it so, or was started by one that did."""
+        return threading.get_ident() in self._begun or threading.current_thread() not in self._heard
 
     def _silence(self) -> ExitStack:
         with ExitStack() as stack:
@@ -40,19 +49,19 @@ class _Hush:
             logging.disable(logging.CRITICAL)
             stack.enter_context(warnings.catch_warnings())
             warnings.simplefilter("ignore")
-            stack.enter_context(redirect_stdout(_Silenced(sys.stdout, self.threads)))  # type: ignore[type-var]
-            stack.enter_context(redirect_stderr(_Silenced(sys.stderr, self.threads)))  # type: ignore[type-var]
+            stack.enter_context(redirect_stdout(_Silenced(sys.stdout, self.drops)))  # type: ignore[type-var]
+            stack.enter_context(redirect_stderr(_Silenced(sys.stderr, self.drops)))  # type: ignore[type-var]
             return stack.pop_all()
 
 
 class _Silenced:
     """A text stream that drops what some threads write; a progress bar of another thread goes on."""
 
-    def __init__(self, stream: Any, threads: list[int]) -> None:
-        self._stream, self._threads = stream, threads
+    def __init__(self, stream: Any, drops: Callable[[], bool]) -> None:
+        self._stream, self._drops = stream, drops
 
     def write(self, text: str) -> int:
-        return len(text) if threading.get_ident() in self._threads else self._stream.write(text)
+        return len(text) if self._drops() else self._stream.write(text)
 
     def flush(self) -> None:
         self._stream.flush()
@@ -70,7 +79,9 @@ _HUSH = _Hush()
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Drop what this thread prints, and all warnings and log records, until the end of the `with`."""
+    """Drop what this thread prints, and all warnings and log records, until the end of the `with`; threads that are
+    started inside it are not heard either, nor at any later time inside another one.
+    """
     _HUSH.begin()
     try:
         yield

@@ -79,7 +79,10 @@ class Form:
     def of(cls, batch: Any) -> "Form":
         """Return the form of a batch; a leaf that is no tensor stands for itself where it is a plain constant."""
         leaves, structure = pytree.tree_flatten(batch)
-        return cls(structure, tuple((x.dtype, x.shape) if isinstance(x, Tensor) else _constant(x) for x in leaves))
+        return cls(
+            structure,
+            tuple((x.dtype, x.shape, x.device.type) if isinstance(x, Tensor) else _constant(x) for x in leaves),
+        )
 
     def batch(self, num_rows: int) -> Any:
         """Return a batch of this form with `num_rows` rows of zeros."""
