@@ -71,7 +71,7 @@ lint: $(VENV)/.installed-test
 	$(ONE_THREAD) $(BIN)/lint-imports --no-cache
 
 pytest: $(VENV)/.installed-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix $(CHECKED)

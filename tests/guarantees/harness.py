@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.once import certified_once
 from torch import Tensor, nn
 
 import sfumato as sf
@@ -140,7 +141,7 @@ def run(
     outcome = Outcome([], [], plan)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     options = {"seed": 7, "optimizer": optimizer, "out": out or folder / f"run-{next(_fresh)}", **options}
-    with Recorded(model, loss or loss_fn, plan, **options) as private:
+    with certified_once(str(folder)), Recorded(model, loss or loss_fn, plan, **options) as private:
         for step, micro_batches in loader(dataset, private, micro_batch_size=micro_batch_size):
             private.backward(step, micro_batches)
             outcome.sums.append(private.clipped)

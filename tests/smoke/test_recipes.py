@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.once import some
 from tests.recipes.asked import checkpoint
 
 from sfumato.cli import main
@@ -70,7 +71,7 @@ def test_one_process(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[st
     assert card["unit"].startswith(kind), "the planner and the recipe speak of one unit"
 
 
-@pytest.mark.parametrize("name", [*RECIPES, *ASKED])
+@pytest.mark.parametrize("name", some([*RECIPES, *ASKED], 2))
 def test_two_processes(tmp_path: Path, name: str) -> None:
     export = tmp_path / "run" / "export"
     command = [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.once import certified_once
 from tests.train.case import COUPLED, Records, Run, bits
 
 from sfumato import mechanisms, norms
@@ -91,8 +92,11 @@ PLACES: dict[str, Callable[[], None]] = {
 COUPLED_PLACES = ("drawing", "before the ledger", "after the ledger", "releasing", "after the rename")
 
 
+ENGINE = Engine(clipped_sum=lambda *a, **o: norms.clipped_sum(*a, **o))
+
+
 def train(out: Path, result: Path, kind: str = "", workers: int = 0) -> None:
-    options = {"seed": None, "engine": Engine(clipped_sum=lambda *a, **o: norms.clipped_sum(*a, **o))}
+    options = {"seed": None, "engine": ENGINE}
     settings = {"num_workers": workers, **COUPLED.get(kind, {})}
     with Run(out, options=options, dataset=Records(broken=(1, 2)), **settings) as run:
         run.private.load(run.optimizer)
@@ -121,7 +125,8 @@ def forked(do: Callable[[], None], seconds: float | None = None) -> int:
 
 def main(folder: Path) -> None:
     secret = bytes(range(32))
-    train(folder / "warm-up", folder / "warm-up.json")  # what is imported on first use is imported once, before forking
+    for kind in ("", *COUPLED):  # what is imported on first use is imported once, before forking; certified too
+        train(folder / f"warm-up {kind}", folder / "warm-up.json", kind)
     coupled = [(kind, place) for kind in COUPLED for place in ("nowhere", *COUPLED_PLACES)]
     for kind, place in [*(("", place) for place in ("nowhere", *PLACES)), *coupled]:
         out, result = folder / f"{kind} {place}".strip().replace(" ", "-"), folder / "result.json"
@@ -168,4 +173,5 @@ if __name__ == "__main__":
     if len(sys.argv) > 2:
         at_random(Path(sys.argv[1]), int(sys.argv[2]))
     else:
-        main(Path(sys.argv[1]))
+        with certified_once("crash", any_weights=True):
+            main(Path(sys.argv[1]))

@@ -45,21 +45,27 @@ class Scale:
 
     Attributes:
         steps, batch: of the runs; pairs take a quarter of the batch, as their step costs more.
+        micro_batch: rows of one pass; None: the recipe's.
         train_limit, limit: pictures that features are fitted on and reported on.
+        tuned_on: data of the tuning runs.
         trials: of each method, the first of its list.
         pretrained: towers of emoji start from EfficientNet-Lite0 and MiniLM, of which heads train; else at random.
     """
 
     steps: int = 80
     batch: int = 1024
+    micro_batch: int | None = None
     train_limit: int = 10_000
     limit: int = 2_000
+    tuned_on: str = TUNED_ON
     trials: int = 4
     pretrained: bool = True
 
 
 FULL = Scale()
-QUICK = Scale(steps=2, batch=32, train_limit=60, limit=40, trials=1, pretrained=False)
+QUICK = Scale(
+    steps=2, batch=16, micro_batch=8, train_limit=60, limit=40, tuned_on="shapes:600", trials=1, pretrained=False
+)
 
 TRIALS: dict[str, tuple[Settings, ...]] = {
     "non-private": tuple({"learning_rate": rate} for rate in (1e-3, 2e-3, 5e-3, 1e-2)),
@@ -113,10 +119,10 @@ def cells(data: Sequence[str] = DATA, epsilons: Sequence[float] = EPSILONS, seed
     return found
 
 
-def trials(count: int) -> list[Cell]:
+def trials(count: int, tuned_on: str = TUNED_ON) -> list[Cell]:
     """Return the tuning runs: `count` for each method."""
     return [
-        Cell(data=TUNED_ON, method=method, epsilon=None if method == "non-private" else TUNED_AT, trial=number)
+        Cell(data=tuned_on, method=method, epsilon=None if method == "non-private" else TUNED_AT, trial=number)
         for method, settings in TRIALS.items()
         for number in range(min(count, len(settings)))
     ]
@@ -156,13 +162,18 @@ def run_of(cell: Cell, settings: Settings, scale: Scale, out: Path) -> Run:
         model = replace(model, embed_dim=16 if of_pairs else None)
     if cell.method == "dp-cap":
         model = replace(model, size="pico")
+    training = replace(
+        run.training,
+        learning_rate=settings.get("learning_rate", run.training.learning_rate),
+        micro_batch_size=scale.micro_batch or run.training.micro_batch_size,
+    )
     return replace(
         run,
         private=cell.epsilon is not None,
         model=model,
         privacy=privacy,
         loss=replace(run.loss, temperature=settings.get("temperature", run.loss.temperature)),
-        training=replace(run.training, learning_rate=settings.get("learning_rate", run.training.learning_rate)),
+        training=training,
     )
 
 
@@ -244,7 +255,7 @@ def compare(
         on_cell: called with (cells done, cells in all, the cell) as each is done.
     """
     kept = out / "cells"
-    tuning, compared = trials(scale.trials), cells(data, epsilons, seeds)
+    tuning, compared = trials(scale.trials, scale.tuned_on), cells(data, epsilons, seeds)
     total, done = len(tuning) + len(compared), 0
 
     def carry_out(work: list[Cell], best: dict[str, int]) -> list[dict[str, Any]]:
