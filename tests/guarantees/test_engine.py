@@ -20,7 +20,7 @@ from sfumato.mechanisms import Computation, Engine, MeasureOnce, MicroBatch, cli
 from sfumato.train import PrivateGradients, loader
 from sfumato.train.guard import StepGuard
 from sfumato.train.hush import hushed
-from sfumato.train.rows import Failed, RowRequest, Rows
+from sfumato.train.rows import Failed, Form, RowRequest, Rows
 
 
 def batch() -> dict[str, Tensor]:
@@ -383,6 +383,18 @@ class LeavesChanges(nn.Sequential):
                 self.count.add_(1.0)
             elif self.kind == "data":
                 self.count.data[0] = 1.0
+            elif self.kind == "list":
+                torch._foreach_add_([self.count.data], 1.0)
+            elif self.kind == "overload":
+                torch.ops.aten.add_.Scalar(self.count.data, 1.0)
+            elif self.kind == "module":
+                self.add_module("user_99", nn.Linear(harness.WIDTH, harness.WIDTH))
+            elif self.kind == "new parameter":
+                self.user_99 = nn.Parameter(x[0].detach().clone())
+            elif self.kind == "hook":
+                self[0].register_forward_hook(lambda module, args, out: 2 * out)
+            elif self.kind == "other layer":
+                self[1] = nn.Identity()
             elif self.kind == "buffer":
                 self.seen = x[0, :3].detach().clone()
             elif self.kind == "flag":
@@ -397,7 +409,10 @@ def layers() -> list[nn.Module]:
         return [nn.Linear(harness.WIDTH, harness.WIDTH), nn.Tanh(), nn.Linear(harness.WIDTH, harness.WIDTH)]
 
 
-@pytest.mark.parametrize("kind", ["talks", "parameter", "data", "buffer", "flag"])
+KINDS = ("talks", "parameter", "data", "list", "overload", "module", "new parameter", "hook", "other layer", "buffer")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "flag"])
 def test_what_a_value_brings_about_is_undone_silent_and_ends_nothing(kind: str, tmp_path: Path, capsys: Any) -> None:
     def model() -> nn.Module:
         made: Any = Talks(*layers()) if kind == "talks" else LeavesChanges(*layers())
@@ -418,6 +433,21 @@ def test_what_a_value_brings_about_is_undone_silent_and_ends_nothing(kind: str, 
     for without, joined in zip(*sums, strict=True):
         assert float((joined - without).norm()) <= harness.CLIP_NORM * (1 + 1e-6)
     assert "99" not in "".join(capsys.readouterr())  # of made-up rows the model may speak
+
+
+def test_a_row_on_another_device_fails_alone() -> None:
+    class Data(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, place: int) -> Tensor:
+            return torch.ones(3, device="meta" if place == 2 else "cpu")
+
+    rows = Rows(Data())
+    rows.form = Form.of(torch.ones(1, 3))
+    assert [isinstance(rows[RowRequest(row=row, key=b"k" * 16)][1], Failed) for row in range(4)] == [
+        False, False, True, False
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", ["prints", "ends"])

@@ -114,6 +114,23 @@ def called_back(ids: Tensor) -> bool:
     return any(found)
 
 
+def raises(ids: Tensor) -> bool:
+    """As fallbacks do: more is added to a matrix that has no factor."""
+    try:
+        torch.linalg.cholesky(1.0 - 2.0 * rare(ids).any().float().view(1, 1))
+    except RuntimeError:
+        return True
+    return False
+
+
+def asserts(ids: Tensor) -> bool:
+    try:
+        torch._assert_async(~rare(ids).any())
+    except RuntimeError:
+        return True
+    return False
+
+
 READS: dict[str, Callable[[Tensor], Any]] = {
     "asarray": lambda ids: (np.asarray(ids) == RARE).any(),
     "numpy": lambda ids: rare(ids).numpy().any(),
@@ -143,6 +160,8 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "written behind": written_behind,
     "written through": written_through,
     "called back": called_back,
+    "what raises": raises,
+    "what asserts": asserts,
 }
 
 
@@ -153,6 +172,33 @@ def test_what_is_read_is_compared(name: str) -> None:
         return losses(model.head(model.hidden(batch) * (1 + scale)), batch)
 
     check(loss)
+
+
+def by_hook(model: Words, batch: Batch) -> Tensor:
+    h = model.hidden(batch)
+    h.register_hook(lambda grad: grad * 100 if bool(rare(batch["ids"]).any()) else grad)
+    return losses(model.head(h), batch)
+
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0] * 100 if bool(rare(ctx.saved_tensors[0]).any()) else grads[0], None
+
+
+def by_function(model: Words, batch: Batch) -> Tensor:
+    return losses(model.head(Backward.apply(model.hidden(batch), batch["ids"])), batch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [by_hook, by_function])
+def test_what_is_read_in_the_backward_pass_decides_for_no_other_row(loss: Callable[[Any, Batch], Tensor]) -> None:
+    with pytest.raises(Refused, match="backward pass"):
+        check(loss)
 
 
 @script
@@ -236,6 +282,29 @@ def slots_scattered(h: Tensor, order: Tensor) -> Tensor:
     return memory.index_add(0, inverse(order), h.flatten(1))[: len(h)].view(h.shape)
 
 
+def by_sparse(order: Tensor) -> Tensor:
+    places = torch.stack([torch.arange(len(order)), order])
+    return torch.sparse_coo_tensor(places, torch.ones(len(order)), (len(order), len(order)))
+
+
+def by_compressed(order: Tensor) -> Tensor:
+    ones = torch.ones(len(order))
+    return torch.sparse_csr_tensor(torch.arange(len(order) + 1), order, ones, (len(order), len(order)))
+
+
+def unpooled(h: Tensor, order: Tensor) -> Tensor:
+    x = h.flatten(1).mT
+    return F.max_unpool1d(x, inverse(order).expand(x.shape).contiguous(), 1, 1).mT.reshape(h.shape)
+
+
+def sampled(h: Tensor, order: Tensor) -> Tensor:
+    """Rows lie along the width of a picture."""
+    across = (2 * order.float() + 1) / len(order) - 1
+    grid = torch.stack([across, torch.zeros_like(across)], -1)[None, None]
+    found = F.grid_sample(h.flatten(1).mT[None, :, None], grid, mode="nearest", align_corners=False)
+    return found[0, :, 0].mT.reshape(h.shape)
+
+
 SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "getitem": lambda h, order: h[order],
     "array": lambda h, order: h[np.asarray(order)],
@@ -261,9 +330,18 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "slots": slots,
     "slots that are written": slots_written,
     "slots that are scattered to": slots_scattered,
+    "gather by name": lambda h, order: torch.gather(input=h, dim=0, index=order[:, None, None].expand(h.shape)),
+    "sparse matrix": lambda h, order: torch.sparse.mm(by_sparse(order), h.flatten(1)).view(h.shape),
+    "compressed rows": lambda h, order: (by_compressed(order) @ h.flatten(1)).view(h.shape),
+    "rows of a sparse matrix": lambda h, order: torch.sparse.mm(
+        torch.eye(len(order)).to_sparse().index_select(0, order), h.flatten(1)
+    ).view(h.shape),
+    "unpooling": unpooled,
+    "sampling of a grid": sampled,
 }
 
 
+@pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("length", [LENGTH, SIZE], ids=["short", "as many positions as rows"])
 @pytest.mark.parametrize("name", list(SELECTIONS))
 def test_what_rows_are_selected_by_is_compared(name: str, length: int) -> None:
@@ -381,6 +459,11 @@ def taken_apart(model: Words, batch: Batch) -> Tensor:
     return -logp.gather(-1, batch["y"][..., None]).squeeze(-1).sum(1)
 
 
+def gathered_by_name(model: Words, batch: Batch) -> Tensor:
+    logp = model.head(model.hidden(batch)).log_softmax(-1)
+    return -torch.gather(input=logp, dim=-1, index=batch["y"][..., None]).squeeze(-1).sum(1)
+
+
 def split_and_joined(model: Words, batch: Batch) -> Tensor:
     logp = torch.cat(model.head(model.hidden(batch)).split(1)).log_softmax(-1)
     return -logp.gather(-1, batch["y"][..., None]).squeeze(-1).sum(1)
@@ -393,7 +476,7 @@ def with_a_script(model: Words, batch: Batch) -> Tensor:
 JOINT = (
     of_vocabulary, of_flat_vocabulary, of_sequence_first_vocabulary, last_position, tables, tokens_in_order,
     tokens_added, constant_of_numpy, with_a_script, taken_apart,
-    split_and_joined,
+    split_and_joined, gathered_by_name,
 )  # fmt: skip
 
 

@@ -65,6 +65,116 @@ def test_many_rows_whose_terms_cancel_add_what_they_add_alone(hidden: int) -> No
         assert float((run.sums(rows) - wanted).norm()) <= 1e-4 * float(wanted.norm())
 
 
+LAYERS: dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]] = {
+    "bias": (lambda: nn.Linear(3, 16), (64, 3), (64, 16)),
+    "layer norm": (lambda: nn.LayerNorm(16), (64, 16), (64, 16)),
+    "written out": (lambda: nn.Linear(4, 4, bias=False), (64, 4), (64, 4)),
+    "convolution of few positions": (lambda: nn.Conv1d(4, 8, 1, bias=False), (4, 64), (8, 64)),
+    "convolution of many": (lambda: nn.Conv2d(2, 8, 1, bias=False), (2, 16, 16), (8, 16, 16)),
+    "table": (lambda: Factors(16), (64, 16), (64, 16)),
+}
+
+
+class Factors(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factors * x
+
+
+def cancelling(name: str, seed: int, big: float) -> Row:
+    """Equal inputs at both halves of the positions, and weights that are each other's negatives, plus something."""
+    _, of_x, of_w = LAYERS[name]
+    generator = torch.Generator().manual_seed(seed)
+    x, w = (torch.randn(1, *shape, generator=generator) for shape in (of_x, of_w))
+    dim = -1 if "convolution" in name else 1
+    half = x.shape[dim] // 2
+    twice = [x.narrow(dim, 0, half)] * 2, [big * w.narrow(dim, 0, half), -big * w.narrow(dim, 0, half)]
+    x, w = (torch.cat(halves, dim) for halves in twice)
+    w.select(dim, 0).add_(torch.randn(w.select(dim, 0).shape, generator=generator))
+    return {"x": x, "w": w, "n": torch.tensor([5])}
+
+
+@pytest.mark.parametrize("big", [1.0, 1e5, 1e10])
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_rows_that_cancel_add_the_same_whether_others_let_them_go_jointly(name: str, big: float) -> None:
+    """One record of gradient zero decides whether rows are sorted, so whether they may go jointly."""
+
+    def sorted_loss(model: Any, batch: Row) -> Tensor:
+        order = (batch["n"] == 9).long().argsort(stable=True)
+        return (model(batch["x"][order])[order.argsort()] * batch["w"]).flatten(1).sum(1)
+
+    torch.manual_seed(0)
+    model, rows = LAYERS[name][0](), [cancelling(name, seed, big) for seed in range(15)]
+    run = Run(Computation(model=model, loss_fn=sorted_loss), sf.Example(clip_norm=C), 16, cancelling(name, 99, 1.0))
+    empty = {key: torch.zeros_like(value) for key, value in rows[0].items()}
+    sums = []
+    for length in (5, 9):
+        sums.append(run.sums([{**empty, "n": torch.tensor([length])}, *rows]))
+    assert run.tally.num_alone == 16
+    assert float((sums[0] - sums[1]).norm()) <= 1e-3 * C
+
+
+class Bag(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 1)
+
+
+@pytest.mark.parametrize("steps", [1024, 4096])
+def test_a_token_that_is_repeated_does_not_pass_the_clip_norm(steps: int) -> None:
+    """Equal terms, as of padding: a long sum in a few float32 numbers loses a percent of them."""
+
+    def of(value: float, token: int = 0) -> Row:
+        return {"ids": torch.full((1, steps), token), "w": torch.full((1, steps), value)}
+
+    def loss(model: Any, batch: Row) -> Tensor:
+        return (model.table(batch["ids"])[..., 0] * batch["w"]).sum(1)
+
+    run = Run(Computation(model=Bag(), loss_fn=loss), sf.Example(clip_norm=C), 2, of(1.0))
+    for number in range(6):
+        value = 0.05 * 1.09**number
+        ends = [run.sums([of(sign * value), of(0.0, 1)]) for sign in (1.0, -1.0)]
+        assert run.tally.num_alone == 0
+        assert float((ends[0] - ends[1]).norm()) <= 2 * C
+
+
+class Views(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.one, self.two = nn.LayerNorm(6), nn.Linear(6, 6), nn.Linear(6, 6)
+
+
+def views(model: Any, batch: Row) -> tuple[Tensor, Tensor]:
+    seen = (model.norm(batch["x"]) * batch["w"][..., None]).sum(1)
+    return F.normalize(seen + model.one(batch["y"]), dim=1), F.normalize(model.two(batch["y"]), dim=1)
+
+
+def view(seed: int, big: float = 0.0) -> Row:
+    generator = torch.Generator().manual_seed(seed)
+    x, w, y = (torch.randn(1, *shape, generator=generator) for shape in ((16, 6), (16,), (6,)))
+    w /= 16
+    if big:
+        x[:, 1::2], w[:, 0::2], w[:, 1::2] = x[:, 0::2].clone(), big, -big
+    return {"x": x, "w": w, "y": y}
+
+
+@pytest.mark.parametrize("norms", ["exact", "bound"])
+def test_a_row_whose_jacobian_cancels_moves_pairs_no_further(norms: Any) -> None:
+    """The norms of pairs and the sum of their gradients come from two passes, which round differently."""
+    loss = sf.InfoNCE(temperature=0.1)
+    unit = sf.Pair(clip_norm=C, loss=loss, largest_draw=12, norms=norms)
+    run = Run(Computation(model=Views(), loss_fn=sf.Contrast(embed=views, loss=loss)), unit, 12, view(0))
+    rows = [view(seed) for seed in range(1, 12)]
+    base = run.sums([*rows, view(77)], groups=12)
+    for big in (1e4, 1e8, 1e10, 1e12):
+        moved = float((run.sums([*rows, view(77, big)], groups=12) - base).norm())
+        assert moved <= 0.2 * unit.swap, big
+
+
 class Scaled(nn.Module):
     def __init__(self, width: int, out: int) -> None:
         super().__init__()

@@ -66,6 +66,12 @@ def test_other_generators_are_refused_by_name(name, draw) -> None:
         prepare(Net(lambda net, h: h if draw() > 2 else 2 * h), loss_fn, torch.randn(4, 4))
 
 
+def test_draws_that_take_as_many_numbers_as_values_ask_for_are_refused() -> None:
+    net = Net(lambda net, h: F.dropout(h * torch.poisson(h.detach().abs() + 0.5), 0.5))
+    with pytest.raises(Refused, match="poisson"):
+        prepare(net, loss_fn, torch.randn(4, 4))
+
+
 def test_another_path_for_another_size_is_refused() -> None:
     def row_by_row(net, h):
         return h * torch.stack([torch.rand(5) for _ in h])

@@ -254,7 +254,7 @@ def _dots(left: Tensor, right: Tensor) -> Tensor:
 
 def frobenius(values: Tensor) -> Tensor:
     """Return the size of each of N tensors, (N, ...) -> (N,), to a percent or so."""
-    return torch.linalg.vector_norm(values, dim=list(range(1, values.dim())))
+    return values.abs() if values.dim() == 1 else torch.linalg.vector_norm(values, dim=list(range(1, values.dim())))
 
 
 def combine(parts: Sequence[Outer | Rows]) -> "Outer | Rows | tuple[Outer, ...]":

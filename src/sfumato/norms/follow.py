@@ -1,7 +1,7 @@
 """Whether a pass without the tape follows a certified path: an ordinary forward pass, with autograd's backward pass."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -60,7 +60,8 @@ def called(func: Callable, name: str, args: tuple, kwargs: dict[str, Any], see: 
     except Refused:
         raise
     except Exception as error:
-        see(name, args, kwargs, Raised(type(error).__name__))
+        with suppress(Refused):  # a path that is left stays left
+            see(name, args, kwargs, Raised(type(error).__name__))
         raise
     see(name, args, kwargs, out)
     return out

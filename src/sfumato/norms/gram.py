@@ -16,7 +16,8 @@ squares add up; a shared encoder has the cross term 2 <J_i^T v_j, J'_j^T u_i> be
 
 Rounding. Squares and cross terms are exact to a few units of rounding times the sizes of what they are made of. Where
 they cancel so far that this could hide more than the clip margin of 1e-3, the bound is added, as in `factors`: a norm
-may then be over-estimated (safe), never under-estimated.
+may then be over-estimated (safe), never under-estimated. So may it where the terms of a gradient that is summed up,
+here or in the pass that forms the clipped sum, are more than 1024 times as large as it.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ from sfumato.norms.tape import Factor, Tape
 
 Embed = Callable[[nn.Module, Any], tuple[Tensor, Tensor]]
 _BLOCK_ELEMENTS = 1 << 24
+_MOST_REACH = 1024.0
 _ROWS = 32  # rows of each tower whose pairs are measured at a time
 
 
@@ -46,12 +48,15 @@ class Side:
 
     Attributes:
         gram: K_i (N, k, k).
-        sizes: (N, k), what the gradient of each direction is rounded in proportion to; at least its norm.
+        sizes: (N, k), what the square of the gradient of each direction is rounded in proportion to the square of; at
+            least its norm.
+        summed: (N, k), what the gradient of each direction is rounded in proportion to, here and in an ordinary pass.
         stacks: for exact norms, the gradients by the parameters that both towers share.
     """
 
     gram: Tensor
     sizes: Tensor
+    summed: Tensor
     stacks: dict[str, Stack] = field(default_factory=dict)
 
     @property
@@ -62,7 +67,7 @@ class Side:
     def take(self, rows: slice) -> "Side":
         """Return the rows of a slice."""
         cut = {name: stack.take(rows) for name, stack in self.stacks.items()}
-        return Side(gram=self.gram[rows], sizes=self.sizes[rows], stacks=cut)
+        return Side(gram=self.gram[rows], sizes=self.sizes[rows], summed=self.summed[rows], stacks=cut)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,11 +194,13 @@ def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Si
     """Sum up over parameters; of those to be kept, what is written out becomes one matrix."""
     with torch.no_grad():
         k = out.shape[1] - 1
-        gram, squares = out.new_zeros(len(out), k, k), out.new_zeros(len(out), k)
+        gram = out.new_zeros(len(out), k, k)
+        squares, sums = (out.new_zeros(len(out), k) for _ in range(2))
         products: dict[str, Stack] = {}
         whole: list[Written] = []
         for name in sorted(stacks):
             stack = stacks.pop(name)
+            sums += stack.summed.square()
             own, reach = stack.gram()
             gram += own
             if name in kept and isinstance(stack, Product):
@@ -205,7 +212,7 @@ def _side(stacks: dict[str, Stack], out: Tensor, kept: Sequence[str] = ()) -> Si
         if whole:
             summed = torch.stack([one.summed for one in whole]).sum(0)
             products["written"] = Written(torch.cat([one.values for one in whole], 2), summed)
-        return Side(gram=gram, sizes=squares.sqrt(), stacks=products)
+        return Side(gram=gram, sizes=squares.sqrt(), summed=sums.sqrt(), stacks=products)
 
 
 def orthogonal(rows: Tensor) -> Tensor:
@@ -234,13 +241,17 @@ def _moving(own: Tensor, other: Tensor) -> Tensor:
     return (other[None, :, 1:] - (scaled @ other.mT)[..., None] * mirror[:, None, 1:]).to(own.dtype)
 
 
-def _squares(moving: Tensor, side: Side) -> tuple[Tensor, Tensor]:
-    """Return ||sum_k a_ijk G_ik||^2 and what it is rounded in proportion to, (n, m) each, from a (n, m, k)."""
-    return ((moving @ side.gram) * moving).sum(2), (moving.abs() @ side.sizes[..., None]).squeeze(2)
+def _squares(moving: Tensor, side: Side) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ||sum_k a_ijk G_ik||^2, and what it and what the gradient itself is rounded in proportion to, (n, m) each,
+    from a (n, m, k).
+    """
+    sizes = moving.abs() @ torch.stack([side.sizes, side.summed], 2)
+    return ((moving @ side.gram) * moving).sum(2), sizes[..., 0], sizes[..., 1]
 
 
-def _roots(squares: Tensor, reach: Tensor) -> Tensor:
-    slack = 4 * torch.finfo(reach.dtype).eps * reach.square()
+def _roots(squares: Tensor, reach: Tensor, summed: Tensor) -> Tensor:
+    ill = summed.square() > _MOST_REACH**2 * squares
+    slack = 4 * torch.finfo(reach.dtype).eps * (reach.square() + torch.where(ill, summed.square(), 0.0))
     return (squares.clamp(min=0) + (slack - 1e-3 * squares).clamp(min=0)).sqrt()
 
 
@@ -278,8 +289,8 @@ def _blocks(sides: Sequence[Side]) -> list[tuple[slice, Side]]:
 
 def _block(u: Tensor, v: Tensor, one: Side, other: Side) -> Tensor:
     a, b = _moving(u, v), _moving(v, u)  # (I, J, k) and (J, I, k)
-    (of_u, reach_u), (of_v, reach_v) = _squares(a, one), _squares(b, other)
+    (of_u, reach_u, sums_u), (of_v, reach_v, sums_v) = _squares(a, one), _squares(b, other)
     total = of_u + of_v.mT
     for name, stack in one.stacks.items():
         total += 2.0 * cross(stack, other.stacks[name], a, b)
-    return _roots(total, reach_u + reach_v.mT)
+    return _roots(total, reach_u + reach_v.mT, sums_u + sums_v.mT)

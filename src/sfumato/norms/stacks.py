@@ -50,7 +50,7 @@ class Written:
     def gram(self) -> tuple[Tensor, Tensor]:
         """Return <G_k, G_l> of every row, (N, k, k), and the squares of what it is rounded in proportion to, (N, k)."""
         found = self.values @ self.values.mT
-        return found, torch.maximum(found.diagonal(dim1=1, dim2=2), self.summed.square())
+        return found, found.diagonal(dim1=1, dim2=2)
 
     def take(self, rows: slice) -> "Written":
         """Return the rows of a slice."""
@@ -93,7 +93,7 @@ class Product:
         return Written((values.mT if self.common_first else values).flatten(2), self.sizes())
 
     def gram(self) -> tuple[Tensor, Tensor]:
-        """Return <G_k, G_l> of every row, (N, k, k), and the squares of what it is rounded in proportion to, (N, k)."""
+        """As of `Written`."""
         _, k, width, steps = self.moving.shape
         depth = 1 if self.is_lookup else self.common.shape[2]
         by_positions = steps * steps * (depth + k * width) + k * k * width * steps
@@ -108,6 +108,11 @@ class Product:
         return (
             each.sum(2) if self.is_lookup else (each @ torch.linalg.vector_norm(self.common, dim=2)[..., None])[..., 0]
         )
+
+    @property
+    def summed(self) -> Tensor:
+        """What no partial sum exceeds where the gradients are written out, (N, k)."""
+        return self.sizes()
 
     def _among(self, other: "Product", one_row: bool = False) -> Tensor:
         """Return <common_it, common'_js> as (I, J, T, T'); of each row with itself (N, T, T)."""
