@@ -32,7 +32,7 @@ def test_one_backward_pass_equals_the_recipe(kind: str, loss: str, dtype: torch.
     model, embed = build(kind, dtype)
     unit, batch = unit_of(loss, 0.02 if kind == "vit, two views" else 0.5), batch_of(7, dtype)
     want = literal_pairs(model, embed, unit, batch)
-    for size in (3, 7, 9):
+    for size in (3, 7, 9) if dtype == torch.float64 else (3,):
         found = clip_with(model, embed, unit, cut(batch, size))
         assert (found.sums - want).norm() <= TOLERANCE[dtype] * want.norm()
     loose = literal_pairs(model, embed, replace(unit, clip_norm=1e9), batch)

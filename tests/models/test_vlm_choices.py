@@ -45,7 +45,7 @@ def made_of(folders: Path, kind: str, train: str, **settings: Any) -> StartedVlm
     return made
 
 
-@pytest.mark.parametrize(("kind", "train", "side"), some(CASES, 3))
+@pytest.mark.parametrize(("kind", "train", "side"), some(CASES, 6))
 def test_norms_and_clipped_sums_equal_the_oracle(
     folders: Path, kind: str, train: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,7 +47,12 @@ def test_what_cancels_beyond_rounding_is_over_estimated() -> None:
     u, v = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
     a, b = (u @ gram.orthogonal(v)[0]).item(), (v @ gram.orthogonal(u)[0]).item()
     nearly = values * (-b / a) * (1 + 1e-6)
-    sides = [gram.Side(gram=x @ x.mT, sizes=x.norm(dim=2), stacks={"written": Written(x)}) for x in (values, nearly)]
+    sides = [
+        gram.Side(
+            gram=x @ x.mT, sizes=x.norm(dim=2), summed=x.norm(dim=2), stacks={"written": Written(x, x.norm(dim=2))}
+        )
+        for x in (values, nearly)
+    ]
     true = (b * values.double() + a * nearly.double()).norm()
     found = norms.shared_norms(u, v, [sides[0]], [sides[1]])
     assert float(found) >= float(true) > 0
