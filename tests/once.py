@@ -29,7 +29,17 @@ def _key(computation: Computation, batch: Any, seed: int, any_weights: bool) -> 
     held = loss.embed if isinstance(loss, Contrast) else loss
     shapes = tuple((leaf.shape, leaf.dtype) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor))
     of_pairs = repr(loss.loss) if isinstance(loss, Contrast) else None
-    return weights.hexdigest(), held._function, of_pairs, shapes, computation.engine, computation.autocast, seed
+    modules = tuple((type(module), module.training) for module in computation.model.modules())
+    return (
+        modules,
+        weights.hexdigest(),
+        held._function,
+        of_pairs,
+        shapes,
+        computation.engine,
+        computation.autocast,
+        seed,
+    )
 
 
 @contextmanager
@@ -37,16 +47,26 @@ def certified_once(where: str, *, any_weights: bool = False) -> Iterator[None]:
     """What was certified inside of equal weights (or any), loss and shapes is not certified again, within one test
     (`where`).
     """
-    real = Computation.measure
-
-    def measure(self: Computation, micro_batch: Any, seed: int = 0) -> Any:
-        key = (where, *_key(self, micro_batch.batch, seed, any_weights))
-        if key not in _known:
-            _known[key] = real(self, micro_batch, seed)
-        return _known[key]
-
-    Computation.measure = measure  # type: ignore[method-assign]
+    before = _scope[0]
+    _scope[0] = (where, any_weights)
     try:
         yield
     finally:
-        Computation.measure = real  # type: ignore[method-assign]
+        _scope[0] = before
+
+
+_scope: list[tuple[str, bool] | None] = [None]
+_measure = Computation.measure
+
+
+def _measured_once(self: Computation, micro_batch: Any, seed: int = 0) -> Any:
+    scope = _scope[0]
+    if scope is None:
+        return _measure(self, micro_batch, seed)
+    key = (scope, *_key(self, micro_batch.batch, seed, scope[1]))
+    if key not in _known:
+        _known[key] = _measure(self, micro_batch, seed)
+    return _known[key]
+
+
+Computation.measure = _measured_once  # type: ignore[method-assign]
