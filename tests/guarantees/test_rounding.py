@@ -117,6 +117,31 @@ def test_rows_that_cancel_add_the_same_whether_others_let_them_go_jointly(name: 
     assert float((sums[0] - sums[1]).norm()) <= 1e-3 * C
 
 
+class Beside(nn.Module):
+    """A layer norm whose gradient cancels, and a layer whose output does not count while its input is huge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.other = nn.LayerNorm(16), nn.Linear(4, 4, bias=False)
+
+
+def test_a_bound_that_is_not_a_number_hides_no_row_that_cancels() -> None:
+    def loss(model: Any, batch: Row) -> Tensor:
+        order = (batch["n"] == 9).long().argsort(stable=True)
+        seen = (model.norm(batch["x"][order])[order.argsort()] * batch["w"]).flatten(1).sum(1)
+        return seen + batch["g"] * model.other(batch["z"]).flatten(1).sum(1)
+
+    def given(seed: int, big: float, huge: float = 1.0, count: float = 1.0) -> Row:
+        return {**cancelling("layer norm", seed, big), "z": torch.full((1, 64, 4), huge), "g": torch.tensor([count])}
+
+    run = Run(Computation(model=Beside(), loss_fn=loss), sf.Example(clip_norm=C), 16, given(99, 1.0))
+    rows = [given(seed, 1e10, 1e25, 0.0) for seed in range(15)]
+    empty = {key: torch.zeros_like(value) for key, value in rows[0].items()}
+    sums = [run.sums([{**empty, "n": torch.tensor([length])}, *rows]) for length in (5, 9)]
+    assert float((sums[0] - sums[1]).norm()) <= 1e-3 * C
+
+
 class Bag(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -12,7 +12,7 @@ from tests.train.case import STEPS, Records, Run, bits
 import sfumato as sf
 from sfumato.base import Stopped
 from sfumato.train import World
-from sfumato.train.workers import asked_for_rows_only, lost_workers
+from sfumato.train.workers import default_sigchld, lost_workers
 
 
 class Killed(Records):
@@ -49,7 +49,7 @@ def test_a_worker_is_lost_where_rows_are_asked_for_and_nowhere_else():
 
     signal.signal(signal.SIGCHLD, raises)
     try:
-        with asked_for_rows_only():
+        with default_sigchld():
             os.kill(os.getpid(), signal.SIGCHLD)
         with pytest.raises(RuntimeError, match="is killed"):
             os.kill(os.getpid(), signal.SIGCHLD)

@@ -225,6 +225,7 @@ def _measured(computation: Computation, micro_batch: MicroBatch, measured: Any, 
         sound &= (torch.linalg.vector_norm(side, dim=1) - 1).abs() <= _UNIT_NORM  # a row of zeros, or of NaN
     for side in (found.of_u, found.of_v):
         sound &= torch.isfinite(side.gram.flatten(1)).all(1) & torch.isfinite(side.sizes).all(1)
+        sound &= torch.isfinite(side.summed).all(1)
     rows = kept(replace(micro_batch, valid=micro_batch.valid & sound), found.u, found.v)
     return _Part(rows, found)  # what is not finite stays in the norms of its own pairs, which are left out
 

@@ -49,13 +49,13 @@ class State:
                 if now != before:
                     now.clear()
                     now.update(before)
-                    own = ("modules or hooks below", "")
+                    changed = changed or f"what modules or hooks there are in {name or 'the model'}"
             if module.training != training:
                 module.training, own = training, ("training flag", "training")
             own = _buffers_back(module, buffers) or own
             own = _parameters_back(module, parameters) or own
             if own is not None:
-                changed = changed or f"the {own[0]} {name}.{own[1]}".replace(" .", " ").rstrip(". ")
+                changed = changed or f"the {own[0]} {name}.{own[1]}".replace(" .", " ")
         return changed
 
 

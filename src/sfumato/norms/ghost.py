@@ -186,7 +186,6 @@ def through_derivation(
     derived = tape.tracked.tensor(key)
     rows = fac.combine([part.explicit() if isinstance(part, Outer) else part for part in parts])
     assert isinstance(rows, Rows)
-    rho = None if rows.summed is None else rows.summed / fac.frobenius(rows.values)
     lookup = tape.tracked.lookup_of(derived)
     names = {id(parameter): name for name, parameter in parameters.items()}
     if lookup is not None and id(lookup[0]) in names:
@@ -201,7 +200,16 @@ def through_derivation(
             derived, list(behind.values()), values, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     found = [(name, grad) for name, grad in zip(behind, grads, strict=True) if grad is not None]
-    return [(name, Rows(grad, None if rho is None else rho * fac.frobenius(grad))) for name, grad in found]
+    return [(name, Rows(grad, None if rows.summed is None else _carried(rows, grad))) for name, grad in found]
+
+
+def _carried(rows: Rows, grad: Tensor) -> Tensor:
+    """Return `summed` behind a linear map: as large beside the result as it was before it (no bound, but for maps that
+    cancel nothing themselves).
+    """
+    assert rows.summed is not None
+    size = fac.frobenius(rows.values)
+    return torch.where(size > 0, rows.summed / size * fac.frobenius(grad), rows.summed)
 
 
 def _check_shapes(sums: dict[str, Tensor], parameters: dict[str, nn.Parameter]) -> None:

@@ -81,7 +81,7 @@ def _over_all(
     for one in found:
         squared += one.squared
         reach += one.reach.square()
-        summed += one.summed.square()
+        summed += one.summed.square().nan_to_num(nan=torch.inf)  # 0 * inf of a bound, where entries leave float32
         large |= (one.largest[0] > _LARGEST * max(loss_scale, 1.0)) | (one.largest[1] > _LARGEST)
     return squared, reach, large, summed
 

@@ -111,11 +111,11 @@ def _arguments(args: tuple, kwargs: dict[str, Any], out: Any, num_rows: int) -> 
 
 def _single_integers(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
     """Return what may stand for a plain number: `roll(x, shift)`, `narrow(0, start, 4)`."""
-    given = tensors_in((args[1:], kwargs))
-    return [one for one in given if not one.is_floating_point() and not one.is_complex() and one.numel() == 1]
+    return [one for one in integers(args[1:], kwargs) if one.numel() == 1]
 
 
-def integers(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+def integers(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors of integers and booleans among the arguments."""
     return [one for one in tensors_in((args, kwargs)) if not one.is_floating_point() and not one.is_complex()]
 
 

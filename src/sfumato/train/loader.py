@@ -18,7 +18,7 @@ from sfumato.train.fingerprint import data_fields
 from sfumato.train.keys import Keys
 from sfumato.train.rows import Assemble, Assembled, CollateFn, Rows
 from sfumato.train.shares import Shares
-from sfumato.train.workers import asked_for_rows_only
+from sfumato.train.workers import default_sigchld
 from sfumato.train.world import World
 
 
@@ -218,5 +218,5 @@ class Loader:
             prefetch_factor=self.prefetch_factor if self.num_workers else None,
             generator=torch.Generator(),  # otherwise it takes a number from the user's global generator
         )
-        with asked_for_rows_only():
+        with default_sigchld():
             return iter(rows)

@@ -32,7 +32,7 @@ from sfumato.train.keys import Keys
 from sfumato.train.loader import DrawnBatch
 from sfumato.train.shape import ConstantShape, Prepared
 from sfumato.train.state import device_of, keyed_hash, moving_state, reseed_model, restore, set_grads, state_of
-from sfumato.train.workers import asked_for_rows_only
+from sfumato.train.workers import default_sigchld
 from sfumato.train.world import World, join_world
 
 
@@ -263,7 +263,7 @@ class PrivateGradients:
 
         self._guard.before()
         try:
-            with asked_for_rows_only(), nullcontext() if self._reveal else hushed():
+            with default_sigchld(), nullcontext() if self._reveal else hushed():
                 return (*self._summed(step, micro_batches, reseed, failures), failures)
         finally:
             self._guard.after()

@@ -17,7 +17,7 @@ _LOST = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (is killed by s
 def lost_workers() -> Iterator[None]:
     """Raise Stopped where torch reports that a worker was killed."""
     try:
-        with asked_for_rows_only():
+        with default_sigchld():
             yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         if not _of_a_worker(error):
@@ -37,7 +37,7 @@ def _of_a_worker(error: Exception) -> bool:
 
 
 @contextmanager
-def asked_for_rows_only() -> Iterator[None]:
+def default_sigchld() -> Iterator[None]:
     """Let the death of a worker show when rows are asked of it, not in the middle of whatever the process is at.
 
     torch raises from a handler of SIGCHLD, which it sets with the first loader that has workers and leaves behind.
