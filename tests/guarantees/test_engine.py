@@ -510,6 +510,7 @@ def test_threads_whose_times_overlap_leave_nothing_silenced(capsys: Any) -> None
         with hushed():
             inside.set()
             out.wait()
+            sys.stdout.write("of a record")
 
     thread = threading.Thread(target=second)
     thread.start()
