@@ -71,7 +71,7 @@ lint: $(VENV)/.installed-test
 	$(ONE_THREAD) $(BIN)/lint-imports --no-cache
 
 pytest: $(VENV)/.installed-test
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff check --fix $(CHECKED)

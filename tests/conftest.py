@@ -81,6 +81,22 @@ def fixed_seeds() -> None:
         torch.manual_seed(0)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of a test that is marked `every(n)`, run every n-th case; with SFUMATO_ZOO=all run all of them."""
+    if os.environ.get("SFUMATO_ZOO") == "all":
+        return
+    seen: dict[tuple, int] = {}
+    kept, left_out = [], []
+    for item in items:
+        mark = item.get_closest_marker("every")
+        key = (item.path, getattr(item, "originalname", item.name))
+        number = seen[key] = seen.get(key, -1) + 1
+        (left_out if mark is not None and number % mark.args[0] else kept).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_silenced():
     """No test leaves the process without its log."""

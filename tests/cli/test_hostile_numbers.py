@@ -197,6 +197,7 @@ def _typed(name: str) -> tuple[Any, type, list[str]]:
     return module, command, line
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_any_text_as_a_number(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     module, command, line = _typed(name)

@@ -96,6 +96,7 @@ sys.exit(cli.main(["train"]))
 """
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_to_a_run_and_its_workers_is_a_sentence(name: str, status: int) -> None:
     """As a terminal, a container or a queue sends it: to all processes at once."""

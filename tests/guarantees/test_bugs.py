@@ -39,6 +39,7 @@ TABLE = [  # bug, check, why the check says it fails
 ]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("bug", "check", "why"), TABLE, ids=lambda part: getattr(part, "__name__", ""))
 def test_the_check_sees_the_bug(bug, check, why, tmp_path, monkeypatch):
     bug(monkeypatch)

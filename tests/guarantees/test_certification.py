@@ -159,6 +159,7 @@ HONEST: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("autocast", [None, BF16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("build", HONEST.values(), ids=HONEST)
 def test_draws_of_each_row_pass(build: Callable[[], nn.Module], autocast: Any) -> None:
@@ -172,6 +173,7 @@ def test_a_loss_that_is_finite_for_some_draws_passes() -> None:
     norms.prepare(net(), masked_tokens_alone, batch())
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["bert", "vit", "captioner_with_checkpointing", "swin", "gpt2", "timm_convnext"])
 def test_models_in_training_mode_pass(name: str) -> None:
     model, loss_fn, given = cases.build(name, torch.float32)
@@ -307,12 +309,14 @@ def test_a_mask_that_transformers_leaves_out_is_refused_in_low_precision() -> No
 SINGLE_PATH = ["vit", "captioner", "captioner_eager_attention", "gpt2", "clip", "llama_grouped_query", "timm_vit"]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [*SINGLE_PATH, "bert_masked_language_model_tied", "blip_vqa", "swin"])
 def test_models_of_one_path_pass_in_low_precision(name: str) -> None:
     model, loss_fn, given = cases.build(name, torch.float32)
     norms.prepare(model.eval(), loss_fn, given, unused="zero", autocast=BF16)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", ["bert", "t5"])
 def test_a_padded_encoder_passes_in_low_precision(name: str) -> None:
     model, loss_fn, given = cases.build(name, torch.float32)

@@ -39,9 +39,11 @@ def variants(rows: list[Batch]) -> dict[str, list[Batch]]:
     return {"none": rows, **{name: [*rows[:4], row, *rows[5:]] for name, row in paths.HOSTILE.items()}}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", list(paths.LOSSES))
+EVERY = [(name, size, dtype) for name in paths.LOSSES for size in SIZES for dtype in (torch.float32, torch.float64)]
+
+
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("name", "size", "dtype"), EVERY, ids=str)
 def test_examples_add_what_they_add_alone(name: str, size: int, dtype: torch.dtype) -> None:
     loss = paths.LOSSES[name]
     if name == "in_chunks" and size >= 8:
@@ -63,9 +65,11 @@ def test_groups_add_what_their_rows_add_alone(name: str, size: int) -> None:
         assert close(run.sums(rows, groups=2), wanted, torch.float32), changed
 
 
-@pytest.mark.parametrize("unit", ["group", "pair"])
-@pytest.mark.parametrize("size", [3, 8])
-@pytest.mark.parametrize("name", list(paths.EMBEDS))
+@pytest.mark.every(3)
+@pytest.mark.parametrize(
+    ("name", "size", "unit"),
+    [(name, size, unit) for name in paths.EMBEDS for size in (3, 8) for unit in ("group", "pair")],
+)
 def test_embeddings_are_those_of_single_rows(name: str, size: int, unit: str) -> None:
     loss = sf.InfoNCE(temperature=0.5)
     units = {

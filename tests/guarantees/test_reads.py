@@ -22,7 +22,7 @@ import sfumato as sf
 from sfumato.base import Refused
 from sfumato.mechanisms import Computation
 
-VOCABULARY, LENGTH, WIDTH, SIZE = 50_000, 6, 6, 32
+VOCABULARY, LENGTH, WIDTH, SIZE = 50_000, 6, 6, 8
 RARE, PADDING = 7, VOCABULARY - 1
 Batch = dict[str, Tensor]
 
@@ -348,6 +348,7 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.every(2)
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("length", [LENGTH, SIZE], ids=["short", "as many positions as rows"])
 @pytest.mark.parametrize("name", list(SELECTIONS))

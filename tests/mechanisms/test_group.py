@@ -24,11 +24,11 @@ C = 0.3
 UNIT = Group(clip_norm=C, num_groups=4)
 GROUPS = torch.tensor([0, 0, 0, 1, 2, 2, 3, 3])  # unequal sizes, one of them a single row
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+EVERY = [(kind, loss, dtype) for kind in KINDS for loss in LOSSES for dtype in TOLERANCE]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("kind", "loss", "dtype"), EVERY, ids=lambda value: str(value).split(".")[-1])
 def test_groups_of_one_micro_batch_equal_a_loop(kind: str, loss: str, dtype: torch.dtype) -> None:
     model, embed = build(kind, dtype)
     batch, unit = batch_of(8, dtype), Group(clip_norm=0.01 if kind == "vit, two views" else C, num_groups=4)

@@ -19,15 +19,15 @@ LOSSES = {
     "spread-out": SpreadOut(),
 }
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+EVERY = [(kind, loss, dtype) for kind in KINDS for loss in LOSSES for dtype in TOLERANCE]
 
 
 def unit_of(loss: str, clip_norm: float = 0.5, **options) -> Pair:
     return Pair(clip_norm=clip_norm, loss=LOSSES[loss], largest_draw=64, **options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("kind", "loss", "dtype"), EVERY, ids=lambda value: str(value).split(".")[-1])
 def test_one_backward_pass_equals_the_recipe(kind: str, loss: str, dtype: torch.dtype) -> None:
     model, embed = build(kind, dtype)
     unit, batch = unit_of(loss, 0.02 if kind == "vit, two views" else 0.5), batch_of(7, dtype)

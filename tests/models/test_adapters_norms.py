@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from tests.models.adapted import CASES, Case, answer_loss, causal_loss, llava, moved, pictured, small
-from tests.once import some
 
 from sfumato.base import BadInput, Refused
 from sfumato.models import Adapter, adapt
@@ -48,7 +47,8 @@ def both(case: Case, model, batch=None, seed=None, tolerance=1e-10, synthetic=No
     return found
 
 
-@pytest.mark.parametrize(("name", "train"), some([(name, train) for name in CASES for train in TRAINS], 5))
+@pytest.mark.every(10)
+@pytest.mark.parametrize(("name", "train"), [(name, train) for name in CASES for train in TRAINS])
 def test_equals_the_oracle(name: str, train: str) -> None:
     case = CASES[name]
     if (name, train) in REFUSED:
@@ -68,6 +68,7 @@ def test_all_linear_with_a_head_that_trains_whole(train: str) -> None:
     both(case, found.model)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("train", ["lora", "dora"])
 def test_dropout_of_the_adapter_is_exact(train: str) -> None:
     case = CASES["llama, filled right"]
@@ -102,8 +103,10 @@ def test_frozen_weights_are_never_measured(train: str) -> None:
             assert values == tape.tracked.tensor(key).numel() <= largest == 2 * 16
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("train", ["lora", "dora"])
+@pytest.mark.every(3)
+@pytest.mark.parametrize(
+    ("train", "dtype"), [(train, dtype) for train in ("lora", "dora") for dtype in ("bfloat16", "float16")]
+)
 def test_half_precision_frozen_weights(train: str, dtype: str) -> None:
     case = CASES["llama, filled left"]
 

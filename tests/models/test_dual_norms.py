@@ -21,6 +21,7 @@ def prepared(kind: str, folder: Any, **settings: Any) -> tuple[Any, dict[str, to
     return made, batch | {"pixel_values": batch["pixel_values"].double()}
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_clipped_sum_of_groups_is_that_of_plain_autograd(kind: str, tmp_path) -> None:
     made, batch = prepared(kind, tmp_path)
@@ -33,6 +34,7 @@ def test_the_clipped_sum_of_groups_is_that_of_plain_autograd(kind: str, tmp_path
     assert set(found.clipped.sums) == set(made.training.trainable)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", ["siglip", "open_clip"])
 @pytest.mark.parametrize("train", ["heads", "last-1"])
 def test_a_part_of_the_towers_is_measured_as_well(kind: str, train: str, tmp_path) -> None:

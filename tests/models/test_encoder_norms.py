@@ -39,6 +39,7 @@ def test_group_unit_equals_a_loop(kind: str) -> None:
     check_group(small_encoder(kind).double().train(), TwoViewTowers(), views(8), 0.1)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("case", TIMM)
 def test_group_unit_of_timm_models_equals_a_loop(case: str) -> None:
     name, batch_norm, size = TIMM[case]
@@ -66,6 +67,7 @@ def pictures_and_texts(words, count: int = 6) -> dict[str, Tensor]:
     return {"pixel_values": pixels, "input_ids": ids, "x": torch.zeros(count)}
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("train", ["heads", "last-1", "all"])
 def test_pair_of_towers_equals_a_loop(train: str, words) -> None:
     model = tiny_pair(words, train=train).double()

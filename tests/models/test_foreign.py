@@ -40,6 +40,7 @@ def _weights(path: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.every(3)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # open_clip leaves the file open
 @pytest.mark.parametrize("ending", [".bin", ".safetensors", ".npz"])
 @pytest.mark.parametrize("kind", ["other architecture", "other model", "pickle", "torch pickle", "binary", "empty"])

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from tests.models.vlms import ANSWERS, FOLDERS, QUESTIONS, batch_of, pictures, started
-from tests.once import some
 
 from sfumato import norms
 from sfumato.base import BadInput
@@ -45,7 +44,8 @@ def made_of(folders: Path, kind: str, train: str, **settings: Any) -> StartedVlm
     return made
 
 
-@pytest.mark.parametrize(("kind", "train", "side"), some(CASES, 6))
+@pytest.mark.every(12)
+@pytest.mark.parametrize(("kind", "train", "side"), CASES)
 def test_norms_and_clipped_sums_equal_the_oracle(
     folders: Path, kind: str, train: str, side: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,8 +124,8 @@ def test_coca_carries_lora_where_it_is_asked_for(folders: Path) -> None:
         made_of(folders, "coca", "lora", adapter=Adapter(rank=2))
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("kind", "dtype"), [(kind, dtype) for kind in FOLDERS for dtype in ("bfloat16", "float16")])
 def test_frozen_half_precision_takes_the_loaders_rows(folders: Path, kind: str, dtype: str) -> None:
     """Rows come in float32, whatever the weights are; close to the same in float32 throughout."""
     made, whole = (

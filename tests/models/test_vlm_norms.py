@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from tests.models.vlms import FOLDERS, batch_of, started
-from tests.once import some
 from torch import nn
 
 from sfumato import norms
@@ -18,7 +17,8 @@ C = 0.5
 CASES = [(kind, side) for kind in FOLDERS for side in ("left", "right") if (kind, side) != ("coca", "left")]
 
 
-@pytest.mark.parametrize(("kind", "side"), some(CASES, 3))
+@pytest.mark.every(5)
+@pytest.mark.parametrize(("kind", "side"), CASES)
 def test_norms_and_clipped_sums_equal_the_oracle(kind: str, side: str, tmp_path: Path, monkeypatch) -> None:
     if kind == "paligemma":  # Gemma's norm casts its weight to float32, which no book-keeping can be exact through
         monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor.to(torch.float64))
@@ -37,8 +37,9 @@ def test_norms_and_clipped_sums_equal_the_oracle(kind: str, side: str, tmp_path:
     assert (slow.factors < 1).all()
 
 
+@pytest.mark.every(11)
 @pytest.mark.parametrize(
-    ("kind", "train"), some([(kind, train) for kind in FOLDERS if kind != "coca" for train in ("all", "lora")], 7)
+    ("kind", "train"), [(kind, train) for kind in FOLDERS if kind != "coca" for train in ("all", "lora")]
 )
 def test_checkpointed_activations_are_computed_twice_and_give_the_same_sums(
     kind: str, train: str, tmp_path: Path

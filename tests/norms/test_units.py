@@ -7,7 +7,6 @@ from tests.norms import (
     cases_models,  # noqa: F401  registers its cases
 )
 from tests.norms.test_ghost import TOLERANCE, clip, distance
-from tests.once import some
 from torch import Tensor, nn
 
 from sfumato import norms
@@ -48,7 +47,8 @@ def loop(model: nn.Module, group_loss, batch) -> norms.ClippedSum:
 BOTH = [(name, dtype) for dtype in (torch.float64, torch.float32) for name in cases.CASES]
 
 
-@pytest.mark.parametrize(("name", "dtype"), some(BOTH, 3), ids=lambda value: str(value).split(".")[-1])
+@pytest.mark.every(3)
+@pytest.mark.parametrize(("name", "dtype"), BOTH, ids=lambda value: str(value).split(".")[-1])
 def test_groups_equal_a_loop_over_groups(name: str, dtype: torch.dtype) -> None:
     model, loss_fn, batch = cases.build(name, dtype)
     count = norms.batch_size(batch)

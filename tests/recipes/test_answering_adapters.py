@@ -79,6 +79,7 @@ def elsewhere(kind: str, base: Path, adapter: Path, batch: dict[str, torch.Tenso
     return torch.load(folder / "out.pt", weights_only=True)
 
 
+@pytest.mark.every(2)
 def test_the_export_is_pefts_and_gives_the_same_outputs_without_sfumato(
     trained: tuple[str, Path], folder: Path, tmp_path: Path
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_export_is_pefts_and_gives_the_same_outputs_without_sfumato(
     assert (found - without).abs().max() > 1e-4, "the adapter changes something"
 
 
+@pytest.mark.every(2)
 def test_the_whole_way_behind_it(
     trained: tuple[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from tests.once import only_whole
 from torch import Tensor, nn
 
 from sfumato import losses, norms
@@ -393,6 +394,7 @@ def test_siglip_takes_its_own_length_only(tmp_path: Path) -> None:
     assert "leave out --max-tokens" in str(diagnose(Asked(model=where, max_tokens=500), LOOK).refusal)
 
 
+@only_whole
 def test_open_clip_is_not_told_to_use_a_setting_of_timm() -> None:
     found = diagnose(Asked(model="open_clip:RN50", image_size=64, train="heads"), LOOK)
     (reason,) = found.findings

@@ -11,7 +11,6 @@ import pytest
 import torch
 import transformers
 from tests.models.vlms import FOLDERS
-from tests.once import some
 from torch import Tensor, nn
 
 from sfumato import data, losses, models, norms
@@ -81,10 +80,11 @@ def test_public_lengths_are_those_asked_for(kept: Path) -> None:
     assert any("tell me: {question} now" in note for note in said.notes)
 
 
+@pytest.mark.every(4)
 @pytest.mark.parametrize(
     ("kind", "train"),
-    some([(k, train) for k in ("llava", "blip") for train in ("heads", "last-1", "bias", "lora", "dora")], 3)
-    + some([("coca", "lora")], 1),
+    [(k, train) for k in ("llava", "blip") for train in ("heads", "last-1", "bias", "lora", "dora")]
+    + [("coca", "lora")],
 )
 def test_every_choice_of_training_is_listed_by_rule(kind: str, train: str, kept: Path) -> None:
     targets = ("all-linear",) if kind == "coca" else ()  # torch's attention carries none

@@ -34,6 +34,7 @@ def test_of_timm_heads_and_last_blocks_are_what_timm_calls_so() -> None:
     assert "has only" in str(diagnose(Asked(model=VIT, train="last-99"), LOOK).refusal)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("train", ["lora", "dora"])
 def test_of_timm_adapters_train_alone(train: str) -> None:
     asked = Asked(model=VIT, train=train, adapter=Adapter(rank=2, frozen_dtype="bfloat16"))

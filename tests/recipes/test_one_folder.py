@@ -287,7 +287,8 @@ def test_a_damaged_export_is_written_again_by_the_same_command(run: Path) -> Non
     check_export(run)
 
 
-@pytest.mark.parametrize(("before", "after"), [(1, 0), (0, 2)])
+@pytest.mark.every(2)
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (1, 0)])
 def test_another_number_of_workers_resumes(trained: Path, tmp_path: Path, before: int, after: int) -> None:
     def stop(progress: object) -> None:
         raise KeyboardInterrupt

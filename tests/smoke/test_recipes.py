@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.once import some
 from tests.recipes.asked import checkpoint
 
 from sfumato.cli import main
@@ -71,7 +70,8 @@ def test_one_process(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[st
     assert card["unit"].startswith(kind), "the planner and the recipe speak of one unit"
 
 
-@pytest.mark.parametrize("name", some([*RECIPES, *ASKED], 2))
+@pytest.mark.every(6)
+@pytest.mark.parametrize("name", [*RECIPES, *ASKED])
 def test_two_processes(tmp_path: Path, name: str) -> None:
     export = tmp_path / "run" / "export"
     command = [

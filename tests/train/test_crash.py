@@ -12,7 +12,6 @@ from tests.train.case import COUPLED, STEPS
 from tests.train.crash import COUPLED_PLACES
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("crash")  # the runs that are killed are shared
 KILLS = int(os.environ.get("SFUMATO_KILLS", "6"))
 
 

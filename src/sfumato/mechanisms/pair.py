@@ -75,8 +75,8 @@ def clip_pairs(
     """Return sum_ij factor(||grad Z_ij||) D_ij grad Z_ij over the usable rows of the logical batch.
 
     Presence and swap are the unit's own (proofs at `plan.contrast`): each pair's clipped gradient is a function of its
-    two records, and D moves by what the loss's bounds say. A row that is not finite, in its embedding or in its
-    Jacobian, leaves before the similarities are formed.
+    two records, and D moves by what the loss's bounds say. A row that is not finite, in its embedding, in its
+    Jacobian or in the terms that its Jacobian is the sum of, leaves before the similarities are formed.
 
     Args:
         measure, reduce, reseed, ranks: as for `clip_groups`.
