@@ -5,7 +5,7 @@ import math
 import re
 import typing
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 
@@ -101,3 +101,14 @@ def test_durations_have_a_unit_that_suits() -> None:
 def test_decay_that_takes_the_weights_away_is_refused() -> None:
     with pytest.raises(BadInput, match=r"--weight-decay 200 at --learning-rate 0\.01"):
         Training(learning_rate=0.01, weight_decay=200.0)
+
+
+def test_two_ranges_of_the_same_numbers_keep_their_own_reasons() -> None:
+    """`Annotated[...]` is cached by equality: of two ranges that were equal, the first would speak for both."""
+
+    def dear(value: int | float) -> str:
+        return f"{value} is too much."
+
+    with_cost, without = Whole(1, 7, cost=dear), Whole(1, 7)
+    assert get_args(Annotated[int, without])[1].reason(9) == ""
+    assert get_args(Annotated[int, with_cost])[1].reason(9) == "9 is too much."

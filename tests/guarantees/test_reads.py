@@ -22,7 +22,7 @@ import sfumato as sf
 from sfumato.base import Refused
 from sfumato.mechanisms import Computation
 
-VOCABULARY, LENGTH, WIDTH, SIZE = 50_000, 6, 6, 8
+VOCABULARY, LENGTH, WIDTH, SIZE = 50_000, 6, 6, 12
 RARE, PADDING = 7, VOCABULARY - 1
 Batch = dict[str, Tensor]
 

@@ -6,7 +6,7 @@ are checked alike, before any data is read.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_args, get_origin
 
 from sfumato.base.errors import BadInput
@@ -34,7 +34,7 @@ class Real:
     below: bool = False
     or_zero: bool = False
     why: str = ""
-    cost: Callable[[int | float], str] | None = field(default=None, compare=False)
+    cost: Callable[[int | float], str] | None = None
     name: str | None = None
 
     def holds(self, value: object) -> bool:
