@@ -73,8 +73,8 @@ def test_a_baseline_claims_nothing_and_needs_no_delta() -> None:
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["dp-cap", *TWO, "--num-groups", "4"], "--num-groups is a setting of dp-gcl"),
-        (["dp-cap", *TWO, "--temperature", "0.5"], "--temperature is a setting of logit-dp"),
+        (["dp-cap", *TWO, "--num-groups", "4"], "dp-cap of captioner has no setting --num-groups"),
+        (["dp-cap", *TWO, "--temperature", "0.5"], "dp-cap of captioner has no setting --temperature"),
         (["logit-dp", *TWO, "--clip", "automatic"], "--clip"),
         (["dp-cap", *TWO, "--image-size", "64"], "--image-size is a setting of --benchmark"),
         (["dp-gcl", *TWO, "--num-groups", "60000"], "--num-groups 60000 exceeds"),

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import tyro
@@ -87,18 +88,23 @@ def test_solves_for_what_is_left_out():
     assert by_steps.epsilon_rdp() <= 0.5 < by_steps.epsilon_rdp(by_steps.steps + 1)
     (by_batch,) = plans_of(parse(*flags, "--steps", "50"))
     assert by_batch.steps == 50
+    groups = replace(parse(*flags, "--steps", "50"), recipe="dp-gcl")
+    with pytest.raises(BadInput, match="depends on the batch size here: give --expected-batch-size"):
+        plans_of(groups)
     assert by_batch.epsilon_rdp() <= 0.5 < by_batch.with_batch_size(by_batch.divisor + 2).epsilon_rdp()
     with pytest.raises(BadInput, match="leave out one"):
         plans_of(parse(*SMALL, "--noise-multiplier", "2", "--epsilon", "1"))
 
 
-def test_defaults_from_the_number_of_records_alone():
+def test_defaults_are_the_recipes():
     (plan,) = plans_of(parse("--records", "60000", "--noise-multiplier", "1"))
-    assert (plan.divisor, plan.steps, plan.delta) == (2048, 586, 1 / 600_000)
+    assert (plan.divisor, plan.steps, plan.delta) == (4096, 2000, 1 / 600_000)
+    (built_in,) = plans_of(parse("--records", "60000", "--noise-multiplier", "1", "--data", "fashion-mnist"))
+    assert (built_in.divisor, built_in.steps) == (8192, 300)
 
 
 def test_other_samplers_and_relations():
-    (fixed,) = plans_of(parse(*SMALL, "--sampler", "fixed-size", "--noise-multiplier", "8"))
+    (fixed,) = plans_of(parse(*SMALL, "--sampler", "fixed", "--noise-multiplier", "8"))
     assert (str(fixed.relation), fixed.sampler.batch_size) == ("replace_one", 100)
     (full,) = plans_of(parse("--records", "100", "--sampler", "full-batch", "--steps", "9", "--noise-multiplier", "40"))
     assert full.divisor == 100
@@ -111,7 +117,7 @@ def test_other_samplers_and_relations():
 
 
 def test_fixed_size_prints_no_pld(capsys):
-    run(parse(*SMALL, "--sampler", "fixed-size", "--noise-multiplier", "8"))
+    run(parse(*SMALL, "--sampler", "fixed", "--noise-multiplier", "8"))
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["epsilon", "(PLD)", "-"] in lines
     assert ["found", "at", "1", "%", "FPR", "-"] in lines
@@ -122,7 +128,7 @@ def test_hidden_number_of_records(capsys):
     found = as_json(capsys, *flags, "--steps", "50")
     assert found["relation"] == "add_remove"
     (plan,) = plans_of(parse(*flags))
-    assert plan.steps == 2000  # 20 epochs
+    assert plan.steps == 2000, "the recipe's"
     with pytest.raises(BadInput, match="delta"):
         plans_of(parse("--sampling-prob", "0.01", "--expected-batch-size", "100", "--noise-multiplier", "2"))
     with pytest.raises(Refused, match="zero_out"):
@@ -142,9 +148,8 @@ def test_simulation(capsys):
         ([], "--records"),
         (["--records", "10", "--sampling-prob", "0.1"], "--records"),
         (["--records", "0"], "--records"),
-        (["--sampling-prob", "0.1", "--sampler", "fixed-size"], "--records"),
-        (["--records", "10", "--sampler", "fixed-size", "--cap", "5"], "--cap"),
-        (["--records", "10", "--sampler", "fixed-size", "--expected-batch-size", "2.5"], "whole"),
+        (["--sampling-prob", "0.1", "--sampler", "fixed"], "--records"),
+        (["--records", "10", "--sampler", "fixed", "--cap", "5"], "--cap"),
         (["--records", "10", "--sampler", "full-batch", "--expected-batch-size", "5"], "full-batch"),
         (["--records", "10", "--expected-batch-size", "11"], "exceeds"),
         (["--records", "10", "--steps", "0"], "steps"),
@@ -162,7 +167,6 @@ def test_benchmark_adds_hours_and_memory(capsys, monkeypatch):
         asked.append(arguments)
         return {"hours": 1.5, "memory_bytes": 2e9}
 
-    monkeypatch.setitem(sys.modules, "sfumato.recipes", types.ModuleType("sfumato.recipes"))
     fake = types.ModuleType("sfumato.recipes.benchmark")
     fake.measure = measure
     monkeypatch.setitem(sys.modules, "sfumato.recipes.benchmark", fake)
@@ -224,5 +228,5 @@ def test_a_batch_beyond_the_records_is_told_in_flags(capsys: pytest.CaptureFixtu
     assert cli.main(["plan", "--records", "12", "--delta", "1e-3", "--expected-batch-size", "400"]) == 2
     shown = capsys.readouterr().err
     assert "--expected-batch-size 400" in shown
-    assert "--records 12" in shown
+    assert "the number of records, 12" in shown
     assert "num_records" not in shown

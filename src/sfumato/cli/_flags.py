@@ -150,7 +150,15 @@ class LengthFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskingFlags(LengthFlags):
+class UnitFlags:
+    """What is clipped, where the recipe leaves a choice."""
+
+    unit: Literal["example", "group", "batch"] | None = None
+    """What is clipped: the gradient of each record, of groups of records, or of the whole batch (the paper's)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskingFlags(UnitFlags, LengthFlags):
     """How a vision-language model is asked."""
 
     model: str | None = None
@@ -159,9 +167,6 @@ class AskingFlags(LengthFlags):
 
     question: str | None = None
     """A public question that is asked of data without questions (pictures with captions)."""
-
-    unit: Literal["example", "group", "batch"] | None = None
-    """What is clipped: the gradient of each record, of groups of records, or of the whole batch (the paper's)."""
 
 
 @dataclass(frozen=True, kw_only=True)

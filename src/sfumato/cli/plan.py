@@ -2,20 +2,23 @@
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from sfumato.base import BadInput, limits
-from sfumato.base.ranges import Real
+from sfumato.base.ranges import Real, flag
 from sfumato.cli import _plan_text
-from sfumato.cli._plan_checks import groups_of, refuse_unread
+from sfumato.cli._flags import ContrastFlags, PrivacyFlags, UnitFlags
 from sfumato.cli._screen import screen, show
+from sfumato.cli.train import TrainCommand, run_of
 
 if TYPE_CHECKING:  # importing the accountants takes a second, which --help need not wait for
-    from sfumato.plan import Plan, Unit
+    from sfumato.plan import Plan
+    from sfumato.recipes.privacy import Loss
+    from sfumato.recipes.run import Run
     from sfumato.sampling import Sampler
 
 EXAMPLES = """
@@ -35,20 +38,23 @@ _OF_FOLDERS = ("dp-vqa", "dp-vlm")  # any model: nothing here knows its paramete
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanCommand:
+class PlanCommand(PrivacyFlags, UnitFlags, ContrastFlags):
     """Say what a private training run costs: noise, signal, what an attacker could know. Touches no data.
 
-    Without --epsilon and without --noise-multiplier: a table for epsilon 1, 2, 4 and 8. With --noise-multiplier alone:
-    the epsilon of that run. With --epsilon: whichever of noise multiplier, steps and batch size was left out, in this
-    order, is chosen so that epsilon is met.
+    The plan is the one that `sfumato train` would follow with the same flags on --records records. Without --epsilon
+    and without --noise-multiplier: a table for epsilon 1, 2, 4 and 8. With --noise-multiplier alone: the epsilon of
+    that run. With both, whichever of steps and batch size was left out, in this order, is chosen to meet epsilon.
     """
 
     recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp", "dp-vqa", "dp-vlm"], tyro.conf.Positional] = (
         "dp-cap"
     )
-    """What will be trained: dp-cap (a captioner, clipped per example), or two towers with a contrastive loss: dp-clip
-    (the whole batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs), or
-    answers to questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
+    """What will be trained: dp-cap (a captioner, clipped per example), or with a contrastive loss: dp-clip (the whole
+    batch's gradient is clipped), dp-gcl (those of small groups), logit-dp (those of all pairs), or answers to
+    questions: dp-vqa, dp-vlm (clipped per record; --num-parameters says how many train)."""
+
+    data: str = ""
+    """The data set, where it is a built-in one: recipes have settings of their own for some. It is not opened."""
 
     records: Annotated[int | None, limits.RECORDS] = None
     """Number of records N (people, where one person owns several rows). It becomes public."""
@@ -57,54 +63,22 @@ class PlanCommand:
     """Instead of --records: the probability that a record is in a step. N stays hidden and is never printed; needs
     --expected-batch-size (the public divisor) and --delta."""
 
-    epsilon: Annotated[float | None, limits.EPSILON] = None
-    """The epsilon to meet."""
-
-    delta: Annotated[float | None, limits.DELTA] = None
-    """The delta of the claim. Default: 1 / (10 N); has to be given below 100 records."""
-
-    expected_batch_size: Annotated[float | None, limits.BATCH_MEAN] = None
-    """Records of a step, in expectation. Default: the largest power of two up to N / 24, within 64 .. 65,536."""
-
-    noise_multiplier: Annotated[float | None, limits.NOISE] = None
-    """Standard deviation of the noise over the distance that one record moves the sum (presence)."""
-
-    steps: Annotated[int | None, limits.STEPS] = None
-    """Number of steps. Default: as many as see each record 20 times in expectation, within 200 .. 10,000."""
-
     relation: Literal["add_remove", "zero_out", "replace_one"] | None = None
     """Which data sets are neighbours. Default: zero_out with --records, add_remove with --sampling-prob, replace_one
-    for fixed-size and full-batch."""
+    for fixed and full-batch."""
 
-    sampler: Literal["poisson", "fixed-size", "full-batch"] = "poisson"
+    sampler: Literal["poisson", "fixed", "full-batch"] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
     """How the records of a step are drawn."""
-
-    cap: Annotated[int | None, limits.CAP] = None
-    """Largest number of records in a Poisson draw; of a larger draw a random subset is kept. Epsilon pays for it."""
-
-    clip_norm: Annotated[float, limits.CLIP_NORM] = 1.0
-    """Largest norm C of what is clipped: one example's gradient, a group's, or a pair's."""
-
-    clip: Literal["flat", "automatic"] = "flat"
-    """Scale by min(1, C/norm), or by C/(norm + gamma); pairs are clipped flat."""
-
-    num_groups: Annotated[int | None, limits.GROUPS] = None
-    """Number of groups of dp-gcl. Default: groups of 16 records in expectation."""
-
-    temperature: Annotated[float, limits.TEMPERATURE] = 0.2
-    """Temperature of the loss of logit-dp: it decides how far one record can move the sum."""
-
-    loss: Literal["infonce", "sigmoid", "spread-out"] = "infonce"
-    """Loss of logit-dp. The sigmoid loss needs --cap or another sampler with a largest draw."""
 
     compare: bool = False
     """Instead of one recipe: a table of all units (example, batch, groups of several sizes, pairs) at one epsilon."""
 
     accountant: Literal["pld", "rdp"] | None = None
-    """Which accountant has to meet --epsilon. Default: pld where it is proved, else rdp."""
+    """Which accountant has to meet --epsilon. Default, as in training: pld where it is proved, else rdp."""
 
-    size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] = "micro"
-    """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio."""
+    size: Literal["pico", "micro", "nano", "tiny", "small", "base", "large"] | None = None
+    """Size of the captioner: its number of trainable parameters decides the signal-to-noise ratio. Default: that of the
+    recipe, or micro."""
 
     num_parameters: Annotated[int | None, limits.PARAMETERS] = None
     """Trainable parameters, where they are not those of --size (a small vocabulary, frozen parts)."""
@@ -127,7 +101,7 @@ class PlanCommand:
 
 def run(command: PlanCommand) -> int:
     """Print the table or the plan; return 0. Raises BadInput and Refused for what cannot be planned."""
-    refuse_unread(command)
+    _refuse_unread(command)
     if command.compare:
         return _compare(command)
     plans = plans_of(command)
@@ -139,7 +113,7 @@ def run(command: PlanCommand) -> int:
         return 0
     console = screen()
     if len(rows) > 1:
-        title = command.recipe + ("" if command.recipe in _OF_FOLDERS else f" {command.size}")
+        title = command.recipe + ("" if command.recipe in _OF_FOLDERS else f" {_size(command)}")
         show(console, _plan_text.head(title, plans[0], rows[0]))
         show(console, _plan_text.table(rows, plans))
     else:
@@ -159,96 +133,89 @@ def plans_of(command: PlanCommand) -> "list[Plan]":
         BadInput: flags are missing, contradict one another, or leave nothing to solve for.
         Refused: nothing meets the target, or the combination is not proved.
     """
+    plan = _uncalibrated(command, run_planned(command))
     if command.epsilon is None:
-        plan = _plan(command)
         if command.noise_multiplier is not None:
             return [plan]
         return [plan.calibrated(epsilon=target, accountant=command.accountant) for target in TABLE_EPSILONS]
-    solve = _missing(command)
-    plan = _plan(command)
-    return [plan.calibrated(epsilon=command.epsilon, accountant=command.accountant, solve=solve)]
+    return [plan.calibrated(epsilon=command.epsilon, accountant=command.accountant, solve=_missing(command, plan))]
 
 
-def _missing(command: PlanCommand) -> Literal["noise_multiplier", "steps", "batch_size"]:
+def run_planned(command: PlanCommand) -> "Run":
+    """Return the run that `sfumato train` would make of the flags that both commands have.
+
+    Raises:
+        BadInput: as training does, for flags that contradict one another or that the recipe would ignore.
+    """
+    shared = {f.name for parent in (PrivacyFlags, UnitFlags, ContrastFlags) for f in fields(parent)}
+    flags = {name: getattr(command, name) for name in shared}
+    if command.noise_multiplier is not None:
+        flags["epsilon"] = None  # what it is then solved for
+    folder = "MODEL" if command.recipe == "dp-vlm" else None
+    return run_of(TrainCommand(recipe=command.recipe, data=command.data, model=folder, **flags))
+
+
+def _missing(command: PlanCommand, plan: "Plan") -> Literal["noise_multiplier", "steps", "batch_size"]:
+    from sfumato.plan import Example
+
     if command.noise_multiplier is None:
         return "noise_multiplier"
     if command.steps is None:
         return "steps"
     if command.expected_batch_size is None and command.sampling_prob is None and command.sampler != "full-batch":
+        if not isinstance(plan.unit, Example) and command.num_groups is None and command.recipe != "dp-clip":
+            raise BadInput("what is clipped depends on the batch size here: give --expected-batch-size.")
         return "batch_size"
     raise BadInput(
         "--noise-multiplier, --steps and the batch size fix epsilon: leave out one of them, or leave out --epsilon."
     )
 
 
-def _plan(command: PlanCommand) -> "Plan":
+def _uncalibrated(command: PlanCommand, run: "Run") -> "Plan":
     from sfumato.base import Relation
-    from sfumato.plan import Plan, default_steps
-    from sfumato.recipes.privacy import check_default_delta
 
-    sampler = _sampler(command)
-    steps = command.steps
-    if steps is None:  # 1 / sampling_prob stands for N / batch, and needs no N
-        steps = default_steps(1, sampler.sampling_prob or 1.0)
-    optional: dict[str, Any] = {"delta": command.delta}
-    if command.relation is not None:
-        optional["relation"] = Relation(command.relation)
-    plan = Plan(
-        unit=_unit(command, sampler),
-        sampler=sampler,
-        steps=steps,
-        noise_multiplier=command.noise_multiplier,
-        **optional,
-    )
-    if command.delta is None and command.records is not None:
-        check_default_delta(command.records)
-    return plan
+    more = {} if command.relation is None else {"relation": Relation(command.relation)}
+    return run.privacy.uncalibrated(_sampler(command, run), run.loss, **more)
 
 
-def _unit(command: PlanCommand, sampler: "Sampler") -> "Unit":
-    from sfumato.plan import Example, Group, InfoNCE, Pair, Sigmoid, SpreadOut
+def _sampler(command: PlanCommand, run: "Run") -> "Sampler":
+    from sfumato.sampling import FullBatch, Poisson
 
-    clip: dict[str, Any] = {"clip_norm": command.clip_norm, "clip": command.clip}
-    if command.recipe in ("dp-cap", *_OF_FOLDERS):
-        return Example(**clip)
-    if command.recipe == "dp-clip":
-        return Group(**clip, num_groups=1)
-    if command.recipe == "dp-gcl":
-        return Group(**clip, num_groups=groups_of(command.num_groups, sampler.divisor))
-    losses = {"infonce": InfoNCE, "sigmoid": Sigmoid}
-    loss = losses[command.loss](temperature=command.temperature) if command.loss in losses else SpreadOut()
-    return Pair(clip_norm=command.clip_norm, loss=loss)
-
-
-def _sampler(command: PlanCommand) -> "Sampler":
-    from sfumato.plan import default_batch_size
-    from sfumato.sampling import FixedSize, FullBatch, Poisson
-
+    sampler = command.sampler or run.privacy.sampler
     if (command.records is None) == (command.sampling_prob is None):
         raise BadInput("give --records, or --sampling-prob where the number of records is to stay hidden.")
-    if command.cap is not None and command.sampler != "poisson":
-        raise BadInput(f"--cap belongs to Poisson sampling; {command.sampler} has a fixed size already.")
     if command.records is None:
-        if command.sampler != "poisson":
-            raise BadInput(f"{command.sampler} sampling needs --records.")
+        if sampler != "poisson":
+            raise BadInput(f"{sampler} sampling needs --records.")
         return Poisson(
             sampling_prob=command.sampling_prob, expected_batch_size=command.expected_batch_size, cap=command.cap
         )
     if command.records < 1:
         raise BadInput(f"--records must be at least 1, got {command.records}.")
-    if command.sampler == "full-batch":
+    if sampler == "full-batch":
+        if command.cap is not None:
+            raise BadInput("--sampler full-batch takes all records: leave out --cap.")
         if command.expected_batch_size not in (None, command.records):
             raise BadInput("--sampler full-batch takes all records: leave out --expected-batch-size.")
         return FullBatch(num_records=command.records)
-    batch = command.expected_batch_size or default_batch_size(command.records)
-    if command.sampler == "fixed-size":
-        if int(batch) != batch:
-            raise BadInput(f"--sampler fixed-size needs a whole --expected-batch-size, got {batch}.")
-        return FixedSize(num_records=command.records, batch_size=int(batch))
-    return Poisson(num_records=command.records, expected_batch_size=batch, cap=command.cap)
+    return run.privacy.sampler_of(command.records)
+
+
+def _refuse_unread(command: PlanCommand) -> None:
+    """Raise BadInput for a flag that this plan would ignore; those of training are refused where the run is made."""
+    read = {
+        "image_size": (command.benchmark, "--benchmark"),
+        "micro_batch_size": (command.benchmark, "--benchmark"),
+        **dict.fromkeys(_OF_ONE, (not command.compare, "one recipe, not of --compare")),
+    }
+    for name, (is_read, by) in read.items():
+        if not is_read and getattr(command, name) != getattr(type(command), name):
+            raise BadInput(f"{flag(name)} is a setting of {by}: leave it out.")
 
 
 COMPARED_GROUPS = (64, 16, 4)
+_OF_ONE = ("tan", "unit", "num_groups", "group_size")  # what a comparison of all units leaves open
+_OF_PAIRS = ("infonce", "sigmoid", "spread-out")
 
 
 def compared(command: PlanCommand) -> "list[tuple[str, Plan]]":
@@ -259,13 +226,27 @@ def compared(command: PlanCommand) -> "list[tuple[str, Plan]]":
     """
     if command.epsilon is None and command.noise_multiplier is None:
         raise BadInput("--compare needs --epsilon (or --noise-multiplier): units are compared at one of them.")
-    batch = _plan(replace(command, recipe="dp-cap")).batch_size
-    commands = [("example", replace(command, recipe="dp-cap")), ("whole batch", replace(command, recipe="dp-clip"))]
-    for size in COMPARED_GROUPS:
-        if (groups := round(batch / size)) > 1:
-            commands.append((f"groups of {size}", replace(command, recipe="dp-gcl", num_groups=groups)))
-    commands.append(("pairs", replace(command, recipe="logit-dp")))
-    return [(name, plans_of(one)[0]) for name, one in commands]
+    run = run_planned(command)
+    asked = run.privacy.uncalibrated(_sampler(command, run), run.loss)
+    alike = replace(run.privacy, num_groups=None)
+    units: list[tuple[str, Run]] = [("example", replace(run, privacy=replace(alike, unit="example")))]
+    sizes = [("whole batch", 1), *((f"groups of {n}", round(asked.batch_size / n)) for n in COMPARED_GROUPS)]
+    for name, groups in sizes:
+        if groups > 1 or name == "whole batch":
+            units.append((name, replace(run, privacy=replace(alike, unit="group", num_groups=groups))))
+    pairs = replace(alike, unit="pair", clip="flat", views=1)
+    loss = run.loss if run.loss.kind in _OF_PAIRS else _loss_of_pairs()
+    units.append(("pairs", replace(run, privacy=pairs, loss=loss)))
+    found = [(name, _uncalibrated(command, one)) for name, one in units]
+    if command.epsilon is None:
+        return found
+    return [(name, plan.calibrated(epsilon=command.epsilon, accountant=command.accountant)) for name, plan in found]
+
+
+def _loss_of_pairs() -> "Loss":
+    from sfumato.recipes import logit_dp
+
+    return logit_dp("").loss
 
 
 def _compare(command: PlanCommand) -> int:
@@ -305,11 +286,19 @@ def _parameters(command: PlanCommand) -> int:
         raise BadInput(f"{command.recipe} needs --num-parameters: how many train (sfumato doctor MODEL counts them).")
     if command.benchmark and command.recipe in _OF_FOLDERS:
         raise BadInput("--benchmark measures captioners: sfumato doctor MODEL measures any model.")
-    return command.num_parameters or num_parameters(command.size)
+    return command.num_parameters or num_parameters(_size(command))
+
+
+def _size(command: PlanCommand) -> str:
+    """Return the size of the captioner whose parameters are counted."""
+    from sfumato.plan.explain import NUM_PARAMETERS
+
+    own = run_planned(command).model.size
+    return command.size or (own if own in NUM_PARAMETERS else "micro")
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
-    return _measured(command.size, command.image_size, command.micro_batch_size, plan.batch_size, plan.steps)
+    return _measured(_size(command), command.image_size, command.micro_batch_size, plan.batch_size, plan.steps)
 
 
 @lru_cache(maxsize=8)  # the rows of the table differ in their noise only

@@ -103,21 +103,39 @@ class Privacy:
         """
         if (self.epsilon is None) == (self.noise_multiplier is None):
             raise BadInput("give one of --epsilon and --noise-multiplier.")
-        if self.delta is None and self.noise_multiplier != 0.0:  # without noise nothing is claimed
-            check_default_delta(num_records)
-        sampler = self._sampler(num_records)
+        plan = self.uncalibrated(self.sampler_of(num_records), loss)
+        return plan if self.epsilon is None else plan.calibrated(epsilon=self.epsilon)
+
+    def uncalibrated(self, sampler: Sampler, loss: Loss | None = None, **more: Any) -> Plan:
+        """Return the plan under `sampler` with the noise multiplier that is given, or none yet.
+
+        Args:
+            sampler: as of `sampler_of`, or another one.
+            loss: of the run; the unit pair takes its bounds from it.
+            more: other arguments of `Plan`.
+
+        Raises:
+            BadInput: numbers that contradict each other, or so few records that delta has to be given.
+        """
         unit = self._unit(sampler, loss or Loss())
         delta = cast(float, self.delta)  # None becomes 1 / (10 N)
-        plan = Plan(unit=unit, sampler=sampler, steps=self.steps, delta=delta, noise_multiplier=self.noise_multiplier)
-        accountant = "pld" if self.sampler == "poisson" else "rdp"
-        return plan if self.epsilon is None else plan.calibrated(epsilon=self.epsilon, accountant=accountant)
+        noise = self.noise_multiplier
+        plan = Plan(unit=unit, sampler=sampler, steps=self.steps, delta=delta, noise_multiplier=noise, **more)
+        if self.delta is None and noise != 0.0 and sampler.num_records is not None:  # without noise nothing is claimed
+            check_default_delta(sampler.num_records)
+        return plan
 
     @property
     def batch_size(self) -> int:
         """The expected batch size where there are records enough."""
         return self.usual_batch_size if self.expected_batch_size is None else self.expected_batch_size
 
-    def _sampler(self, num_records: int) -> Sampler:
+    def sampler_of(self, num_records: int) -> Sampler:
+        """Return how the records of a step are drawn from `num_records`.
+
+        Raises:
+            BadInput: a sampler that there is not, a batch of more records than there are, or a cap without a draw.
+        """
         if self.sampler not in ("poisson", "fixed"):
             raise BadInput(f"--sampler is poisson or fixed, got {self.sampler!r}.")
         if self.expected_batch_size is not None and self.expected_batch_size > num_records:
