@@ -348,7 +348,7 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.every(2)
+@pytest.mark.every(3)
 @pytest.mark.filterwarnings("ignore:Sparse")
 @pytest.mark.parametrize("length", [LENGTH, SIZE], ids=["short", "as many positions as rows"])
 @pytest.mark.parametrize("name", list(SELECTIONS))

@@ -59,10 +59,10 @@ def test_the_whole_way(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_it_learns_where_there_is_no_noise(encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "classes"
-    command = ["finetune", str(encoder), "--data", "shapes:800", "--out", str(out), "--non-private", "--steps", "60"]
-    assert main([*command, "--expected-batch-size", "400", "--learning-rate", "0.3"]) == 0
+    command = ["finetune", str(encoder), "--data", "shapes:1500", "--out", str(out), "--non-private", "--steps", "60"]
+    assert main([*command, "--expected-batch-size", "750", "--learning-rate", "0.3"]) == 0
     assert not (out / "export" / "card.json").exists()
-    assert main(["evaluate", str(out), "--limit", "400"]) == 0
+    assert main(["evaluate", str(out), "--limit", "500"]) == 0
     found = json.loads((out / "export" / "metrics.json").read_text())["suites"]["classify"]
     assert found["accuracy"] > 1.5 * found["majority"]
 
