@@ -1,7 +1,7 @@
 """Real classes at the sizes that train: under every unit the sum is that of a loop over single rows.
 
-`make test` takes every model once, the units, sizes and precisions of the table in turn, and under every unit those
-of `EVERY_UNIT`. With SFUMATO_ZOO=all the whole table is run.
+`make test` takes every second model once, the units, sizes and precisions of the table in turn, and those of
+`EVERY_UNIT` under several. With SFUMATO_ZOO=all the whole table is run.
 """
 
 from collections.abc import Callable

@@ -10,6 +10,7 @@ from tests.models.pairs import INSTALLED, PREPROCESS, ids_of, tiny_pair
 from tests.models.test_adapters_save import outside
 from tests.models.test_encoder_norms import check_group, pictures_and_texts
 from tests.models.test_tower_pair import colour_timm
+from tests.once import only_whole
 
 from sfumato.base import BadInput
 from sfumato.models import Adapter, Towers, export_pair, frozen_features, lit_pair, load_pair
@@ -96,6 +97,7 @@ for folder in sys.argv[2:]:
 """
 
 
+@only_whole
 def test_plain_peft_reads_the_export(words, tmp_path) -> None:
     pairs, pixels = {"tiny": (lora_pair(words, image=colour_timm())[0], words)}, torch.randn(2, 3, 64, 64)
     if INSTALLED:

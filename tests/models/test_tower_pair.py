@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.models.pairs import INSTALLED, PREPROCESS, ids_of, jitter, small_timm, tiny_bert, tiny_pair
+from tests.once import only_whole
 from torch import nn
 
 from sfumato.base import BadInput
@@ -179,6 +180,7 @@ def colour_timm() -> nn.Module:
     return jitter(TimmEncoder(TimmSettings(name="test_efficientnet", width=0, batch_norm="frozen")))
 
 
+@only_whole
 def test_reload_where_sfumato_is_not_importable(words, tmp_path) -> None:
     """One process for a tiny pair and, where it is installed, the pretrained one."""
     pixels, captions = torch.randn(2, 3, 64, 64), ["a red circle", "a photo of an ankle boot"]

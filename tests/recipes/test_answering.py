@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from tests.data.visual import build_vqa2
+from tests.once import only_whole
 from tests.recipes.asked import (
     PUBLIC_TEXT,
     SECRET_WORD,
@@ -255,6 +256,7 @@ def test_the_same_command_again_charges_nothing_and_other_settings_are_refused(f
         train_run(replace(run, training=replace(run.training, learning_rate=0.5)))
 
 
+@only_whole
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     """Bit for bit, with several questions of each record, and no step is charged twice."""
     runs = [replace(scenes(tmp_path / name), privacy=replace(scenes().privacy, steps=3)) for name in ("whole", "cut")]
@@ -287,6 +289,7 @@ def test_the_twin_carries_no_card(tmp_path: Path) -> None:
     assert open_trained(tmp_path).kind == "vlm"
 
 
+@only_whole
 def test_groups_train_too(tmp_path: Path) -> None:
     run = small(run_of(flags(unit="group", group_size=3.0, views=2, out=tmp_path)))
     train_run(run, made=replace(make(run), held_out=None))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.data.visual import build_vqa2
+from tests.once import only_whole
 from tests.recipes.asked import (
     PUBLIC_TEXT,
     SCRATCH,
@@ -115,6 +116,7 @@ def test_a_synthetic_start_composes_the_cards(from_scratch: Path, table: Path, t
     assert 0 < max(moved) < 0.1, "it begins at the former run's weights"
 
 
+@only_whole
 def test_a_start_without_a_card_is_told(from_scratch: Path, tmp_path: Path) -> None:
     twin = Path(shutil.copytree(from_scratch, tmp_path / "twin"))
     (twin / "export" / "card.json").unlink()

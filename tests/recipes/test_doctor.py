@@ -312,6 +312,7 @@ def test_private_side_leaves_noise_in_the_gradient_and_claims_nothing(tmp_path: 
 
 
 @pytest.mark.slow
+@only_whole
 def test_fresh_processes_measure_both_sides() -> None:
     found = diagnose(Asked(model="pico", image_size=16, channels=1), Wish(micro_batch_size=4, memory_gb=8, check=True))
     assert found.trouble == ()

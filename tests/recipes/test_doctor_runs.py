@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.models.pairs import PREPROCESS, tiny_pair
+from tests.once import only_whole
 
 from sfumato import models
 from sfumato.recipes import Run, doctor_runs, dp_cap, dp_gcl, dp_vqa
@@ -61,6 +62,7 @@ def test_towers_of_a_run_train_by_groups(tmp_path: Path) -> None:
     assert "Use the unit Group" in str(diagnose(Asked(model=str(tmp_path / "run"), unit="example"), LOOK).refusal)
 
 
+@only_whole
 def test_dp_vqa_run_keeps_its_lengths_and_can_get_an_adapter(tmp_path: Path) -> None:
     run = few(dp_vqa("shape-questions:40", tmp_path / "run"), size="micro")
     run = replace(run, asking=replace(run.asking, max_question=9, max_answer=3, image_size=16))

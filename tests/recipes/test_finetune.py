@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests.data.hospital import build_hospital
+from tests.once import only_whole
 
 from sfumato import data
 from sfumato.base import BadInput
@@ -57,6 +58,7 @@ def test_the_whole_way(encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert json.loads(capsys.readouterr().out)["error"]
 
 
+@only_whole
 def test_it_learns_where_there_is_no_noise(encoder: Path, tmp_path: Path) -> None:
     out = tmp_path / "classes"
     command = ["finetune", str(encoder), "--data", "shapes:1500", "--out", str(out), "--non-private", "--steps", "60"]

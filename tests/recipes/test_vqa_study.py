@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.once import only_whole
 
 from sfumato.cli import main
 from sfumato.recipes import vqa_start, vqa_study, vqa_table
@@ -109,6 +110,7 @@ def test_rows_give_methods_over_seeds_and_what_needs_no_picture() -> None:
     assert (row["method"], row["epsilon"], row["accuracy"]) == (START, "8", "85.0 +- 7.1")
 
 
+@only_whole
 def test_study_in_small(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["study", "vqa", "--quick", "--out", str(tmp_path)]
     assert main(command) == 0

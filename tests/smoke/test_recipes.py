@@ -48,6 +48,7 @@ def command_of(name: str, folder: Path) -> list[str]:
     return [*ASKED[name], *model, *FEW, "--micro-batch-size", "8", "--out", str(folder / "run")]
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize("name", [*RECIPES, *ASKED])
 def test_one_process(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     export, command = tmp_path / "run" / "export", ["train", *command_of(name, tmp_path)]

@@ -127,6 +127,7 @@ def test_alone_a_decision_raises_as_it_is(error):
         World().decide(refuse)
 
 
+@pytest.mark.every(3)
 @pytest.mark.parametrize("kind", COUPLED)
 def test_losses_that_couple_rows_over_ranks_compute_what_one_process_does(both, kind, tmp_path, monkeypatch):
     monkeypatch.setattr(fingerprint, "surrounding_fields", ranks.no_surroundings)
