@@ -97,6 +97,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = kept
 
 
+@pytest.fixture(autouse=True, scope="module")
+def certified_once_in_a_room(request: pytest.FixtureRequest):
+    """In rooms whose tests look at what comes after certification, equal models are certified once."""
+    room = request.path.parent.name
+    if room not in ("cli", "mechanisms", "recipes", "smoke", "train"):
+        yield
+        return
+    from tests.once import certified_once
+
+    with certified_once(room, any_weights=True):
+        yield
+
+
 @pytest.fixture(autouse=True)
 def nothing_stays_silenced():
     """No test leaves the process without its log."""

@@ -103,6 +103,14 @@ def test_defaults_are_the_recipes():
     assert (built_in.divisor, built_in.steps) == (8192, 300)
 
 
+def test_parameters_are_those_of_the_captioner_that_is_trained(capsys):
+    assert as_json(capsys, *SMALL, "--noise-multiplier", "2")["num_parameters"] == 20_800_000
+    assert as_json(capsys, *SMALL, "--noise-multiplier", "2", "--size", "micro")["num_parameters"] == 170_000
+    for recipe in ("dp-clip", "dp-gcl", "logit-dp"):  # towers of the same name are other models
+        assert run(replace(parse(*SMALL, "--noise-multiplier", "2", "--json"), recipe=recipe)) == 0
+        assert json.loads(capsys.readouterr().out)["num_parameters"] == 170_000
+
+
 def test_other_samplers_and_relations():
     (fixed,) = plans_of(parse(*SMALL, "--sampler", "fixed", "--noise-multiplier", "8"))
     assert (str(fixed.relation), fixed.sampler.batch_size) == ("replace_one", 100)

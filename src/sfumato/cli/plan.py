@@ -291,10 +291,8 @@ def _parameters(command: PlanCommand) -> int:
 
 def _size(command: PlanCommand) -> str:
     """Return the size of the captioner whose parameters are counted."""
-    from sfumato.plan.explain import NUM_PARAMETERS
-
-    own = run_planned(command).model.size
-    return command.size or (own if own in NUM_PARAMETERS else "micro")
+    own = run_planned(command).model.size if command.recipe == "dp-cap" else None  # towers have sizes of their own
+    return command.size or own or "micro"
 
 
 def _benchmark(command: PlanCommand, plan: "Plan") -> dict[str, float]:
