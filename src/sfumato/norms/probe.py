@@ -163,6 +163,12 @@ class _Certifier:
                     self._ordinary, self.more = pool.ordinary, pool.more
             except (BadInput, Refused):
                 raise
+            except torch.OutOfMemoryError as error:
+                raise BadInput(
+                    f"certification ran out of memory with micro-batches of {count}: it takes up to two and a half "
+                    "times what a step takes, once, since it computes in float64 too. Use a smaller micro-batch; the "
+                    "batch of a step, and so the privacy, may stay as it is."
+                ) from error
             except Exception as error:
                 _check_buffers(model, buffers)
                 raise Refused(
@@ -183,7 +189,7 @@ class _Certifier:
         try:
             plain = replace(self._plain, draws=_draws(self._plain, self._make))
             certify(plain, make_pool(plain, self._make, seed), count, seed)
-        except (BadInput, Refused):
+        except (BadInput, Refused, torch.OutOfMemoryError):
             raise
         except Exception:  # a model that needs autocast
             return
