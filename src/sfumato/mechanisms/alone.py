@@ -232,7 +232,8 @@ def _add_alone(
 
 def _gradient(computation: Computation, value: Tensor) -> dict[str, Tensor]:
     parameters, scale = computation.parameters, computation.loss_scale
-    grads = torch.autograd.grad(value * scale, list(parameters.values()), allow_unused=True)
+    with norms.not_ended():
+        grads = torch.autograd.grad(value * scale, list(parameters.values()), allow_unused=True)
     return {
         name: grad.to(torch.promote_types(grad.dtype, torch.float32)) / scale
         for (name, _), grad in zip(parameters.items(), grads, strict=True)

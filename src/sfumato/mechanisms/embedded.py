@@ -18,7 +18,7 @@ from sfumato.base import BadInput
 from sfumato.losses import Contrast
 from sfumato.mechanisms.batch import MicroBatch
 from sfumato.mechanisms.computation import Computation
-from sfumato.norms import following
+from sfumato.norms import following, not_ended
 
 Reseed = Callable[[int], None]
 
@@ -170,7 +170,8 @@ def gradients(computation: Computation, outs: Sequence[Tensor], cotangents: Sequ
     moving = [place for place, out in enumerate(outs) if out.requires_grad]  # not a tower of which nothing trains
     given = [(cotangents[place] * scale).to(outs[place].dtype) for place in moving]
     wanted = list(parameters.values())
-    grads = torch.autograd.grad([outs[place] for place in moving], wanted, given, allow_unused=True)
+    with not_ended():
+        grads = torch.autograd.grad([outs[place] for place in moving], wanted, given, allow_unused=True)
     found = {}
     for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
         wide = torch.promote_types(parameter.dtype, torch.float32)

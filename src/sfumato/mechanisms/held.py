@@ -11,11 +11,7 @@ from torch.utils import _pytree as pytree
 
 from sfumato.base import Refused
 from sfumato.mechanisms.state import State
-from sfumato.norms import ReadOnly, changes
-
-
-class Ended(Exception):
-    """The model or its loss asked the process to end."""
+from sfumato.norms import ReadOnly, changes, not_ended
 
 
 class Held:
@@ -23,7 +19,7 @@ class Held:
 
     Raises:
         Refused: something of the model changed; buffers and flags are put back.
-        Ended: instead of SystemExit.
+        Ended: instead of SystemExit and the like.
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]) -> None:
@@ -39,10 +35,8 @@ class Held:
         state.note()
         changed = None
         try:
-            with ReadOnly(model):
+            with not_ended(), ReadOnly(model):
                 out = self._function(model, _copied(batch))
-        except (SystemExit, GeneratorExit) as error:
-            raise Ended(type(error).__name__) from None
         finally:
             changed = state.undo()
         if changed is not None:

@@ -2,7 +2,7 @@
 
 from sfumato.norms import convolution as _convolution  # noqa: F401  registers its rule
 from sfumato.norms import rules as _rules  # noqa: F401  registers the rules
-from sfumato.norms.contract import Staged, per_example
+from sfumato.norms.contract import Staged, not_ended, per_example
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.follow import following
 from sfumato.norms.ghost import ClipFactor, ClippedSum, clipped_sum
@@ -34,6 +34,7 @@ __all__ = [
     "following",
     "joined",
     "length",
+    "not_ended",
     "oracle_sum",
     "pair_jacobians",
     "per_example",

@@ -1,7 +1,7 @@
 """What a loss must be: one value per example; and the guard that nothing reaches it unmeasured."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,25 @@ class Staged:
 
     def __call__(self, model: Any, batch: Any) -> Tensor:
         return self.finish(self.rows(model, batch))
+
+
+class Ended(Exception):
+    """The model or its loss asked the process to end."""
+
+
+@contextmanager
+def not_ended() -> Iterator[None]:
+    """Let code of the model (its forward pass, or functions and hooks in its backward pass) end no process.
+
+    Raises:
+        Ended: instead of SystemExit and all that is no Exception, but for KeyboardInterrupt: it is the user's.
+    """
+    try:
+        yield
+    except (Exception, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Ended(type(error).__name__) from None
 
 
 def per_example(losses: Any, num_examples: int) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sfumato.base import Refused
 from sfumato.norms import factors as fac
 from sfumato.norms import rounding
-from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, per_example, refuse_unmeasured
+from sfumato.norms.contract import Autocast, Combine, LossFn, Staged, not_ended, per_example, refuse_unmeasured
 from sfumato.norms.factors import Outer, Rows
 from sfumato.norms.measured import Measured
 from sfumato.norms.path import OffPath, Path
@@ -136,7 +136,8 @@ def joint_sum(
                 tape.finish()
                 losses = per_example(loss.finish(made), tape.num_units)
             wanted = [tape.anchor, *parameters.values()]
-            grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
+            with not_ended():
+                grads = torch.autograd.grad(losses.sum() * loss_scale, wanted, allow_unused=True)
         refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
         tape.slots.clear()  # they refer to the tape: the cycle would keep a whole micro-batch until the collector comes
         with torch.no_grad():

@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfumato.norms.contract import Autocast, refuse_unmeasured
+from sfumato.norms.contract import Autocast, not_ended, refuse_unmeasured
 from sfumato.norms.factors import Outer
 from sfumato.norms.ghost import through_derivation
 from sfumato.norms.measured import Measured
@@ -175,13 +175,14 @@ def _passes(tape: _Directions, parameters: dict[str, nn.Parameter], out: Tensor,
     directions = orthogonal(out.detach())
     width = directions.shape[2]
     for k in range(width):
-        grads = torch.autograd.grad(
-            out,
-            [tape.anchor, *parameters.values()],
-            directions[..., k].contiguous(),
-            allow_unused=True,
-            retain_graph=not (last and k == width - 1),
-        )
+        with not_ended():
+            grads = torch.autograd.grad(
+                out,
+                [tape.anchor, *parameters.values()],
+                directions[..., k].contiguous(),
+                allow_unused=True,
+                retain_graph=not (last and k == width - 1),
+            )
         refuse_unmeasured(tape.unruled, dict(zip(parameters, grads[1:], strict=True)))
         with torch.no_grad():
             for name, parts in tape.pop(parameters).items():

@@ -7,12 +7,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from sfumato.base import Refused
 from sfumato.norms.contents import tensors_in
 from sfumato.norms.memory import address, writes
+
+
+_WITH_STATISTICS = frozenset(
+    ("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm")
+)
 
 
 class ReadOnly(TorchFunctionMode):
@@ -31,10 +37,14 @@ class ReadOnly(TorchFunctionMode):
             self._check(args[:1])
         elif name == "embedding":
             _check_table(args, kwargs or {})
+        elif name in _WITH_STATISTICS:
+            self._check(_statistics(func, args, kwargs or {}))
         if not kwargs:
             return func(*args)
         if kwargs.get("out") is not None:
             self._check(kwargs["out"])
+        if kwargs.get("inplace"):  # of torch.nn.functional
+            self._check((args[:1], kwargs.get("input")))
         return func(*args, **kwargs)
 
     def _check(self, targets: Any) -> None:
@@ -45,6 +55,16 @@ class ReadOnly(TorchFunctionMode):
                 name = self._held.get(address(target))
             if name is not None:
                 raise Refused(changes(name))
+
+
+def _statistics(func: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """Return the running statistics that a normalisation writes: those that it is given and does not use."""
+    of_function = func in (F.batch_norm, F.instance_norm)  # torch's own have the weight and the bias first
+    places = (1, 2) if of_function else (3, 4)
+    named = [kwargs.get(name) for name in ("running_mean", "running_var")]
+    flags = [kwargs[name] for name in ("training", "train", "use_input_stats") if name in kwargs]
+    learns = flags[0] if flags else args[5] if len(args) > 5 else func is F.instance_norm
+    return (*(args[place] for place in places if len(args) > place), *named) if learns else ()
 
 
 def changes(what: str) -> str:
