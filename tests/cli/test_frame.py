@@ -1,6 +1,7 @@
 """The frame of the command line: what it prints, what it returns, and what it keeps to itself."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sfumato
 from sfumato import cli
 from sfumato.base import BadInput, Refused
 from sfumato.base.text import visible
+from sfumato.cli._screen import let_go_of_stdout
 
 SECRET = "patient 4711"
 
@@ -188,6 +190,66 @@ def test_a_full_disk_behind_stdout_is_named(arguments: list[str]) -> None:
     assert done.stderr == (
         "sfumato: The standard output: No space left on device. Make room, and run the same command again.\n"
     )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", ["--version", "plan --help", "plan --records 2000"])
+def test_a_stream_that_the_caller_closed_is_no_error(arguments: str, closed: str) -> None:
+    """Nor does a file that is opened later come to stand where the stream was, to be written into."""
+    done = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m sfumato {arguments} {closed}'], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (" >&-" not in f" {closed}")
+
+
+def test_a_closed_standard_error_gets_nothing_on_standard_output() -> None:
+    code = (
+        "import sys; from sfumato import cli; from sfumato.cli import _screen;"
+        "cli._dispatch = lambda arguments: _screen.say(_screen.screen(error=True), 'progress') or 0;"
+        "sys.exit(cli.main(['plan']))"
+    )
+    command = ["sh", "-c", f'"{sys.executable}" -c "{code}" 2>&-']
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_stream_without_a_number_can_be_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (None, io.StringIO()):
+        monkeypatch.setattr(sys, "stdout", stream)
+        let_go_of_stdout()
+
+
+EMPTY = {
+    "train dp-cap --data shapes:60 --out": "--out",
+    "train dp-cap --data": "--data",
+    "train dp-cap --captions= --data shapes:60": "--captions",
+    "train dp-cap --data shapes:60 --init": "--init",
+    "finetune --data shapes:60 --run-of": "--run-of",
+    "report": "an argument",
+    "evaluate": "an argument",
+    "export runs/x --out": "--out",
+    "predict runs/x": "an argument",
+    "doctor": "an argument",
+    "demo --out": "--out",
+}
+
+
+@pytest.mark.parametrize("words", EMPTY)
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_a_name_of_nothing_is_refused(
+    words: str, empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--out "$OUT"` of a variable that is not set trained into the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_load", raising(RuntimeError("the command was begun")))
+    arguments = words.split() if "=" in words else [*words.split(), empty]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"sfumato: {EMPTY[words]}")
+    assert "is empty" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("columns", ["0", "1", "2", "3", "39", "-5", "x"])

@@ -23,6 +23,18 @@ def test_shapes():
             load(wrong)
 
 
+def test_no_name_is_no_folder(tmp_path, monkeypatch):
+    """As a path it is the current folder, whose pictures nobody named."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (4, 4)).save("x.png")
+    (tmp_path / "x.txt").write_text("a finding")
+    for spec in ("", " "):
+        with pytest.raises(BadInput, match="--data is empty"):
+            load(spec)
+    with pytest.raises(BadInput, match="--captions is empty"):
+        load(str(tmp_path), options=Options(captions=""))
+
+
 def test_idx_folders(tmp_path):
     write_idx(tmp_path / "train-images-idx3-ubyte", np.zeros((10, 28, 28), np.uint8))
     write_idx(tmp_path / "train-labels-idx1-ubyte", np.arange(10, dtype=np.uint8))

@@ -19,11 +19,12 @@ from sfumato import __version__
 from sfumato.base import BadInput, Refused, SfumatoError
 from sfumato.base.ranges import check_ranges
 from sfumato.cli import _signals
-from sfumato.cli._named import as_flags
+from sfumato.cli._named import as_flags, check_named
 from sfumato.cli._screen import (
     OneLine,
     is_of_stdout,
     let_go_of_stdout,
+    open_closed,
     spelled_where_unseen,
     take_any_text,
     wide_enough,
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     SFUMATO_DEBUG=1 shows tracebacks.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    open_closed()
     _log_to_stderr()
     take_any_text()
     try:
@@ -104,6 +106,7 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         return _tell(f"There is no command {name!r}.{hint} One of: {', '.join(COMMANDS)}.", _WRONG_USE)
+    check_named(rest)
     module = _load(name)
     if module is None:
         return _tell(_not_here(f"The command {name!r}"), _WRONG_USE)

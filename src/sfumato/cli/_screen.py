@@ -9,7 +9,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 from rich.console import Console
 from rich.table import Table
@@ -80,7 +80,20 @@ def is_of_stdout(error: OSError) -> bool:
 
 def let_go_of_stdout() -> None:
     """Let what is still to be written to stdout go nowhere, so that Python can end in peace."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(AttributeError, io.UnsupportedOperation):  # None, or nothing that the system knows of
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def open_closed() -> None:
+    """Let what is written to a stream that the caller closed (`>&-`) go nowhere.
+
+    Its number is taken as well: a file that is opened later would get it, and what others write to the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is that of the stream
+            os.set_inheritable(handle, True)
+            setattr(sys, name, os.fdopen(handle, mode, encoding="utf-8"))
 
 
 def say(console: Console, *parts: str | tuple[str, str]) -> None:

@@ -83,6 +83,9 @@ def load(spec: str, *, split: str = "train", options: Options | None = None) -> 
         BadInput: nothing of that name (with near matches), or a setting that this kind of data does not have.
     """
     options = options or Options()
+    for name, given in (("data", spec), ("captions", options.captions)):
+        if given is not None and not str(given).strip():
+            raise BadInput(f"--{name} is empty: name what is to be read, '.' for the current folder.")
     kind, _, rest = spec.partition(":")
     if kind in BUILT_IN:
         return _built_in(kind, rest, split, options)
