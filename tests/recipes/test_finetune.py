@@ -16,10 +16,11 @@ from sfumato.base.errors import UndecodableRow
 from sfumato.base.rounding import upper
 from sfumato.cli import main
 from sfumato.recipes import classifier, logit_dp
+from sfumato.recipes.config import write_config
 from sfumato.recipes.execute import _composition, train_run
 from sfumato.recipes.finetune import finetune
 from sfumato.recipes.make import make
-from sfumato.recipes.run import Run
+from sfumato.recipes.run import Data, Run
 from sfumato.recipes.trained import class_numbers, open_trained
 
 
@@ -147,3 +148,24 @@ def test_a_row_that_could_not_be_read_stays_a_row() -> None:
 def test_no_run_is_named(tmp_path: Path, folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["finetune", str(tmp_path / folder), "--data", "shapes:40"]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "spec", "want"),
+    [
+        ("shapes:300", "single", "shapes:40", "single"),
+        ("shapes:300", "single", "shape-questions:40", "mixed"),
+        ("shape-questions:300", "lone", "shapes:40", "mixed"),
+        ("shapes:300", "single", "fashion-mnist", "mixed"),
+        ("shapes:300", "single", "scans/", "mixed"),
+        ("emoji", "mixed", "shapes:40", "mixed"),
+    ],
+)
+def test_only_what_the_new_data_reads_is_taken_over(
+    tmp_path: Path, trained: str, asked: str, spec: str, want: str
+) -> None:
+    run = logit_dp(trained, tmp_path / "encoder")
+    write_config(replace(run, data=replace(run.data, scenes=asked, holdout=0.2, num=7, seed=3)))
+    found = finetune(tmp_path / "encoder", spec)
+    assert found.data == Data(spec=spec, scenes=want)
+    assert (found.model.image_size, found.model.channels) == (run.model.image_size, run.model.channels)

@@ -14,10 +14,11 @@ def finetune(folder: Path, spec: str, out: Path | None = None) -> Run:
         BadInput: `folder` holds no run.
     """
     encoder = read_config(folder)
+    alike = spec.partition(":")[0] == encoder.data.spec.partition(":")[0]  # other data reads no scenes, or other ones
     return Run(
         recipe="finetune",
         out=out or Path("runs") / f"finetune-{name_of(spec)}",
-        data=Data(spec=spec, scenes=encoder.data.scenes),
+        data=Data(spec=spec, scenes=encoder.data.scenes if alike else Data.scenes),
         model=Model(
             kind="classifier", init=str(folder), image_size=encoder.model.image_size, channels=encoder.model.channels
         ),
