@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import stat
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sfumato.base import BadInput
+from sfumato.base.history import digest
 from sfumato.base.ledger import BrokenLedger, Ledger, read, writer
 
 PLAN = {"noise_multiplier": 1.0}
@@ -306,3 +308,37 @@ def test_two_writers_of_an_earlier_version_leave_their_lines_to_be_counted(tmp_p
     with pytest.raises(BrokenLedger, match="Lines 1 to 6 are whole") as error:
         read(one)
     assert [entry["step"] for entry in error.value.later] == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("kind", "strange"),
+    [
+        ("step", {"step": "1"}),
+        ("step", {"step": [1]}),
+        ("step", {"attempt": {"a": 1}}),
+        ("step", {"step": None}),
+        ("step", {"weights": 7}),
+        ("attempt", {"plan": "x"}),
+        ("attempt", {"fields": []}),
+        ("attempt", {"start_step": None}),
+        ("look", {"detail": 3}),
+        ([], {}),
+        ({}, {}),
+    ],
+)
+@pytest.mark.parametrize("later", [False, True])
+def test_a_line_with_values_of_another_type_is_damaged(tmp_path, kind, strange, later):
+    """Its own hash is right, so that only its types tell."""
+    path = _written(tmp_path / "ledger.jsonl")
+    usual = {
+        "step": {"attempt": 0, "step": 9, "weights": "w", "clipped_sum": "s"},
+        "attempt": {"number": 1, "fingerprint": "g", "fields": {}, "plan": {}, "start_step": 0},
+        "look": {"what": "x", "detail": {}},
+    }
+    fields = usual[kind] if isinstance(kind, str) else {}
+    body = {"kind": kind, **fields, **strange, "prev": "other" if later else read(path).head}
+    with path.open("a") as file:
+        file.write(json.dumps({**body, "hash": digest(body)}) + "\n")
+    with pytest.raises(BrokenLedger, match="line 6: changed") as caught:
+        read(path)
+    assert caught.value.later == (None,)

@@ -161,6 +161,47 @@ def test_a_torn_progress_does_not_stop_a_run(tmp_path):
         assert steps[-1] == STEPS
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        b'{"attempt": {"a": 1}, "step": [2]}',
+        b'{"attempt": 0, "step": "2"}',
+        b'{"attempt": null, "step": 2}',
+        b"{}",
+        b'[1, 2]\n"x"\n{"step": {}}',
+    ],
+)
+def test_a_strange_line_of_the_private_log_does_not_stop_a_run(tmp_path, end):
+    out = finished(tmp_path / "run")
+    path = out / "private/log.jsonl"
+    shutil.rmtree(out / "private/checkpoints")
+    path.write_bytes(path.read_bytes() + end + b"\n")
+    finished(out)
+    path.write_bytes(end + b"\n")
+    Run(out, options={}).private.close()
+
+
+def test_a_strange_line_does_not_hide_the_log_before_it(tmp_path):
+    out = finished(tmp_path / "run")
+    shutil.rmtree(out / "export")
+    for path in list((out / "private").iterdir()):
+        if path.name != "log.jsonl":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with (out / "private/log.jsonl").open("a") as log:
+        log.write('{"attempt": {"a": 1}, "step": [2]}\n')
+    with pytest.raises(BadInput, match=r"ledger .*is missing"):
+        Run(out, options={})
+
+
+@pytest.mark.parametrize("steps", ["1e400", "[1]", '"x"', "null", "NaN"])
+def test_a_card_with_a_strange_number_of_steps_stops_nothing(tmp_path, steps):
+    out = finished(tmp_path / "run")
+    card_file = out / "export/card.json"
+    content = json.loads(card_file.read_text())
+    card_file.write_text(json.dumps(content | {"steps_executed": "HERE"}).replace('"HERE"', steps))
+    Run(out, options={}).private.close()
+
+
 def broken(out: Path, line: int) -> Path:
     path = out / "private/ledger.jsonl"
     lines = path.read_bytes().splitlines(keepends=True)

@@ -16,6 +16,11 @@ from sfumato.base.errors import BadInput
 from sfumato.base.parse import parsed
 
 FORMAT = 1
+_TYPES: dict[str, dict[str, type]] = {
+    "attempt": {"number": int, "fingerprint": str, "fields": dict, "plan": dict, "start_step": int},
+    "step": {"attempt": int, "step": int, "weights": str, "clipped_sum": str},
+    "look": {"what": str, "detail": dict},
+}
 _START = hashlib.sha256(b"sfumato ledger").hexdigest()
 
 
@@ -157,6 +162,13 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     try:
         entry = parsed(line)
         body = {name: value for name, value in entry.items() if name != "hash"}
-        return entry if entry["hash"] == digest(body) and "prev" in entry else None
+        return entry if entry["hash"] == digest(body) and "prev" in entry and _has_types(entry) else None
     except (ValueError, KeyError, AttributeError, TypeError):
         return None
+
+
+def _has_types(entry: Mapping[str, Any]) -> bool:
+    """Return whether what is reckoned with is of its type: a line with another is damaged, whatever its hash says."""
+    kind = entry.get("kind")
+    types = _TYPES.get(kind, {}) if isinstance(kind, str) else None
+    return types is not None and all(isinstance(entry.get(name), of) for name, of in types.items())

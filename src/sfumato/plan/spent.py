@@ -1,7 +1,7 @@
 """Epsilon of what was run, read off the ledger: all steps of all attempts, whichever checkpoint is kept in the end."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sfumato import accounting
@@ -94,7 +94,7 @@ def _bound(error: BrokenLedger) -> str:
 def _attempt(entry: Mapping[str, Any] | None) -> Attempt | None:
     if entry is None or entry.get("kind") != "attempt":
         return None
-    return Attempt(**{name: value for name, value in entry.items() if name not in ("kind", "prev", "hash")})
+    return Attempt(**{field.name: entry[field.name] for field in fields(Attempt)})
 
 
 def _further(error: BrokenLedger) -> int:

@@ -110,10 +110,18 @@ def _shown(folder: RunFolder) -> list[tuple[str, Any]]:
         found.append((f"the progress of {done} steps ({folder.progress.name})", lambda h: _reached(h) >= done))
     if checkpoint.complete(folder.checkpoints):
         found.append(("checkpoints", lambda history: bool(history.steps)))
-    if log := [entry for entry in read_log(folder.log)[-1:] if entry is not None]:
-        last = log[0].get("attempt"), log[0].get("step")
+    if (last := _last_logged(folder)) is not None:
         found.append((f"the log of {folder.log.name}", lambda history: last in history.steps))
     return found
+
+
+def _last_logged(folder: RunFolder) -> tuple[int, int] | None:
+    """Return attempt and step of the last line of the private log that names both; other lines are damaged."""
+    for entry in reversed(read_log(folder.log)):
+        attempt, step = (entry or {}).get("attempt"), (entry or {}).get("step")
+        if isinstance(attempt, int) and isinstance(step, int):
+            return attempt, step
+    return None
 
 
 def _claim(folder: RunFolder) -> tuple[str | None, int]:
@@ -121,7 +129,7 @@ def _claim(folder: RunFolder) -> tuple[str | None, int]:
     try:
         card = parsed(folder.card.read_bytes())
         return str(card["ledger_head"]), int(card["steps_executed"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None, 1
 
 
