@@ -510,7 +510,7 @@ def test_a_clash_of_types_prints_no_cell(tmp_path, caplog, capfd, first, second)
     ("name", "text", "words"),
     [
         ("metadata.csv", "file_name,text\n0.png,Ann\n1.png,Ann,x\n", "another number of cells"),
-        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "holds what is no UTF-8 text"),
+        ("metadata.csv", "file_name,text\n0.png,Ann\xe9\n", "is not UTF-8 text in line 2"),
         ("metadata.jsonl", '{"file_name": "0.png", "text": Ann}\n', "not JSON lines"),
         (
             "metadata.jsonl",
@@ -612,3 +612,17 @@ def test_texts_of_a_metadata_csv_that_are_still_in_quotes_are_refused(tmp_path):
         hugging_face(folder)
     assert "secret" not in str(caught.value)
     gc.collect()
+
+
+@pytest.mark.parametrize("role", ["owner", "label"])
+def test_a_number_beyond_the_names_of_its_column_is_a_sentence(tmp_path, role):
+    rows = {"image": [picture(colour) for colour in COLOURS], "text": list("abcd"), "kind": [0, 1, 5, -1]}
+    whole = datasets.Dataset.from_dict(rows)
+    features = whole.features.copy()
+    features["kind"] = datasets.ClassLabel(names=["x", "y"])
+    whole._info.features = features  # a file may declare what its rows are not
+    folder = tmp_path / "set"
+    folder.mkdir()
+    whole.to_parquet(folder / "train.parquet")
+    with pytest.raises(BadInput, match=r"column 'kind' declares 2 names, and has a number beyond them in 1 row \(3\)"):
+        hugging_face(folder, columns=Columns(**{role: "kind"}))

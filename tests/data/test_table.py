@@ -283,3 +283,13 @@ def test_a_zero_byte_is_refused_and_other_controls_are_removed():
     assert said == [("a[31m cat",), ("a b c d",)]
     with pytest.raises(BadInput, match=r"empty in 1 row \(1\)"):
         check_captions(["\x1b"], "t")
+
+
+def test_a_decimal_of_any_length_is_whole_or_not():
+    """The context of decimals has 28 digits; owners may have more."""
+    large = 10**30
+    whole = [Decimal(large), Decimal(f"{large}.00"), Decimal(10**50 + 1), Decimal("1E+40"), Decimal("-0.0")]
+    assert names_of(whole, "t", "owner") == [str(large), str(large), str(10**50 + 1), "1" + "0" * 40, "0"]
+    for wrong in (Decimal(f"{large}.5"), Decimal("1E-40"), Decimal("NaN"), Decimal("Infinity"), float("inf")):
+        with pytest.raises(BadInput, match=r"neither text nor a whole number in 1 row \(2\)"):
+            names_of(["7", wrong], "t", "owner")

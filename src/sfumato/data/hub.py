@@ -13,8 +13,9 @@ from sfumato.base.errors import BadInput
 from sfumato.data.captioned import Captioned, digest_of
 from sfumato.data.decode import Decoder
 from sfumato.data.files import MISSING, check_rows
+from sfumato.data.hints import counted
 from sfumato.data.hub_errors import cells
-from sfumato.data.hub_files import is_saved, loaded
+from sfumato.data.hub_files import has_csv, loaded
 from sfumato.data.hub_pictures import ArrowColumn, check_pictures
 from sfumato.data.keys import text_key
 from sfumato.data.rows import tabled
@@ -60,7 +61,7 @@ def hugging_face(
     chosen = resolve(columns or Columns(), table.column_names, where, declared=True)
     image = str(chosen.image)
     table = _undecoded(table, chosen, where)
-    if os.path.isfile(os.path.join(name, "metadata.csv")) and not is_saved(Path(name)):
+    if has_csv(Path(name)):
         _check_quotes(table, chosen, where)
     questions = kinds = owners = None
     if chosen.question is None:
@@ -160,4 +161,12 @@ def _named(table: Any, column: str, where: str) -> list[Any]:
     """Return the cells of a column, of a ClassLabel the names instead of their numbers."""
     values = cells(table, column, where)
     names = getattr(table.features[column], "names", None)
-    return [None if value is None or value < 0 else names[value] for value in values] if names else values  # -1: none
+    if names is None:
+        return values
+    unknown = [number for number, value in enumerate(values, 1) if value is not None and value >= len(names)]
+    if unknown:
+        raise BadInput(
+            f"{where}: column '{column}' declares {len(names)} names, and has a number beyond them in "
+            f"{counted(unknown)}. Save the data set again with all names, or with the column as text."
+        )
+    return [None if value is None or value < 0 else names[value] for value in values]  # -1: none

@@ -15,6 +15,7 @@ from sfumato.data.files import inside
 from sfumato.data.formats import is_picture_ending
 from sfumato.data.hints import near
 from sfumato.data.hub_errors import cause_of, unlogged
+from sfumato.data.hub_metadata import check_metadata, named
 from sfumato.data.regular import is_special, opened
 from sfumato.data.table import TABLES
 from sfumato.data.unlisted import visible
@@ -113,7 +114,10 @@ def _of_path(datasets: Any, path: Path, split: str) -> Any:
                 return datasets.load_from_disk(name)
             if _is_parquet(path):
                 return datasets.load_dataset("parquet", **_parquet_files(path))
+            check_metadata(path)
             return datasets.load_dataset("imagefolder", data_dir=name)
+    except BadInput:
+        raise
     except Exception as error:  # its message may quote rows
         raise BadInput(f"{name} cannot be loaded by the datasets library: {cause_of(error)}") from None
 
@@ -169,6 +173,11 @@ def holds(path: Path) -> tuple[bool, bool, bool]:
     pictures = [name for name in names if is_picture_ending(name)]
     captioned = any(os.path.splitext(name)[0] + ".txt" in names for name in pictures)
     return bool(pictures), captioned, any(name.lower().endswith(".parquet") for name in names)
+
+
+def has_csv(path: Path) -> bool:
+    """Say whether the rows of a folder come from a metadata.csv, where quotes may be left around texts."""
+    return os.path.isdir(path) and not is_saved(path) and not _is_parquet(path) and bool(named(path, "metadata.csv"))
 
 
 def _is_parquet(path: Path) -> bool:

@@ -44,16 +44,34 @@ def separated(path: Path, text: str, folder: Path | None) -> dict[str, list[str]
     excel = _EXCEL.match(text)
     body = text[excel.end() :] if excel else text
     separator = excel[1] if excel else "\t" if path.suffix.lower() == ".tsv" else _separator(body)
-    rows = list(_rows(path, body, separator, 1 if excel else 0))
-    for line, row in rows:
-        _check_not_merged(path, line, row, separator, folder)
+    rows = list(_rows(path, _reader(body, separator, strict=True), 1 if excel else 0))
     if not rows:
         return {}
+    names = _checked(path, rows, separator, folder)
+    return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names) if name}
+
+
+def check_commas(path: Path, text: str, folder: Path) -> None:
+    """Check a table that another reader reads, by commas, for which a quote behind a blank is part of the cell.
+
+    Raises:
+        BadInput: as `separated`.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), _FIELD_LIMIT))
+    rows = list(_rows(path, csv.reader(io.StringIO(text, newline=""), strict=True), 0))
+    if rows:
+        _checked(path, rows, ",", folder)
+
+
+def _checked(path: Path, rows: list[_Row], separator: str, folder: Path | None) -> list[str]:
+    """Return the names of the columns. Raises BadInput for whatever is wrong with header or rows."""
+    for line, row in rows:
+        _check_not_merged(path, line, row, separator, folder)
     names = [text_key(name) for name in rows[0][1]]
     _check_header(path, names)
     _check_lengths(path, names, rows[1:])
     _check_named(path, names, rows[1:])
-    return {name: [row[place] for _, row in rows[1:]] for place, name in enumerate(names) if name}
+    return names
 
 
 def _separator(text: str) -> str:
@@ -75,8 +93,7 @@ def _reader(text: str, separator: str, **options: Any) -> Any:
     return csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, **options)
 
 
-def _rows(path: Path, text: str, separator: str, skipped: int) -> Iterator[_Row]:
-    reader = _reader(text, separator, strict=True)
+def _rows(path: Path, reader: Any, skipped: int) -> Iterator[_Row]:
     while True:
         line = skipped + reader.line_num + 1
         try:

@@ -5,11 +5,12 @@ Messages name files, columns and row numbers (the first data row is 1), never th
 
 import io
 import json
+import math
 import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -84,17 +85,28 @@ def read_table(path: Path, folder: Path | None = None) -> dict[str, list[Any]]:
     return table
 
 
-def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
-    rows: list[dict[str, Any]] = []
+def check_keys(path: Path, text: str) -> None:
+    """Refuse JSON lines, which another reader reads, with a key twice in one object. Raises BadInput."""
+    for _ in _values(path, text):
+        pass
+
+
+def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each line that is not blank; None of one that is no JSON."""
     for number, line in enumerate(io.StringIO(text, newline=""), 1):
         if not line.strip():
             continue
         try:
-            row = parsed(line)
+            yield number, parsed(line)
         except Repeated:
             raise BadInput(f"{path} line {number} has a key twice in one object: which value is meant?") from None
         except ValueError:
-            row = None
+            yield number, None
+
+
+def _json_lines(path: Path, text: str) -> dict[str, list[Any]]:
+    rows: list[dict[str, Any]] = []
+    for number, row in _values(path, text):
         if not isinstance(row, dict):
             raise BadInput(f"{path} line {number} is not one JSON object that can be read.")
         rows.append(row)
@@ -301,8 +313,13 @@ def _name(value: Any) -> str | None:
     if value is None or isinstance(value, str):
         return value or ""
     if isinstance(value, float | Decimal):
-        return owner_key(str(value)) if value == value // 1 else None
+        return owner_key(str(value)) if _is_whole(value) else None
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_whole(value: float | Decimal) -> bool:
+    """Say so exactly: a division of decimals has as many digits as its context, and fails beyond them."""
+    return math.isfinite(value) and value.as_integer_ratio()[1] == 1
 
 
 def _composed(name: str) -> str:
