@@ -1,7 +1,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sfumato.data.keys import is_blank, owner_key, spells_missing, text_key
@@ -71,12 +71,29 @@ def test_other_owners_have_other_keys():
 def test_a_number_of_endless_digits_is_not_written_out():
     assert owner_key("1E999999999") == owner_key("10E999999998")
     assert len(owner_key("1E999999999")) < 20
-    assert owner_key("1E" + "9" * 40) == "1E" + "9" * 40
+    spelled = ("1e" + "9" * 40, "+1E+" + "9" * 40, "01.0e" + "9" * 40, "1e0" + "9" * 40, "10E" + "9" * 39 + "8")
+    assert {owner_key(name) for name in spelled} == {"1E+" + "9" * 40}
+    assert owner_key("-1e-" + "9" * 40) == owner_key("-0.1E-" + "9" * 39 + "8") == "-1E-" + "9" * 40
+    assert owner_key("0e" + "9" * 40) == owner_key("0E-" + "9" * 40) == "0"
+    assert owner_key("1e" + "9" * 40) != owner_key("1e" + "9" * 39 + "8")
+    assert owner_key("1e" + "9" * 5000) == owner_key("1E" + "9" * 5000) != owner_key("2E" + "9" * 5000)
     assert owner_key("0E999999999") == owner_key("-0.0") == "0"
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.text(max_size=12) | st.text("0123456789.,eE+-_ \u200b\u0301\u2212", max_size=10))
+UNSEEN = "\u115f\u1160\u3164\uffa0\u200b\u00ad\u034f\u2800\ufe0f"
+MARKS = "\u0300\u0301\u0308\u0327\u0345\u05b0\u3099"
+
+
+@settings(max_examples=1500, deadline=None)
+@given(
+    st.text(max_size=12)
+    | st.text("0123456789.,eE+-_ \u200b\u0301\u2212", max_size=10)
+    | st.text(f"0a e\u00b4\u00a0'`\u2019\u02b9\u1ffd\u00a8\u00e9=\"\u00ab{UNSEEN}{MARKS}", max_size=8)
+)
+@example("0 \u115f\u0301")
+@example("a \u200b\u0301\u200b\u0301")
+@example(" \u115f\u0301\u115f\u0301 \u0308")
+@example("1E" + "9" * 40)
 def test_a_key_is_its_own_key(name):
     assert text_key(text_key(name)) == text_key(name)
     assert owner_key(owner_key(name)) == owner_key(name)

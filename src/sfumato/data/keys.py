@@ -15,7 +15,7 @@ Case is kept, and so are letters that only look alike (Latin and Cyrillic a).
 
 import re
 import unicodedata
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal
 
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
@@ -41,6 +41,13 @@ def text_key(text: str) -> str:
     >>> text_key(" Jose\\u0301\\u200b  O\\u2019Neill ") == text_key("Jos\\u00e9 O'Neill")
     True
     """
+    found = _formed(text)
+    while found != text:  # what is left out may let a blank and a mark meet that are one character then
+        text, found = found, _formed(found)
+    return found
+
+
+def _formed(text: str) -> str:
     if text.isascii() and text.isprintable():
         return " ".join(text.replace("`", "'").split())
     text = unicodedata.normalize("NFKC", text.replace(_ACUTE, "'").translate(_ALIKE)).replace(_ACUTE, "'")
@@ -61,11 +68,18 @@ def owner_key(name: str) -> str:
     >>> [owner_key(name) for name in ("7", "007", "7.0", "1.00E+07", "10,000,000", "7a", "Ann ", '="7"', "'7")]
     ['7', '7', '7', '10000000', '10000000', '7a', 'Ann', '7', '7']
     """
+    found = _owner(name)
+    while found != name:  # behind a quote that is left out the name may begin with what is read in another way
+        name, found = found, _owner(found)
+    return found
+
+
+def _owner(name: str) -> str:
     text = _unquoted(text_key(name))
     if text.isascii() and text.isdigit() and len(text) <= _MOST_ZEROS:
         return text.lstrip("0") or "0"
     plain = text.replace(",", "") if _THOUSANDS.fullmatch(text) else text.replace(",", ".")
-    return _value(plain) or text if _NUMBER.fullmatch(plain) else text
+    return _value(plain) if _NUMBER.fullmatch(plain) else text
 
 
 def _unquoted(text: str) -> str:
@@ -77,18 +91,20 @@ def _unquoted(text: str) -> str:
 
 
 def _value(number: str) -> str:
-    """Return the shortest way to write a decimal number; "" where its exponent has no use."""
-    try:
-        sign, digits, exponent = Decimal(number).as_tuple()
-        written = "".join(map(str, digits)).lstrip("0")
-        least = written.rstrip("0")
-        zeros = int(exponent) + len(written) - len(least)
-        exact = Decimal((sign, tuple(map(int, least)), zeros))
-    except InvalidOperation:
-        return ""
+    """Return the shortest way to write a decimal number, with its exponent where that is long, or of any length."""
+    mantissa, _, power = number.upper().partition("E")
+    sign, digits, places = Decimal(mantissa).as_tuple()
+    written = "".join(map(str, digits)).lstrip("0")
+    least = written.rstrip("0")
     if not least:
         return "0"
-    return format(exact, "f") if abs(zeros) <= _MOST_ZEROS else str(exact)
+    exact = Context(prec=len(number) + 20)  # a sum of whole numbers, none with more digits than are written
+    zeros = exact.add(Decimal(power or 0), int(places) + len(written) - len(least))
+    if abs(zeros) <= _MOST_ZEROS:
+        return format(Decimal((sign, tuple(map(int, least)), int(zeros))), "f")
+    shown = exact.add(zeros, len(least) - 1)
+    fraction = f".{least[1:]}" if least[1:] else ""
+    return f"{'-' if sign else ''}{least[0]}{fraction}E{'' if shown < 0 else '+'}{shown:f}"
 
 
 def is_blank(text: str) -> bool:
