@@ -12,7 +12,16 @@ from sfumato.accounting import (
     epsilon_pld,
     epsilon_rdp,
 )
-from sfumato.base import BadInput, FixedSizeDraw, FullBatchDraw, GaussianStep, PoissonDraw, Refused, Relation
+from sfumato.base import (
+    BadInput,
+    CappedPoissonDraw,
+    FixedSizeDraw,
+    FullBatchDraw,
+    GaussianStep,
+    PoissonDraw,
+    Refused,
+    Relation,
+)
 
 DELTA = 1e-6
 
@@ -102,7 +111,30 @@ def test_targets_out_of_reach():
     with pytest.raises(Refused, match="a batch of one already exceeds"):
         calibrate_batch(lambda b: _step(prob=b / 5, multiplier=0.5), 5, 10, epsilon=0.1, delta=DELTA, accountant="rdp")
     with pytest.raises(Refused, match="no noise multiplier"):
-        calibrate_noise_multiplier(_step(), 100_000, epsilon=1.0, delta=1e-13)  # below what rounding leaves of delta
+        calibrate_noise_multiplier(_step(), 10, epsilon=1e-4, delta=DELTA, accountant="rdp")
+
+
+@pytest.mark.parametrize(("steps", "delta"), [(100_000, 1e-13), (4, 1e-20), (1, 1e-300)])
+def test_a_delta_that_rounding_uses_up_is_said_whatever_is_sought(steps, delta):
+    """No noise helps then, and no fewer steps or records: "no noise up to 1e+12 reaches epsilon" was no reason."""
+    for seek in (
+        lambda **more: calibrate_noise_multiplier(_step(), steps, epsilon=8.0, delta=delta, **more),
+        lambda **more: calibrate_batch(lambda b: _step(b / 50, 500.0), 50, steps, epsilon=8.0, delta=delta, **more),
+    ):
+        with pytest.raises(Refused, match=r"below what double precision resolves .* use accountant 'rdp'"):
+            seek()
+        assert seek(accountant="rdp") > 0
+    if delta < 1e-16:
+        with pytest.raises(Refused, match="below what double precision resolves"):
+            calibrate_steps(_step(), epsilon=8.0, delta=delta)
+
+
+def test_a_delta_that_a_cap_uses_up_is_said():
+    step = replace(_step(), draw=CappedPoissonDraw(sampling_prob=0.02, cap=25, num_records=1000))
+    with pytest.raises(Refused, match="the cap is reached in some step uses up delta"):
+        calibrate_noise_multiplier(step, 100, epsilon=8.0, delta=DELTA, accountant="rdp")
+    with pytest.raises(Refused, match="the cap is reached in some step uses up delta"):
+        calibrate_steps(step, epsilon=8.0, delta=DELTA, accountant="rdp")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 
 from sfumato.accounting.compose import REPORT_DISCRETIZATION, SEARCH_DISCRETIZATION
 from sfumato.accounting.conventions import Accountant, check_supported, supported
-from sfumato.accounting.epsilon import check_delta, epsilon
+from sfumato.accounting.epsilon import check_delta, check_left, epsilon
 from sfumato.base import BadInput, FixedSizeDraw, GaussianStep, Refused
 
 MAX_EPSILON = 1000.0
@@ -38,11 +38,13 @@ def calibrate_noise_multiplier(
         accountant: None takes PLD where it is supported, else RDP.
 
     Raises:
-        Refused: no proved charge, or no noise (up to 10^12, by RDP 10^6) reaches the target.
+        Refused: no proved charge, no noise (up to 10^12, by RDP 10^6) reaches the target, or delta is used up by a cap
+            or by rounding.
         BadInput: a number is out of range.
     """
     accountant = _checked(step, epsilon, delta, accountant)
     _check_steps(num_steps)
+    check_left([(replace(step, std=_MOST_NOISE[accountant] * step.presence), num_steps)], delta, accountant)
 
     def at(multiplier: float, width: float) -> float:
         return _epsilon_or_inf(replace(step, std=multiplier * step.presence), num_steps, delta, accountant, width)
@@ -82,10 +84,11 @@ def calibrate_steps(step: GaussianStep, *, epsilon: float, delta: float, account
     """Return the largest number of steps, up to 10^6, with epsilon at most the target.
 
     Raises:
-        Refused: no proved charge, or one step is already above the target.
+        Refused: no proved charge, one step is already above the target, or it uses up delta.
         BadInput: a number is out of range.
     """
     accountant = _checked(step, epsilon, delta, accountant)
+    check_left([(step, 1)], delta, accountant)
 
     def at(num_steps: int, width: float) -> float:
         return _epsilon_or_inf(step, num_steps, delta, accountant, width)
@@ -113,11 +116,12 @@ def calibrate_batch(
         accountant: None takes PLD where it is supported, else RDP.
 
     Raises:
-        Refused: no proved charge, or a batch of one is already above the target.
+        Refused: no proved charge, a batch of one is already above the target, or delta is used up.
         BadInput: a number is out of range.
     """
     accountant = _checked(step_at(1), epsilon, delta, accountant)
     _check_steps(num_steps)
+    check_left([(step_at(1), num_steps)], delta, accountant)
 
     def at(batch: int, width: float) -> float:
         return _epsilon_or_inf(step_at(batch), num_steps, delta, accountant, width)

@@ -91,13 +91,34 @@ def check_delta(delta: float) -> float:
     return delta
 
 
+def check_left(steps: Steps, delta: float, accountant: Accountant) -> None:
+    """Refuse a delta of which caps and rounding leave nothing: then there is no epsilon, whatever the noise.
+
+    Raises:
+        Refused: saying which of the two uses it up.
+    """
+    (_left_by_rdp if accountant == "rdp" else _left_by_pld)(merge(steps), check_delta(delta))
+
+
+def _left_by_pld(steps: Merged, delta: float) -> float:
+    left = delta - charged_delta(steps)
+    if left <= 0.0:
+        raise Refused(_spent_message(steps, delta))
+    return left
+
+
+def _left_by_rdp(steps: Merged, delta: float) -> float:
+    left = delta - sum(rdp_terms(step).delta * count for step, count in steps)
+    if left <= 0.0:
+        raise Refused(_cap_message(delta))
+    return left
+
+
 @lru_cache(maxsize=4096)
 def _epsilon_pld(steps: Merged, delta: float, discretization: float) -> float:
     if not steps:
         return 0.0
-    left = delta - charged_delta(steps)
-    if left <= 0.0:
-        raise Refused(_spent_message(steps, delta))
+    left = _left_by_pld(steps, delta)
     distance = total_gaussian(_terms(steps))
     if distance is not None:
         return _finite(gaussian_epsilon(distance, left), delta)
@@ -108,10 +129,7 @@ def _epsilon_pld(steps: Merged, delta: float, discretization: float) -> float:
 def _epsilon_rdp(steps: Merged, delta: float) -> float:
     if not steps:
         return 0.0
-    terms = [(rdp_terms(step), count) for step, count in steps]
-    left = delta - sum(term.delta * count for term, count in terms)
-    if left <= 0.0:
-        raise Refused(_cap_message(delta))
+    left = _left_by_rdp(steps, delta)
     orders = np.array(rdp_lib.DEFAULT_RDP_ORDERS)
     total = sum((count * _rdp_of_one(step) for step, count in steps), np.zeros_like(orders))
     value = float(rdp_lib.compute_epsilon(orders.tolist(), total.tolist(), left)[0])
