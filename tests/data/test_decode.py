@@ -2,6 +2,7 @@ import io
 import logging
 import threading
 import warnings
+import struct
 import zlib
 
 import numpy as np
@@ -294,8 +295,6 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 def tiff(values, bits, sample_format, photometric=1):
     """A TIFF of one row as other programs write it: Pillow writes neither unsigned 32 bits nor signed 8."""
-    import struct
-
     data = values.tobytes()
     entries = {256: (4, values.size), 257: (4, 1), 258: (3, bits), 259: (3, 1), 262: (3, photometric), 273: (4, 0)}
     entries |= {277: (3, 1), 278: (4, 1), 279: (4, len(data)), 339: (3, sample_format)}
@@ -384,7 +383,6 @@ def test_signed_eight_bits_are_refused_by_name():
 
 def test_a_header_refuses_what_the_decoder_would(tmp_path):
     """Grey with transparency in 16 bits is colour to Pillow: found before the first step, not in it."""
-    import struct
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -394,3 +392,48 @@ def test_a_header_refuses_what_the_decoder_would(tmp_path):
     raw += chunk(b"IEND", b"")
     assert header(raw).full == 65_535
     assert Decoder(window=(0, 65_535))(raw).shape == (1, 1, 3)
+
+
+def png(kind, bits, samples, clear):
+    """One row of samples, of which those that equal `clear` (a number for each channel) are transparent."""
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    if bits == 16:
+        packed = np.asarray(samples, ">u2").tobytes()
+    else:
+        places = [np.unpackbits(np.array([one], np.uint8))[-bits:] for one in np.ravel(samples)]
+        packed = np.packbits(np.concatenate(places)).tobytes()
+    head = struct.pack(">IIBBBBB", len(samples), 1, bits, kind, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"tRNS", np.asarray(clear, ">u2").tobytes())]
+    parts += [chunk(b"IDAT", zlib.compress(b"\0" + packed)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_is_white_at_every_depth(bits):
+    most = (1 << bits) - 1
+    for clear in sorted({0, 1, most // 2, most}):
+        samples = [0, most, clear, 1]
+        want = [255 if one == clear else one * 255 // most for one in samples]
+        raw = png(0, bits, samples, [clear])
+        assert header(raw) == (4, 1, False, 1, None)
+        assert DECODE(raw)[0, :, 0].tolist() == want
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_white():
+    raw = png(0, 16, [0, 1000, 1001, 65_535], [1000])
+    assert header(raw) == (4, 1, True, 1, None)
+    found = Decoder(window=(0, 65_535))(raw)
+    assert found.dtype == np.float32
+    assert np.allclose(found.ravel(), [0, 255, 1001 / 257, 255], atol=1e-3)
+    assert Decoder(window=(1000, 1001))(raw).ravel().tolist() == [0.0, 255.0, 255.0, 255.0]
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_refused():
+    """Pillow keeps half of the bits: which pixels have that colour is not known any more."""
+    raw = png(2, 16, [[1000, 1000, 1000], [1001, 1000, 1000]], [1000, 1000, 1000])
+    for read in (DECODE, Decoder(window=(0, 65_535)), header):
+        with pytest.raises(BadInput, match="16-bit colour with a transparent colour"):
+            read(raw)

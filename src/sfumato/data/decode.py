@@ -14,6 +14,7 @@ held. Whatever is wrong with one file while training is an `UndecodableRow` with
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from PIL import Image
 
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
-from sfumato.data.depth import depth_of
+from sfumato.data.depth import Depth, depth_of, scale_clear
 from sfumato.data.formats import HEAD, TOO_LARGE, NoPicture, Source, readable_formats, too_large_message, unread_message
 from sfumato.data.metadata import Bare, bare, orientation_of, upright
 from sfumato.data.quiet import quiet
@@ -105,6 +106,7 @@ class Decoder:
             factor = _factor(image.size, side)
             if factor > 1 and not depth.deep:
                 _draft(image, factor)
+            scale_clear(image)
             image.load()
             if image.width * image.height > self.max_pixels:  # an icon that holds another size than it says
                 raise self._too_large()
@@ -113,9 +115,7 @@ class Decoder:
             if depth.full is not None:
                 check_window(self.window, depth.full)
             elif depth.deep:
-                convert = lambda strip: stretch(  # noqa: E731
-                    depth.stored(np.asarray(strip, np.float64))[:, :, None], self.window, inverted=inverted
-                )
+                convert = partial(_stretched, depth=depth, window=self.window, inverted=inverted)
             pixels = _converted(image, convert, _factor(image.size, side))
         return upright(pixels, orientation)
 
@@ -188,6 +188,14 @@ def _read(source: Source) -> bytes:
     if isinstance(source, bytes):
         return source
     return bytes_of(source)
+
+
+def _stretched(image: Image.Image, depth: Depth, window: Window | None, *, inverted: bool) -> np.ndarray:
+    """Return (H, W, 1) float32 of deep grey: through the window, and its transparent value on white."""
+    values = np.asarray(image, np.float64)[:, :, None]
+    shown = stretch(depth.stored(values), window, inverted=inverted)
+    clear = image.info.get("transparency")
+    return shown if clear is None else np.where(values == clear, np.float32(255.0), shown)
 
 
 def _is_inverted(image: Image.Image) -> bool:

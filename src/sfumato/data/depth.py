@@ -19,6 +19,7 @@ _SIXTEEN = (1 << 16) - 1
 _SIZ = b"\xff\x4f\xff\x51"  # begin of a JPEG 2000 codestream and of the segment that describes it
 _MOST_BOXES = 1 << 20  # bytes in which it must begin: colour profiles may stand before it
 _NUM_COMPONENTS, _COMPONENTS = 40, 42  # places behind that begin: how many components, three bytes of each
+_FACTORS = {"L;2": 85, "L;4": 17}  # by how Pillow stores grey of few bits
 _SAMPLE_FORMAT, _SIGNED = 339, 2  # tag of TIFF, and one of its values
 
 
@@ -40,7 +41,7 @@ def depth_of(image: Image.Image) -> Depth:
     """Return the depth of a picture that is open and not loaded.
 
     Raises:
-        BadInput: a depth that Pillow does not keep, of JPEG 2000 and TIFF.
+        BadInput: a depth that Pillow does not keep, of JPEG 2000, TIFF, and PNG with a transparent colour.
     """
     if image.format == "JPEG2000":
         return _of_jpeg_2000(image)
@@ -55,7 +56,19 @@ def depth_of(image: Image.Image) -> Depth:
         )
     if is_grey:
         return Depth(True, stored=_unsigned) if raw == "I;32N" else Depth(True)
+    if ";16" in raw and "transparency" in image.info:
+        raise BadInput(
+            "a PNG has 16-bit colour with a transparent colour, of which only 8 bits are read: store it with an alpha "
+            "channel, or in 8 bits."
+        )
     return Depth(True, _SIXTEEN) if ";16" in raw else Depth(False)
+
+
+def scale_clear(image: Image.Image) -> None:
+    """Write the transparent value of a grey PNG of 2 or 4 bits as its pixels are read: stretched to 8."""
+    factor, clear = _FACTORS.get(raw_mode(image)), image.info.get("transparency")
+    if factor is not None and isinstance(clear, int):
+        image.info["transparency"] = factor * clear
 
 
 def raw_mode(image: Image.Image) -> str:
