@@ -62,9 +62,14 @@ def _of_module(module: nn.Module) -> tuple:
         module.training,
         module.extra_repr(),
         vars(module).get("forward"),
-        getattr(module, "gradient_checkpointing", None),
+        tuple((name, _of_code(value)) for name, value in vars(module).items() if _decides(name, value)),
         *(hook for kind in hooks for hook in kind.values()),
     )
+
+
+def _decides(name: str, value: Any) -> bool:
+    """Whether an attribute of a module may decide what it computes: numbers, text and functions of its own."""
+    return isinstance(value, str | int | float | bool | FunctionType | partial | tuple) and name != "training"
 
 
 def _of_code(thing: Any) -> Any:

@@ -54,6 +54,8 @@ def test_models_that_differ_in_what_is_certified_are_told_apart() -> None:
     usual, again, dropped, frozen, hooked, still = (build(), build(), build(0.2), build(), build(), build().eval())
     frozen[0].requires_grad_(False)
     hooked[0].register_forward_hook(lambda module, given, out: 2 * out)
-    keys = [key(model) for model in (usual, dropped, frozen, hooked, still)]
+    set_otherwise = build()
+    set_otherwise[0].reads = True
+    keys = [key(model) for model in (usual, dropped, frozen, hooked, still, set_otherwise)]
     assert key(again) == keys[0]
     assert len(set(keys)) == len(keys)

@@ -199,7 +199,28 @@ def by_function(model: Words, batch: Batch) -> Tensor:
     return losses(model.head(Backward.apply(model.hidden(batch), batch["ids"])), batch)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loss", [by_hook, by_function])
+def neighbour(ids: Tensor) -> Tensor:
+    """Each row's own place, or that of one row for all, where a rare token stands: nothing is read for it."""
+    return torch.where(rare(ids).any(), rare(ids).any(1).int().argmax(), torch.arange(len(ids)))
+
+
+def by_selecting_hook(model: Words, batch: Batch) -> Tensor:
+    h = model.hidden(batch)
+    h.register_hook(lambda grad: grad[neighbour(batch["ids"])])
+    return losses(model.head(h), batch)
+
+
+class SelectsBackward(Backward):
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return grads[0].index_select(0, neighbour(ctx.saved_tensors[0])), None
+
+
+def by_selecting_function(model: Words, batch: Batch) -> Tensor:
+    return losses(model.head(SelectsBackward.apply(model.hidden(batch), batch["ids"])), batch)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [by_hook, by_function, by_selecting_hook, by_selecting_function])
 def test_what_is_read_in_the_backward_pass_decides_for_no_other_row(loss: Callable[[Any, Batch], Tensor]) -> None:
     with pytest.raises(Refused, match="backward pass"):
         check(loss)
@@ -309,6 +330,24 @@ def sampled(h: Tensor, order: Tensor) -> Tensor:
     return found[0, :, 0].mT.reshape(h.shape)
 
 
+def relaid(h: Tensor, order: Tensor) -> Tensor:
+    """A dimension grows with the rows that holds parts of several of them."""
+    count, lines = len(h), h[0].numel()
+    of = torch.arange(lines) * count // lines
+    moved = torch.arange(lines) + (order[of] - of) * lines // count
+    return h.reshape(lines, count).index_select(0, moved.clamp(0, lines - 1)).reshape(h.shape)
+
+
+def relaid_flat(h: Tensor, order: Tensor) -> Tensor:
+    return relaid(
+        h.flatten(0, 1).tanh().view(h.shape[1], len(h), -1).transpose(0, 1).transpose(0, 1).reshape(h.shape), order
+    )
+
+
+def under_vmap(select: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda h, order: torch.vmap(lambda c: select(c, order), in_dims=1, out_dims=1)(h.flatten(1)).view(h.shape)
+
+
 SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "getitem": lambda h, order: h[order],
     "array": lambda h, order: h[np.asarray(order)],
@@ -345,6 +384,12 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     ).view(h.shape),
     "unpooling": unpooled,
     "sampling of a grid": sampled,
+    "gather under vmap": under_vmap(lambda c, order: c.gather(0, order)),
+    "index_select under vmap": under_vmap(lambda c, order: c.index_select(0, order)),
+    "getitem under vmap": under_vmap(lambda c, order: c[order]),
+    "under vjp": lambda h, order: torch.func.vjp(lambda x: x.gather(0, order[:, None, None].expand(h.shape)), h)[0],
+    "relaid": relaid,
+    "relaid from flat": relaid_flat,
 }
 
 

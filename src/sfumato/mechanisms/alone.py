@@ -6,7 +6,9 @@ of them, or that the model does not take, is parted by what each row does alone:
 - rows that raise contribute nothing;
 - units with a row that leaves the certified paths by itself are computed alone, and so are units whose terms cancel so
   far that rounding in a joint sum would reach others (`norms.rounding`), wherever they stand;
-- the others are tried jointly once more, with copies of one of them in the free places, and alone where that fails.
+- the others are tried jointly once more, with made-up rows in the free places, and alone where that fails. Under low
+  precision, where a row adds something else jointly than alone, first those are found by halves that the joint pass
+  does not take among made-up rows, and computed alone: the others stay in it.
 
 So no exception of the model leaves a step, and what a record adds does not depend on the values of the others. The
 additional time can be observed from outside; the card says so.
@@ -151,14 +153,23 @@ def clip_parted(
     ordinary = torch.tensor([not bool((failed | odd)[list(unit)].any()) for unit in units]).to(used.device)
     result = none_of(computation, len(units), used.device)
     left = used.clone()
-    if bool((used & ordinary).any()) and not bool(ordinary[used].all()):
+    made_up = measured.sample(len(micro_batch.valid))
+
+    def jointly(some: Tensor) -> ClippedSum | None:
         reseed(-1)
         try:
-            result = joint(_only(micro_batch, units, used & ordinary), used & ordinary)
-            left &= ~ordinary
-            left[_apart(result, used & ordinary)] = True
+            return joint(_among(micro_batch, made_up, units, some), some) if bool(some.any()) else None
         except Exception:
-            result = none_of(computation, len(units), used.device)
+            return None
+
+    fit = used & ordinary
+    found = None if bool(ordinary[used].all()) else jointly(fit)
+    if found is None and computation.half_precision is not None:
+        fit = _taken(lambda some: jointly(some) is not None, fit)
+        found = jointly(fit)
+    if found is not None:
+        result, left = found, used & ~fit
+        left[_apart(result, fit)] = True
     for number in left.nonzero().squeeze(1).tolist():
         _add_alone(computation, loss, micro_batch, units[number], number, factor, result, failed, reseed)
     return Parted(result=result, failed=failed, alone=int(left.sum()))
@@ -178,15 +189,29 @@ def none_of(computation: Computation, num_units: int, device: torch.device) -> C
     return ClippedSum(sums, norms_of, torch.zeros_like(norms_of), torch.zeros_like(norms_of))
 
 
-def _only(micro_batch: MicroBatch, units: Sequence[Sequence[int]], kept: Tensor) -> MicroBatch:
-    """Return the micro-batch with the rows of other units replaced by copies of one that is kept."""
-    places = torch.arange(len(micro_batch.valid), device=micro_batch.valid.device)
+def _taken(takes: Callable[[Tensor], bool], some: Tensor) -> Tensor:
+    """Return which of some units the joint pass takes, by halves: each by what it brings about among made-up rows."""
+    if takes(some):
+        return some
+    numbers = some.nonzero().squeeze(1)
+    halves = [torch.zeros_like(some) for _ in range(2)]
+    for half, own in zip(halves, numbers.tensor_split(2), strict=True):
+        half[own] = True
+    if len(numbers) < 2:
+        return halves[1]
+    return _taken(takes, halves[0]) | _taken(takes, halves[1])
+
+
+def _among(micro_batch: MicroBatch, made_up: Any, units: Sequence[Sequence[int]], kept: Tensor) -> MicroBatch:
+    """Return the micro-batch with made-up rows in the places of other units."""
     fit = torch.zeros_like(micro_batch.valid)
     for number in kept.nonzero().squeeze(1).tolist():
         fit[list(units[number])] = True
-    source = torch.where(fit, places, fit.nonzero()[0])
-    batch = pytree.tree_map(lambda x: x[source] if isinstance(x, Tensor) else x, micro_batch.batch)
-    return replace(micro_batch, batch=batch, valid=micro_batch.valid & fit)
+
+    def mixed(own: Any, other: Any) -> Any:
+        return torch.where(fit.view(-1, *[1] * (own.dim() - 1)), own, other) if isinstance(own, Tensor) else own
+
+    return replace(micro_batch, batch=pytree.tree_map(mixed, micro_batch.batch, made_up), valid=micro_batch.valid & fit)
 
 
 def _add_alone(

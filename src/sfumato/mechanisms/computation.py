@@ -62,6 +62,14 @@ class Computation:
         """The trainable parameters by name; one that is tied appears once."""
         return norms.trainable(self.model)
 
+    @property
+    def half_precision(self) -> str | None:
+        """What is of lower precision than float32, in words; None where nothing is."""
+        low = [n for n, p in self.model.named_parameters() if p.is_floating_point() and p.dtype.itemsize < 4]
+        if low:
+            return f"{low[0]} is stored in half precision"
+        return None if self.autocast is None else "autocast is on"
+
     def measure(self, micro_batch: MicroBatch, seed: int = 0) -> Any:
         """Certify model and loss on made-up rows (of this seed) in the structure of `micro_batch`.
 

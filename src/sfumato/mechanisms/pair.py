@@ -148,9 +148,8 @@ def _check_loss(contrast: Contrast, unit: Pair) -> None:
 
 
 def _check_precision(computation: Computation) -> None:
-    low = [n for n, p in computation.model.named_parameters() if p.is_floating_point() and p.dtype.itemsize < 4]
-    what = f"{low[0]} is stored in half precision" if low else "autocast is on"
-    if low or computation.autocast is not None:
+    what = computation.half_precision
+    if what is not None:
         raise Refused(f"under the Pair unit everything is computed in float32 or float64, and {what}.")
     if computation.loss_scale != 1.0:
         raise Refused("under the Pair unit loss_scale is 1: a scale is for half precision, which is refused here.")

@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
 _OF_ALL = [
     value for name, value in vars(nn.modules.module).items() if name.startswith("_global_") and isinstance(value, dict)
 ]
 """Hooks of all modules of the process."""
 
-_Get, _Set = Callable[[], Any], Callable[[Any], object]
-_SETTINGS: dict[str, tuple[_Get, _Set]] = {
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
     "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "number of threads": (torch.get_num_threads, torch.set_num_threads),
     "choice of deterministic algorithms": (

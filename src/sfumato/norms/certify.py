@@ -37,6 +37,11 @@ _SEVERAL = (
     "values, no packed tokens; transformers leaves out an attention mask of ones, unless it has four dimensions "
     "(mask[:, None, None, :].bool(); for a decoder with the causal part in it)."
 )
+_ONLY_LOW = (
+    "under mixed or half precision rows are compared once more in a copy of the model in float32 or float64, for what "
+    "couples them by less than half precision shows; here that copy cannot be made (copy.deepcopy), does not run, or "
+    "computes in half precision by a cast of its own. Repair that, or use float32."
+)
 
 
 def certify(subject: Subject, pool: Pool, count: int, seed: int, known: Sequence[Path] = ()) -> tuple[Path, ...]:
@@ -56,7 +61,9 @@ def certify(subject: Subject, pool: Pool, count: int, seed: int, known: Sequence
             fault = _take(subject, pool, assembly, paths, first=assembly is first and not known, add=not known)
         left |= assembly.poison is None and isinstance(fault, OffPath)
     if count > 1:
-        compare_exactly(subject, pool, (first, *others), seed)
+        compared = compare_exactly(subject, pool, (first, *others), seed)
+        if subject.low and not compared:
+            raise Refused(_ONLY_LOW)
         if subject.low and (left or len(paths) > 1 or len(pool.singles) > 1):
             raise Refused(_SEVERAL)
     return tuple(paths)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sfumato.norms.memory import bare
+
 
 @dataclass(frozen=True)
 class Raised:
@@ -45,7 +47,7 @@ def arrays_in(value: Any) -> Iterator[np.ndarray]:
 def digest(*values: Any) -> bytes:
     """Return a digest of tensors by their bytes, of arrays too, and of other values by how they print."""
     total = hashlib.blake2b(digest_size=16)
-    with torch._C.DisableTorchFunction():
+    with torch._C.DisableTorchFunction(), torch._C._DisableFuncTorch():
         for value in values:
             if isinstance(value, Tensor):
                 total.update(f"{value.dtype} {tuple(value.shape)}".encode())
@@ -61,7 +63,8 @@ def digest(*values: Any) -> bytes:
 def _content(tensor: Tensor) -> Any:
     """Return the bytes of a tensor; of one that has none to show, bytes that equal no others."""
     try:
-        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+        whole = bare(tensor).detach()
+        dense = whole.to_dense() if whole.layout != torch.strided else whole
         host = dense.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         return host.view(torch.uint8).numpy().data
     except (RuntimeError, TypeError, NotImplementedError):

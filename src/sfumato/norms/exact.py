@@ -20,11 +20,12 @@ _LARGEST = 300_000_000  # parameters of a model that is copied in float64
 _EXACT = {8: (1e-7, 1e-3), 4: (1e-5, 0.1)}  # the least bytes of a float anywhere -> tolerance, and floor of a loss
 
 
-def compare_exactly(subject: Subject, pool: Pool, given: Sequence[Assembly], seed: int) -> None:
+def compare_exactly(subject: Subject, pool: Pool, given: Sequence[Assembly], seed: int) -> bool:
     """Compare plain joint passes with rows alone in a copy of the model of higher precision, where there is one.
 
     All batches under low precision, for which nothing else sees a coupling below its tolerance; else an ordinary one
     and two with hostile rows (one under each of several settings of random numbers), other ones for another seed.
+    Returns whether there was one.
 
     Raises:
         Refused: a loss or a gradient moves with other rows.
@@ -39,15 +40,13 @@ def compare_exactly(subject: Subject, pool: Pool, given: Sequence[Assembly], see
             hostile = [assembly for assembly in own if None in assembly.alones]
             start = 2 * seed % max(len(hostile), 1)
             chosen += plain[:1] + (hostile + hostile)[start : start + number]
-    for exact in _exact_copies(subject):
-        if _compared(exact, pool, chosen):
-            return
+    return any(_compared(exact, pool, chosen) for exact in _exact_copies(subject))
 
 
 def _exact_copies(subject: Subject) -> Iterator[Subject]:
     """Yield the subject in float64 and, under low precision, in float32; none where it cannot be copied."""
     dtypes = {p.dtype for p in subject.model.parameters() if p.is_floating_point()}
-    if torch.float64 in dtypes:
+    if dtypes == {torch.float64}:
         return
     if sum(p.numel() for p in subject.model.parameters()) <= _LARGEST:
         yield from _copied(subject, torch.float64)
@@ -60,6 +59,8 @@ def _exact_copies(subject: Subject) -> Iterator[Subject]:
 def _copied(subject: Subject, dtype: torch.dtype) -> Iterator[Subject]:
     try:
         model = copy.deepcopy(subject.model).to(dtype)
+    except torch.OutOfMemoryError:
+        raise
     except Exception:
         return
     parameters = trainable(model)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from torch import Tensor
+from torch._C import _functorch as functorch  # pyright: ignore[reportAttributeAccessIssue]
 
 _WRITES = frozenset(
     (
@@ -37,10 +38,17 @@ def writes(name: str) -> bool:
     return name in _WRITES or (name.endswith("_") and not name.endswith("__"))
 
 
+def bare(tensor: Tensor) -> Tensor:
+    """Return a tensor without the transforms around it (vmap, grad): what they compute with, all of it."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def storage(tensor: Any) -> Any:
-    """Return the memory of a tensor; None for one that has none of its own (sparse, or under a transform)."""
+    """Return the memory of a tensor, under a transform too; None for one that has none of its own (sparse)."""
     try:
-        return tensor.untyped_storage() if isinstance(tensor, Tensor) else None
+        return bare(tensor).untyped_storage() if isinstance(tensor, Tensor) else None
     except (RuntimeError, NotImplementedError):
         return None
 

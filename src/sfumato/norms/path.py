@@ -20,7 +20,7 @@ from sfumato.norms.contents import Raised, digest, tensors_in
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.memory import storage as storage_of
 from sfumato.norms.memory import writes
-from sfumato.norms.selections import Looked, names
+from sfumato.norms.selections import Looked, names, selects
 
 Head = tuple[str, Any, tuple, bytes | None]
 """Function, shapes of its results, plain arguments, and a digest of the values of the batch that Python gets to see."""
@@ -186,6 +186,7 @@ class Walk:
         self._sight = Sight()
         self._place = 0
         self._left: str | None = None
+        self._addressed: set[tuple] = set()  # heads of calls that may address by values
 
     def step(self, name: str, args: tuple, kwargs: dict[str, Any], out: Any) -> None:
         """Take in one call and its result.
@@ -199,6 +200,8 @@ class Walk:
         if head is None:
             return
         place, self._place = self._place, self._place + 1
+        if selects(head[0]):
+            self._addressed.add(head[:3])
         looked: dict[bool, Looked] = {}
 
         def look(leads: bool) -> Looked:
@@ -223,10 +226,18 @@ class Walk:
         """Take in one call of the backward pass (a hook, a function of the user's) and its result.
 
         Raises:
-            OffPath: it gives Python a value, which might decide for all rows.
+            OffPath: it gives Python a value, which might decide for all rows, or addresses by values as no call of the
+                forward pass does.
         """
-        if torch._C._current_graph_task_id() != -1 and self._sight.tells_more(name, args, kwargs, out):
+        if torch._C._current_graph_task_id() == -1:
+            return
+        if self._sight.tells_more(name, args, kwargs, out):
             raise OffPath(f"a value is read in the backward pass (by {name}): what it decides is not known.")
+        if selects(name):
+            head = self._sight.head(name, args, kwargs, out)
+            known = head is None or head[:3] in self._addressed  # as where activations are computed again
+            if not known and addressed(name, args, kwargs, out, self._num_rows, leads=False) is not None:
+                raise OffPath(f"entries are selected by values in the backward pass (by {name}): whose is not known.")
 
     def leave(self, name: str) -> None:
         """Leave all paths. Raises OffPath."""

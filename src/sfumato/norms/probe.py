@@ -166,8 +166,8 @@ class _Certifier:
             except torch.OutOfMemoryError as error:
                 raise BadInput(
                     f"certification ran out of memory with micro-batches of {count}: it takes up to two and a half "
-                    "times what a step takes, once, since it computes in float64 too. Use a smaller micro-batch; the "
-                    "batch of a step, and so the privacy, may stay as it is."
+                    "times what a step takes, once, and holds a copy of the model, for it compares in float64 too. Use "
+                    "a smaller micro-batch; the batch of a step, and so the privacy, may stay as it is."
                 ) from error
             except Exception as error:
                 _check_buffers(model, buffers)

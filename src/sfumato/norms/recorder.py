@@ -19,6 +19,7 @@ from sfumato.norms.follow import Unseen, Watch, called
 from sfumato.norms.layout import Axis, Layouts
 from sfumato.norms.memory import address
 from sfumato.norms.path import Head, Path, Sight, Visit
+from sfumato.norms.relaid import Orders
 from sfumato.norms.selections import Looked
 from sfumato.norms.tape import has_rule
 from sfumato.norms.tracked import flat_tensors, results
@@ -118,7 +119,8 @@ class _Growth:
 class _Origin:
     """Which memory holds something of the batch, and which of it in a way that rows are not to be told apart."""
 
-    def __init__(self, batch: Any) -> None:
+    def __init__(self, batch: Any, num_rows: int) -> None:
+        self.orders = Orders(num_rows)
         self._mixed: dict[int, bool] = {}
         self._single: dict[int, tuple[Tensor, int]] = {}  # by id: a tensor that holds one row alone, and that row
         for leaf in tensors_in(batch):
@@ -135,10 +137,12 @@ class _Origin:
         found = self._single.get(id(tensor))
         return None if found is None else found[1]
 
-    def made(self, name: str, tensors: Sequence[Tensor], growth: _Growth, given: Sequence[Tensor]) -> None:
-        """Take in the results of a call, what was written among them."""
+    def made(
+        self, name: str, tensors: Sequence[Tensor], growth: _Growth, given: Sequence[Tensor], *, relaid: bool
+    ) -> None:
+        """Take in the results of a call; `relaid` where a dimension that grows does not hold rows."""
         dirty = [one for one in given if not self.clean(one)]
-        blurred = any(map(growth.blurs, dirty))
+        blurred = relaid or any(map(growth.blurs, dirty))
         held = {address(one) for one in given}
         rows = growth.rows_of(name, given, tensors)
         of = {self.row_of(one) for one in dirty}
@@ -177,7 +181,7 @@ class _Recorder(Watch):
     ) -> None:
         super().__init__()
         self.seen: dict[_Place, _Seen] = {}
-        self.origin = _Origin(pytree.tree_leaves(batch))
+        self.origin = _Origin(pytree.tree_leaves(batch), num_rows)
         self._sight = Sight()
         self._smaller = smaller
         self._since = 0
@@ -223,7 +227,9 @@ class _Recorder(Watch):
             if small is not None:
                 inside = keeps_inside(name, args, kwargs, growth)
                 small.decided = "inside" if inside else "loose" if leads(name, args, kwargs, growth) else "strict"
-            self.origin.made(name, made, growth, given)
+            dirty = any(not self.origin.clean(one) for one in given)
+            relaid = dirty and self.origin.orders.take(name, args, kwargs, made, growth.grown, self.origin.row_of)
+            self.origin.made(name, made, growth, given, relaid=relaid)
 
 
 @dataclass(frozen=True)

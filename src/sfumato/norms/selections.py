@@ -262,6 +262,12 @@ LOOKS: dict[str, _Look] = {
     **dict.fromkeys(("_unique", "_unique2", "nonzero_static", "unique_dim"), _result),
 }
 
+
+def selects(name: str) -> bool:
+    """Return whether a function may address by values."""
+    return LOOKS.get(name.partition(".")[0], no_look) is not no_look
+
+
 ALWAYS = {
     name
     for name, look in LOOKS.items()

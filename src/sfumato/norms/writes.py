@@ -15,7 +15,6 @@ from sfumato.base import Refused
 from sfumato.norms.contents import tensors_in
 from sfumato.norms.memory import address, writes
 
-
 _WITH_STATISTICS = frozenset(
     ("batch_norm", "instance_norm", "native_batch_norm", "_native_batch_norm_legit", "cudnn_batch_norm")
 )
