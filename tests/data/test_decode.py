@@ -1,8 +1,8 @@
 import io
 import logging
+import struct
 import threading
 import warnings
-import struct
 import zlib
 
 import numpy as np
