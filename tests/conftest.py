@@ -6,6 +6,7 @@ import random
 import socket
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -99,14 +100,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="module")
 def certified_once_in_a_room(request: pytest.FixtureRequest):
-    """In rooms whose tests look at what comes after certification, equal models are certified once."""
+    """In rooms whose tests look at what comes after certification, equal models are certified once, and (but for a run
+    of everything) on a few kinds of rows. Commands that tests start as processes certify in full.
+    """
     room = request.path.parent.name
     if room not in ("cli", "mechanisms", "recipes", "smoke", "train"):
         yield
         return
-    from tests.once import certified_once
+    from tests.once import certified_lightly, certified_once
 
-    with certified_once(room, any_weights=True):
+    light = room != "mechanisms" and os.environ.get("SFUMATO_ZOO") != "all"
+    with certified_once(room, any_weights=True), certified_lightly() if light else nullcontext():
         yield
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import partial
+from importlib import import_module
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -16,7 +17,9 @@ from torch.utils import _pytree as pytree
 
 from sfumato.losses import Contrast
 from sfumato.mechanisms import Computation
+from sfumato.norms import made_up, pool
 
+certify: Any = import_module("sfumato.norms.certify")
 T = TypeVar("T")
 _MOST = 64  # models that are held
 _known: dict[tuple, Any] = {}
@@ -113,6 +116,18 @@ def certified_once(where: str, *, any_weights: bool = False) -> Iterator[None]:
         yield
     finally:
         _scope.reset(token)
+
+
+@contextmanager
+def certified_lightly() -> Iterator[None]:
+    """A model is certified on a few kinds of rows: enough to train, for tests of what comes after certification."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(made_up, "_ORDINARY", ("random", "ragged"))
+        patch.setattr(made_up, "_GROWING", ())
+        patch.setattr(pool, "SETTINGS", pool.SETTINGS[:2])
+        patch.setattr(certify, "assemblies", lambda *args: [*pool.assemblies(*args)[:2], pool.assemblies(*args)[-1]])
+        patch.setattr(certify, "compare_exactly", lambda *args: True)
+        yield
 
 
 # Of one thread: runs of several ranks overlap, and what one of them put back would hold in every later test.

@@ -199,7 +199,7 @@ def test_whole_way(from_scratch: Path, tmp_path: Path, capsys: pytest.CaptureFix
     line = json.loads(capsys.readouterr().out)
     assert isinstance(line["caption"], str)
     assert line["error"] is None
-    for asked, words in ((["--question", " "], "--question is blank"), (["--num-beams", "3"], "takes no --num-beams")):
+    for asked, words in ((["--question", " "], "--question is empty"), (["--num-beams", "3"], "takes no --num-beams")):
         assert main(["predict", str(run), str(picture), *asked]) != 0
         assert words in capsys.readouterr().err
     assert main(["report", str(run), "--open", "no"]) == 0
