@@ -1,3 +1,4 @@
+import contextlib
 import io
 import warnings
 
@@ -9,6 +10,7 @@ from PIL import Image
 from sfumato.base.errors import BadInput, UndecodableRow
 from sfumato.data import dicom
 from sfumato.data.decode import Decoder, header
+from sfumato.data.formats import NoPicture
 
 NAME = "Doe^Jane"
 VALUES = np.array([[0, 1000, 2000], [3000, 4000, 4095]], np.uint16)
@@ -307,9 +309,40 @@ def test_a_missing_decompressor_is_named(syntax):
 
 
 def test_a_compression_that_pydicom_does_not_know_is_refused():
-    for syntax in (MPEG, "1.2.840.113619.5.2"):
-        with pytest.raises(BadInput, match="which pydicom does not read: export it uncompressed"):
-            header(compressed(syntax))
+    with pytest.raises(BadInput, match="which pydicom does not read: export it uncompressed"):
+        header(compressed(MPEG))
+
+
+@pytest.mark.parametrize("syntax", ["1.2.840.113619.5.2", "1.2.840.10", "1.2.840.10008.1.1", "Doe", ""])
+def test_an_unknown_transfer_syntax_is_a_record_that_cannot_be_read(syntax):
+    raw = compressed("1.2.840.10008.1.2.4.90")
+    wide = len(b"1.2.840.10008.1.2.4.90")
+    assert raw.count(b"1.2.840.10008.1.2.4.90") == 1
+    raw = raw.replace(b"1.2.840.10008.1.2.4.90", syntax.encode().ljust(wide, b"\0"))
+    for read in (header, Decoder(window=(0, 4095))):
+        with pytest.raises(UndecodableRow) as caught:
+            read(raw)
+        assert not syntax or syntax not in str(caught.value)
+    with pytest.raises(NoPicture, match="DICOM of a transfer syntax that is not known"):
+        header(raw)
+
+
+def outcome(raw):
+    try:
+        return str(header(raw))
+    except (BadInput, UndecodableRow) as error:
+        return str(error)
+
+
+def test_a_file_cut_off_anywhere_is_a_record_that_cannot_be_read():
+    """One that ended in its head was refused with the whole data set, and its bytes were quoted."""
+    for raw in (file_of(), file_of()[132:], compressed(LOSSLESS), palette()):
+        for cut in range(1, len(raw) - 1):
+            with contextlib.suppress(UndecodableRow, dicom.NeedsPackage):
+                header(raw[:cut])
+            told = outcome(raw[:cut])
+            assert "compressed as 1.2" not in told
+            assert "pydicom does not read" not in told
 
 
 def test_what_pydicom_decompresses_itself_is_read():
@@ -383,7 +416,7 @@ def palette(**tags):
     for colour in ("Red", "Green", "Blue"):
         parts[f"{colour}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
         parts[f"{colour}PaletteColorLookupTableData"] = bytes(8)
-    return file_of(np.array([[0, 1, 2, 3]], np.uint8), photometric="PALETTE COLOR", bits=8, **parts, **tags)
+    return file_of(np.array([[0, 1, 2, 3]], np.uint8), photometric="PALETTE COLOR", bits=8, **parts | tags)
 
 
 def no_pictures():
@@ -394,6 +427,10 @@ def no_pictures():
         "DICOM with floating-point pixels": floating,
         "DICOM without rows or columns": file_of(Rows=0),
         "DICOM without a full description of its picture": without(whole, "BitsStored"),
+        "DICOM with a number of samples that its colour space does not have": file_of(SamplesPerPixel=3),
+        "DICOM with signed colour": file_of(np.zeros((1, 2, 3), np.int8), photometric="RGB", bits=8),
+        "DICOM with numbers of bits that are not read": file_of(BitsAllocated=12),
+        "DICOM that cannot be decoded as its header describes it": file_of(RescaleSlope="1", PixelRepresentation=2),
         "DICOM without its table of colours": without(palette(), "BluePaletteColorLookupTableData"),
         "DICOM in a colour space that is not read": file_of(np.zeros((1, 1, 3), np.uint8), photometric="HSV", bits=8),
         "DICOM with a look-up table of a depth that is not read": file_of(
@@ -416,11 +453,11 @@ def test_what_can_never_be_read_is_named_by_its_header(tmp_path, caplog):
         lines.append(f"{place}.dcm,a finding")
     table = tmp_path / "t.csv"
     table.write_text("\n".join(lines))
-    with pytest.raises(BadInput, match=r"none of the 8 files .*DICOM without pixels \(1\)"):
+    with pytest.raises(BadInput, match=r"none of the 12 files .*DICOM without pixels \(1\)"):
         image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))
     (tmp_path / "ok.dcm").write_bytes(file_of())
     table.write_text("\n".join([*lines, "ok.dcm,a finding"]))
-    assert len(image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))) == 9
+    assert len(image_folder(tmp_path, table, decoder=Decoder(window=(0, 4095)))) == 13
     assert all(f"{kind} (1)" in caplog.text for kind in kinds)
 
 
@@ -430,3 +467,120 @@ def test_frames_that_are_not_counted_are_several_frames():
             with pytest.raises(BadInput, match="several frames"):
                 read(raw)
     assert header(file_of(PixelData=VALUES.tobytes() + b"\0\0"))[:2] == (3, 2)  # padding
+
+
+def colour(kind=np.uint8, *, space="RGB", bits=None, **tags):
+    pixels = np.zeros((2, 4, 3), kind)
+    return file_of(pixels, photometric=space, bits=bits or 8 * pixels.dtype.itemsize, **tags)
+
+
+def described():
+    """Descriptions of all kinds, in each of which one thing is usual or odd, over pixels of the right number."""
+    grey = np.zeros((2, 4), np.uint16)
+    eight = grey.astype(np.uint8)
+    lut = "PaletteColorLookupTable"
+    tables = {
+        "short": {f"Red{lut}Data": bytes(2)},
+        "0 entries": {f"Red{lut}Descriptor": [0, 0, 16]},
+        "shorter green": {f"Green{lut}Data": bytes(6)},
+    }
+    two = np.zeros((2, 4, 2), np.uint8)
+    found = {
+        "12 of 16": file_of(grey),
+        "samples 3": file_of(grey, SamplesPerPixel=3, PlanarConfiguration=0, PixelData=bytes(48)),
+        "no samples": without(file_of(grey), "SamplesPerPixel"),
+        "samples 0": file_of(grey, SamplesPerPixel=0),
+        "monochrome 3": file_of(grey, photometric="MONOCHROME3"),
+        "two spaces": file_of(grey, photometric=["MONOCHROME2", "MONOCHROME1"]),
+        "no space": file_of(grey, photometric=""),
+        "allocated 12": file_of(grey, BitsAllocated=12),
+        "allocated 24": file_of(grey, BitsAllocated=24, PixelData=bytes(24)),
+        "allocated 32": file_of(grey.astype(np.uint32), bits=20),
+        "allocated 1": file_of(eight, bits=1, BitsAllocated=1, PixelData=bytes(2)),
+        "stored 0": file_of(grey, BitsStored=0, HighBit=0),
+        "signed": file_of(grey.astype(np.int16)),
+        "sign 2": file_of(grey, PixelRepresentation=2),
+        "slope nan": file_of(grey, RescaleSlope="1.23456789").replace(b"1.23456789", b"nan       "),
+        "colour": colour(),
+        "colour planes": colour(PlanarConfiguration=1),
+        "colour planes 2": colour(PlanarConfiguration=2),
+        "colour no planes": without(colour(), "PlanarConfiguration"),
+        "colour 1 sample": file_of(eight, photometric="RGB", bits=8),
+        "colour signed 8": colour(np.int8),
+        "colour signed 16": colour(np.int16),
+        "colour 7": colour(bits=7),
+        "colour 8 of 16": colour(np.uint16, bits=8),
+        "colour 12 of 16": colour(np.uint16, bits=12),
+        "colour 16": colour(np.uint16),
+        "ybr": colour(space="YBR_FULL"),
+        "ybr 16": colour(np.uint16, space="YBR_FULL"),
+        "ybr 422": file_of(two, photometric="YBR_FULL_422", bits=8, SamplesPerPixel=3),
+        "ybr ict": colour(space="YBR_ICT"),
+        "ybr partial 420": colour(space="YBR_PARTIAL_420", PixelData=bytes(12)),
+        "ybr partial 422": colour(space="YBR_PARTIAL_422", PixelData=bytes(16)),
+        "ybr partial whole": colour(space="YBR_PARTIAL_420"),
+        "argb": colour(space="ARGB"),
+        "palette": palette(),
+        "palette 3 samples": palette(SamplesPerPixel=3, PlanarConfiguration=0, PixelData=bytes(12)),
+    }
+    for name, tags in tables.items():
+        found[f"palette {name}"] = palette(**tags)
+    return found
+
+
+WINDOWS = (None, (0, 4095), (0, 65_535), (0, 255))
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_header_and_decoder_agree():
+    """What no pixels could make a picture is known from the header, and what the header takes is decoded."""
+    for name, raw in described().items():
+        try:
+            found = header(raw)
+        except UndecodableRow:
+            for window in WINDOWS:
+                with pytest.raises(UndecodableRow):
+                    Decoder(window=window)(raw)
+            continue
+        window = (0, found.full) if found.full else (0, 4095) if found.deep else None
+        pixels = Decoder(window=window)(raw)
+        assert pixels.shape == (found.height, found.width, found.channels), name
+        assert (pixels.dtype == np.float32) == (found.deep and found.channels == 1), name
+
+
+@pytest.mark.parametrize(("space", "kind"), [("YBR_FULL", np.uint8), ("YBR_FULL", np.uint16), ("RGB", np.uint16)])
+def test_header_and_decoder_agree_where_runs_are_counted(space, kind):
+    data = pydicom.dcmread(io.BytesIO(colour(kind)))
+    data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    data.PhotometricInterpretation = space
+    buffer = io.BytesIO()
+    data.save_as(buffer)
+    raw = buffer.getvalue()
+    if (space, kind) == ("YBR_FULL", np.uint16):  # which pydicom cannot convert
+        with pytest.raises(NoPicture):
+            header(raw)
+        with pytest.raises(UndecodableRow):
+            Decoder(window=(0, 65_535))(raw)
+    else:
+        assert header(raw).channels == Decoder(window=(0, 65_535))(raw).shape[2] == 3
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_what_is_taken_and_what_is_not():
+    taken = set()
+    for name, raw in described().items():
+        with contextlib.suppress(NoPicture):
+            header(raw)
+            taken.add(name)
+    usual = {"12 of 16", "allocated 32", "allocated 1", "signed", "ybr", "ybr 422", "ybr ict", "palette"}
+    whole = {"colour", "colour planes", "colour 7", "colour 8 of 16", "colour 12 of 16", "colour 16"}
+    assert taken == usual | whole
+
+
+def test_colour_of_few_bits_is_stretched_as_grey_is():
+    stored = np.array([[[0, 64, 127], [127, 1, 100]]], np.uint8)
+    want = np.rint(stored * (255 / 127)).astype(int)
+    assert Decoder()(file_of(stored, photometric="RGB", bits=7)).tolist() == want.tolist()
+    assert Decoder()(file_of(stored[:, :, 0], bits=7))[:, :, 0].tolist() == want[:, :, 0].tolist()
+    eight = np.array([[[0, 200, 255]]], np.uint16)
+    assert Decoder()(file_of(eight, photometric="RGB", bits=8)).tolist() == eight.tolist()

@@ -8,6 +8,7 @@ white) is inverted last. pydicom decompresses and looks up.
 import importlib.util
 import io
 import logging
+import math
 import re
 from types import ModuleType
 from typing import Any
@@ -15,8 +16,18 @@ from typing import Any
 import numpy as np
 
 from sfumato.base.errors import BadInput, UndecodableRow
-from sfumato.data.dicom_check import COLOURS, FRAMES, Stop, check_picture, low_bits
-from sfumato.data.formats import too_large_message
+from sfumato.data.dicom_check import (
+    COLOURS,
+    FRAMES,
+    Pixels,
+    Stop,
+    check_described,
+    check_picture,
+    is_grey,
+    low_bits,
+    num_bytes,
+)
+from sfumato.data.formats import NoPicture, too_large_message
 from sfumato.data.window import Window, check_window, stretch
 
 _MAGIC = slice(128, 132)
@@ -69,9 +80,34 @@ def header(source: Any) -> tuple[int, int, bool, int, int | None]:
     opened = io.BytesIO(source) if isinstance(source, bytes) else source
     stop = Stop()
     data = _read(pydicom, opened, [*_SHAPE_TAGS, *_VALUE_TAGS, *_PALETTE_TAGS], stop)
+    check_described(data, stop.pixels)
     native = _check_decoder(pydicom, data)
     check_picture(data, stop.pixels, native=native)
-    return int(data.Columns), int(data.Rows), _is_deep(data), 1 if _is_grey(data) else 3, _full(data)
+    found = int(data.Columns), int(data.Rows), _is_deep(data), 1 if is_grey(data) else 3, _full(data)
+    _check_decodes(pydicom, data, native=native)
+    return found
+
+
+def _check_decodes(pydicom: ModuleType, data: Any, *, native: bool) -> None:
+    """Decode four black pixels of the description, which are written into `data`: what fails on them fails always.
+
+    Those of a compressed picture are taken to be decompressed, and colour, which a JPEG decoder converts, to be RGB.
+
+    Raises:
+        NoPicture: they are no picture.
+    """
+    data.Rows = data.Columns = 2
+    syntax = data.file_meta.TransferSyntaxUID
+    if not native:
+        if data.PhotometricInterpretation.startswith("YBR") and syntax != pydicom.uid.RLELossless:
+            data.PhotometricInterpretation = "RGB"
+        data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.add_new("PixelData", "OW", bytes(num_bytes(data) + num_bytes(data) % 2))
+    full = _full(data)
+    try:
+        _picture(data, pydicom, (0.0, float(full or 1)))
+    except Exception:
+        raise NoPicture("DICOM that cannot be decoded as its header describes it") from None
 
 
 def _read(pydicom: ModuleType, opened: Any, tags: list[str], stop: Stop | None = None) -> Any:
@@ -99,6 +135,8 @@ def _fill_rescale(data: Any) -> None:
     intercepts = [place.RescaleIntercept for place in places if place.get("RescaleIntercept") is not None]
     data.RescaleSlope = slopes[0] if slopes else 1
     data.RescaleIntercept = intercepts[0] if intercepts else 0
+    if not (math.isfinite(data.RescaleSlope) and math.isfinite(data.RescaleIntercept)):
+        raise NoPicture("DICOM with a slope or an intercept that is no number")
     if float(data.RescaleSlope) == 0:
         raise BadInput("a DICOM file has a RescaleSlope of 0, which makes all its pixels equal: export it again.")
 
@@ -106,6 +144,8 @@ def _fill_rescale(data: Any) -> None:
 def _check_decoder(pydicom: ModuleType, data: Any) -> bool:
     """Return whether pixels are not compressed. Raises NeedsPackage or BadInput where that cannot be undone here."""
     syntax = data.file_meta.TransferSyntaxUID
+    if pydicom.uid.UID_dictionary.get(syntax, ("", ""))[1] != "Transfer Syntax":
+        raise NoPicture("DICOM of a transfer syntax that is not known")  # of a file that is cut off, perhaps
     try:
         decoder = pydicom.pixels.get_decoder(syntax)
     except NotImplementedError:
@@ -129,15 +169,11 @@ def _unable(pydicom: ModuleType, syntax: Any, data: Any) -> set[str]:
     return {"pillow"} if syntax in pydicom.uid.JPEG2000TransferSyntaxes and deep and colour else set()
 
 
-def _is_grey(data: Any) -> bool:
-    return data.PhotometricInterpretation in ("MONOCHROME1", "MONOCHROME2")
-
-
 def _is_deep(data: Any) -> bool:
     """Say whether a declared window is needed."""
-    if data.PhotometricInterpretation == "PALETTE COLOR" or (_is_grey(data) and _table(data, "VOILUTSequence")):
+    if data.PhotometricInterpretation == "PALETTE COLOR" or (is_grey(data) and _table(data, "VOILUTSequence")):
         return False
-    if not _is_grey(data):
+    if not is_grey(data):
         return int(data.BitsStored) > 8
     table = _table(data, "ModalityLUTSequence")
     if table is not None:
@@ -148,7 +184,7 @@ def _is_deep(data: Any) -> bool:
 
 def _full(data: Any) -> int | None:
     """Return the largest stored value of deep colour, of which 8 bits are kept; None of any other picture."""
-    return None if _is_grey(data) or not _is_deep(data) else (1 << int(data.BitsStored)) - 1
+    return None if is_grey(data) or not _is_deep(data) else (1 << int(data.BitsStored)) - 1
 
 
 def _table(data: Any, name: str) -> Any:
@@ -169,7 +205,14 @@ def pixels(raw: bytes, window: Window | None, max_pixels: int) -> np.ndarray:
     data = _read(pydicom, io.BytesIO(raw), [*_SHAPE_TAGS, *_VALUE_TAGS, *_PALETTE_TAGS, "PixelData"])
     if int(data.Rows) * int(data.Columns) > max_pixels:
         raise UndecodableRow(too_large_message(max_pixels))
-    if not _is_grey(data):
+    stored = Pixels("whole" if "PixelData" in data else "", len(data.get("PixelData") or b""))
+    check_described(data, stored)
+    check_picture(data, stored, native=not data.file_meta.TransferSyntaxUID.is_compressed)
+    return _picture(data, pydicom, window)
+
+
+def _picture(data: Any, pydicom: ModuleType, window: Window | None) -> np.ndarray:
+    if not is_grey(data):
         return _colour(data, pydicom, window)
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     deep = _is_deep(data)
@@ -241,6 +284,9 @@ def _colour(data: Any, pydicom: ModuleType, window: Window | None) -> np.ndarray
     elif _is_deep(data):
         check_window(window, _full(data))
         array = (array >> (int(data.BitsStored) - 8)).astype(np.uint8)
+    elif int(data.BitsStored) < 8 or array.dtype != np.uint8:
+        most = (1 << int(data.BitsStored)) - 1
+        array = np.rint(np.clip(array * (255.0 / most), 0, 255)).astype(np.uint8)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise UndecodableRow("a DICOM picture has a colour space that is not read.")
     return array
