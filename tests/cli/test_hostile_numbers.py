@@ -13,7 +13,7 @@ from tests.cli.hostile import check_plain, fields_of, hostile, told
 from sfumato import cli
 from sfumato.base.ranges import flag, ranges_of
 from sfumato.cli import _training
-from sfumato.cli._flags import ContrastFlags, PrivacyFlags
+from sfumato.cli._flags import LossFlags, PrivacyFlags
 from sfumato.cli.doctor import DoctorCommand
 from sfumato.cli.evaluate import EvaluateCommand
 from sfumato.cli.finetune import FinetuneCommand
@@ -129,7 +129,7 @@ def test_what_is_no_whole_number_is_refused_by_the_parser(value: str, capsys: py
 
 
 def test_every_numeric_flag_of_a_command_without_settings_has_a_range() -> None:
-    of_settings = {f.name for flags in (PrivacyFlags, ContrastFlags) for f in dataclasses.fields(flags)}
+    of_settings = {f.name for flags in (PrivacyFlags, LossFlags) for f in dataclasses.fields(flags)}
     for command in (PlanCommand, StudyCommand, EvaluateCommand, PredictCommand):
         found = {name for name, _ in hostile(command)}
         assert found - (of_settings if command is PlanCommand else set()) == {name for name, _ in ranges_of(command)}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sfumato.base import BadInput
-from sfumato.cli._flags import ContrastFlags, PrivacyFlags, UnitFlags
+from sfumato.cli._flags import LossFlags, PrivacyFlags, UnitFlags
 from sfumato.cli.plan import PlanCommand, plans_of
 from sfumato.cli.train import TrainCommand, run_of
 from sfumato.plan import Plan
@@ -58,7 +58,7 @@ def trained(recipe: str, data: str, flags: dict[str, Any]) -> Plan | str:
 
 
 def test_every_flag_that_both_have_is_tried() -> None:
-    assert set(VALUES) == {f.name for flags in (PrivacyFlags, UnitFlags, ContrastFlags) for f in fields(flags)}
+    assert set(VALUES) == {f.name for flags in (PrivacyFlags, UnitFlags, LossFlags) for f in fields(flags)}
 
 
 @pytest.mark.parametrize("data", ["", "fashion-mnist", "shapes:300", "easy-vqa"])

@@ -134,7 +134,9 @@ def _parse(name: str, module: ModuleType, rest: list[str]) -> object:
     command = getattr(module, f"{name.capitalize()}Command")
     try:
         with wide_enough(), spelled_where_unseen(rest):
-            return tyro.cli(command, prog=f"sfumato {name}", args=rest)
+            if hasattr(module, "parse"):  # its flags depend on the first argument
+                return module.parse(rest)
+            return tyro.cli(command, prog=f"sfumato {name}", args=rest, config=(tyro.conf.DisallowNone,))
     except SystemExit as error:
         if error.code in (None, 0):
             sys.stdout.write(_examples(module.EXAMPLES))

@@ -11,7 +11,7 @@ import tyro
 from sfumato.base import BadInput, limits
 from sfumato.base.ranges import Real, flag
 from sfumato.cli import _plan_text
-from sfumato.cli._flags import ContrastFlags, PrivacyFlags, UnitFlags
+from sfumato.cli._flags import LossFlags, PrivacyFlags, UnitFlags
 from sfumato.cli._screen import screen, show
 from sfumato.cli.train import TrainCommand, run_of
 
@@ -38,7 +38,7 @@ _OF_FOLDERS = ("dp-vqa", "dp-vlm")  # any model: nothing here knows its paramete
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanCommand(PrivacyFlags, UnitFlags, ContrastFlags):
+class PlanCommand(PrivacyFlags, UnitFlags, LossFlags):
     """Say what a private training run costs: noise, signal, what an attacker could know. Touches no data.
 
     The plan is the one that `sfumato train` would follow with the same flags on --records records. Without --epsilon
@@ -147,7 +147,7 @@ def run_planned(command: PlanCommand) -> "Run":
     Raises:
         BadInput: as training does, for flags that contradict one another or that the recipe would ignore.
     """
-    shared = {f.name for parent in (PrivacyFlags, UnitFlags, ContrastFlags) for f in fields(parent)}
+    shared = {f.name for parent in (PrivacyFlags, UnitFlags, LossFlags) for f in fields(parent)}
     flags = {name: getattr(command, name) for name in shared}
     if command.noise_multiplier is not None:
         flags["epsilon"] = None  # what it is then solved for

@@ -1,21 +1,20 @@
 """`sfumato train RECIPE`: train under the plan's guarantee; the same command again resumes."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+import difflib
+import inspect
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, make_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import tyro
 
 from sfumato.base import BadInput
+from sfumato.base.ranges import flag
 from sfumato.cli import _training
-from sfumato.cli._flags import (
-    AskingFlags,
-    ContrastFlags,
-    DataFlags,
-    ModelFlags,
-    OnceFlags,
-    OptimizerFlags,
-    PrivacyFlags,
-)
+from sfumato.cli._flags import SECTIONS, OnceFlags, TrainFlags, hint_of
+from sfumato.recipes.capabilities import RECIPES, reads, refuse_unread
 from sfumato.recipes.run import Run
 
 EXAMPLES = """
@@ -38,46 +37,89 @@ torchrun --nproc-per-node 4 -m sfumato train dp-cap --data hf:owner/name --vocab
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainCommand(OnceFlags, OptimizerFlags, PrivacyFlags, ContrastFlags, AskingFlags, ModelFlags, DataFlags):
+class TrainCommand(OnceFlags, TrainFlags):
     """Train a model under differential privacy. Flags left out take the recipe's value for the data set.
 
     The same command again resumes where it was interrupted. What may be shared is in OUT/export/; OUT/private/ holds
     seed, ledger and logs and stays with you.
     """
 
-    recipe: Annotated[Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp", "dp-vqa", "dp-vlm"], tyro.conf.Positional]
-    """What to train: dp-cap (a captioner, clipped per example), or with a contrastive loss: dp-clip (the whole batch's
-    gradient is clipped), dp-gcl (that of small groups), logit-dp (that of each pair's similarity). With questions and
-    answers: dp-vqa (BLIP, also from scratch), dp-vlm (any vision-language model of a folder, by default through
-    LoRA)."""
+    recipe: Literal["dp-cap", "dp-clip", "dp-gcl", "logit-dp", "dp-vqa", "dp-vlm"]
 
 
-_OF_WORDS = (
-    "vocabulary",
-    "public_text",
-    "strip_accents",
-    "max_tokens",
-    "vary_captions",
-    "train_temperature",
-    "templates",
-    "jitter",
-)
-_OF_GROUPS = ("num_groups", "group_size")
-_CONSTANTS = {"temperature", "bias", "symmetric"}
-_CONSTANTS_OF = {"infonce": {"temperature", "symmetric"}, "sigmoid": {"temperature", "bias"}, "spread-out": set()}
-_OF_CONTRAST = (*sorted(_CONSTANTS), "contrast", "loss", "embed_dim", "train_temperature", "norms")
-_OF_ADAPTERS = ("rank", "alpha", "targets", "frozen_dtype")
-_OF_ANSWERS = ("model", "max_question", "max_answer", "prompt", "question", "unit")
-_OF_PICTURES = ("augment", "flip", "jitter", "vary_captions", "templates", "channels", "dropout", "max_tokens", "init")
-_HAS_NO = {
-    "dp-cap": (*_OF_CONTRAST, *_OF_GROUPS, *_OF_ADAPTERS, *_OF_ANSWERS),
-    "dp-clip": ("norms", *_OF_GROUPS, *_OF_ANSWERS),
-    "dp-gcl": ("norms", *_OF_ANSWERS),
-    "logit-dp": ("clip", "views", "train_temperature", *_OF_GROUPS, *_OF_ADAPTERS, *_OF_ANSWERS),
-    "dp-vqa": (*_OF_CONTRAST, *_OF_PICTURES),
-    "dp-vlm": (*_OF_CONTRAST, *_OF_PICTURES, "size", "vocabulary", "public_text", "strip_accents"),
-}
-_ASKED = ("dp-vqa", "dp-vlm")
+def parse(arguments: Sequence[str]) -> TrainCommand:
+    """Return the command of `sfumato train RECIPE ...`; of each recipe the flags that it reads.
+
+    Raises:
+        BadInput: no recipe, one that there is not, or a flag of other recipes.
+        SystemExit: for --help, and for what is no flag.
+    """
+    recipe, rest = _split(arguments)
+    if recipe is None:
+        sys.stdout.write(_overview())
+        raise SystemExit(0)
+    run = _recipe(
+        recipe, _value(rest, "data") or "", contrast=_value(rest, "contrast"), model=_value(rest, "model") or ""
+    )
+    for name in _named(rest):
+        if not reads(recipe, name):
+            raise BadInput(f"{recipe} of {run.model.kind} has no setting {flag(name)}: remove it.")
+    kept = {section: [one for one in flags if reads(recipe, one.name)] for section, (_, flags) in SECTIONS.items()}
+    parts = []
+    for section, flags in kept.items():
+        if flags:
+            bases = (OnceFlags,) if section == "output" else ()
+            made = make_dataclass(
+                section, [one.field(hint_of(one, run)) for one in flags], bases=bases, kw_only=True, frozen=True
+            )
+            made.__doc__ = SECTIONS[section][0]
+            parts.append((section, made))
+    command = make_dataclass("Command", parts, kw_only=True, frozen=True)
+    command.__doc__ = f"{RECIPES[recipe].capitalize()}.\n\n{inspect.getdoc(TrainCommand)}"
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+    found = tyro.cli(command, prog=f"sfumato train {recipe}", args=rest, config=options)
+    flat = {name: value for section, _ in parts for name, value in vars(getattr(found, section)).items()}
+    return TrainCommand(recipe=recipe, **flat)
+
+
+def _split(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """Return the recipe, which is the first argument or else stands between flags, and the others."""
+    given = list(arguments)
+    if not given or given[0] in ("-h", "--help"):
+        return None, given
+    place = next((place for place, one in enumerate(given) if one in RECIPES), None)
+    if given[0].startswith("-") and place is not None:
+        return given[place], given[:place] + given[place + 1 :]
+    if given[0] not in RECIPES:
+        near = difflib.get_close_matches(given[0], RECIPES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise BadInput(f"sfumato train needs a recipe first, one of {', '.join(RECIPES)}; got {given[0]!r}.{hint}")
+    return given[0], given[1:]
+
+
+def _named(arguments: Sequence[str]) -> list[str]:
+    """Return the settings that are named as flags."""
+    known = {one.name for _, flags in SECTIONS.values() for one in flags}
+    said = (one[2:].partition("=")[0].replace("-", "_") for one in arguments if one.startswith("--"))
+    return [name for name in said if name in known]
+
+
+def _value(arguments: Sequence[str], name: str) -> str | None:
+    """Return the value of a flag, without parsing the others."""
+    for place, one in enumerate(arguments):
+        said, equals, value = one.partition("=")
+        if said == flag(name):
+            return value if equals else next(iter(arguments[place + 1 : place + 2]), None)
+    return None
+
+
+def _overview() -> str:
+    width = max(map(len, RECIPES))
+    lines = "\n".join(f"  {name:<{width}}  {about}" for name, about in RECIPES.items())
+    return (
+        f"usage: sfumato train RECIPE --data DATA [OPTIONS]\n\n{inspect.getdoc(TrainCommand)}\n\nrecipes:\n{lines}\n\n"
+        "  sfumato train RECIPE --help   the flags of a recipe, with its values; with --data, those for a data set\n"
+    )
 
 
 def run_of(command: TrainCommand) -> Run:
@@ -88,24 +130,12 @@ def run_of(command: TrainCommand) -> Run:
     """
     from sfumato.recipes.override import check_pairs, given, override
 
-    run = _recipe(command)
-    flags = given(command)
-    for name in (*_HAS_NO[command.recipe], *(_OF_WORDS if run.model.kind == "encoder" else ())):
-        if name in flags:
-            raise BadInput(
-                f"{command.recipe} of {run.model.kind} has no setting --{name.replace('_', '-')}: remove it."
-            )
-    if not _has_adapter(command.train or run.model.train):
-        for name in _OF_ADAPTERS:
-            if name in flags:
-                raise BadInput(f"--{name.replace('_', '-')} is a setting of --train lora and dora: leave it out.")
-    if command.recipe in _ASKED:
+    run = _recipe(command.recipe, command.data, command.out, contrast=command.contrast, model=command.model)
+    loss = command.loss or run.loss.kind
+    named = frozenset(given(command)) - {"recipe"}
+    refuse_unread(command.recipe, run.model.kind, command.train or run.model.train, loss, named)
+    if run.model.kind == "vlm":
         _check_unit(command)
-    elif command.recipe != "dp-cap":
-        loss = command.loss or run.loss.kind
-        for name in _CONSTANTS - _CONSTANTS_OF[loss]:
-            if name in flags:
-                raise BadInput(f"the loss {loss} has no --{name}: remove it.")
     check_pairs(command)
     run = override(replace(run, private=not command.non_private), command)
     if command.init is not None and command.size is None and run.model.kind != "captioner":
@@ -124,10 +154,6 @@ def run_of(command: TrainCommand) -> Run:
     return run
 
 
-def _has_adapter(train: str) -> bool:
-    return train in ("lora", "dora")
-
-
 def _check_unit(command: TrainCommand) -> None:
     if command.unit != "group" and (command.num_groups, command.group_size) != (None, None):
         raise BadInput("--num-groups and --group-size are settings of --unit group: leave them out, or give it.")
@@ -135,22 +161,22 @@ def _check_unit(command: TrainCommand) -> None:
         raise BadInput("give one of --model (a folder) and --size (from scratch).")
 
 
-def _recipe(command: TrainCommand) -> Run:
+def _recipe(recipe: str, data: str, out: Path | None = None, *, contrast: Any = None, model: str | None = None) -> Run:
     from sfumato.recipes import dp_cap, dp_clip, dp_gcl, dp_vlm, dp_vqa, logit_dp
     from sfumato.recipes.logit_dp import with_views
 
-    if command.recipe == "dp-cap":
-        return dp_cap(command.data, command.out)
-    if command.recipe == "logit-dp":
-        return logit_dp(command.data, command.out, command.contrast or "views")
-    if command.recipe == "dp-vqa":
-        return dp_vqa(command.data, command.out, command.model)
-    if command.recipe == "dp-vlm":
-        if command.model is None:
+    if recipe == "dp-cap":
+        return dp_cap(data, out)
+    if recipe == "logit-dp":
+        return logit_dp(data, out, contrast or "views")
+    if recipe == "dp-vqa":
+        return dp_vqa(data, out, model or None)
+    if recipe == "dp-vlm":
+        if model is None:
             raise BadInput("dp-vlm needs --model FOLDER: a local vision-language model.")
-        return dp_vlm(command.data, command.model, command.out)
-    run = (dp_clip if command.recipe == "dp-clip" else dp_gcl)(command.data, command.out)
-    return with_views(run) if command.contrast == "views" else run
+        return dp_vlm(data, model, out)
+    run = (dp_clip if recipe == "dp-clip" else dp_gcl)(data, out)
+    return with_views(run) if contrast == "views" else run
 
 
 def run(command: TrainCommand) -> int:

@@ -1,7 +1,7 @@
 """What a plan is made from: the loss of a run and its privacy settings."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from scipy.stats import binom
@@ -19,19 +19,19 @@ _LARGEST_DELTA = 1e-3  # that is taken without being asked for
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What is minimised.
-
-    Attributes:
-        kind: "caption", "infonce", "sigmoid", "spread-out", "classes" (cross-entropy of a classifier) or "answer".
-        temperature: tau, by which similarities are divided; a public constant.
-        bias: b of the sigmoid loss; a public constant.
-        symmetric: InfoNCE of both directions instead of one.
-    """
+    """What is minimised, and what a contrastive loss compares."""
 
     kind: str = "caption"
+    """caption, infonce, sigmoid, spread-out, classes (cross-entropy of a classifier) or answer."""
+
     temperature: Annotated[float, limits.TEMPERATURE] = 0.2
+    """Public constant that divides similarities. Under logit-dp it decides how far one record can move the sum."""
+
     bias: Annotated[float, limits.BIAS] = 0.0
+    """Public constant of the sigmoid loss."""
+
     symmetric: bool = True
+    """InfoNCE of both directions instead of one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -53,39 +53,55 @@ class Loss:
 
 @dataclass(frozen=True, kw_only=True)
 class Privacy:
-    """What the plan is made from once the number of records is known.
-
-    Attributes:
-        epsilon: target; None takes `noise_multiplier` as it is.
-        delta: None takes 1 / (10 N), where that is small enough.
-        expected_batch_size: of the plan; None: `usual_batch_size`, or all records where there are fewer.
-        usual_batch_size: see there; what a recipe takes.
-        steps, clip_norm, clip: of the plan.
-        sampler: "poisson" or "fixed".
-        cap: largest number of records in a Poisson draw; None: no limit, and for pairs, whose noise grows with it, the
-            number that a draw passes with probability 1e-18.
-        unit: what is clipped: "example", "group" or "pair".
-        num_groups: of the unit group; None: as many as make `group_size` records each in expectation.
-        group_size: see there; not read where `num_groups` is given.
-        views: rows that a drawn record gives, to its group or clipped together.
-        norms: of the unit pair: "exact", or "bound" by the triangle inequality.
-    """
+    """Noise, sampling and clipping: what the plan is made from once the number of records is known."""
 
     epsilon: Annotated[float | None, limits.EPSILON] = 8.0
+    """Target epsilon; the noise is calibrated to it."""
+
     delta: Annotated[float | None, limits.DELTA] = None
+    """Delta of the claim. Default: 1 / (10 N), where that is small enough; has to be given below 100 records."""
+
     noise_multiplier: Annotated[float | None, limits.NOISE] = None
+    """Noise standard deviation divided by the L2 sensitivity; alternative to --epsilon."""
+
     expected_batch_size: Annotated[int | None, limits.BATCH] = None
+    """Expected size of the logical batch: one noise draw. At most the number of records, which is also the default
+    where the recipe's own is larger."""
+
     usual_batch_size: Annotated[int, limits.BATCH] = 2048
+    """The expected batch size that a recipe takes where there are enough records."""
+
     steps: Annotated[int, limits.STEPS] = 400
+    """Number of steps."""
+
     clip_norm: Annotated[float, limits.CLIP_NORM] = 1.0
-    clip: str = "flat"
-    sampler: str = "poisson"
+    """Clipping norm C: maximum L2 norm of each clipped unit (example, group or pair)."""
+
+    clip: Literal["flat", "automatic"] = "flat"
+    """How gradients are clipped: factor min(1, C / norm), or C / (norm + gamma)."""
+
+    sampler: Literal["poisson", "fixed"] = "poisson"
+    """Poisson sampling, or a fixed batch size without replacement."""
+
     cap: Annotated[int | None, limits.CAP] = None
-    unit: str = "example"
+    """Largest number of records in a Poisson draw; of a larger draw a random subset is kept, for which epsilon pays.
+    Default: no limit; for pairs, whose noise grows with it, the number that a draw passes with probability 1e-18."""
+
+    unit: Literal["example", "group", "pair"] = "example"
+    """What is clipped."""
+
     num_groups: Annotated[int | None, limits.GROUPS] = None
+    """Number of groups. Default: as many as make --group-size records each in expectation."""
+
     group_size: Annotated[float, limits.GROUP_SIZE] = _GROUP_SIZE
+    """Expected records of a group; alternative to --num-groups."""
+
     views: Annotated[int, limits.VIEWS] = 1
-    norms: str = "exact"
+    """Rows that each drawn record gives: to its group, where they are more negatives, or, clipped together, as the
+    record's own (several questions of an image). No cost in privacy."""
+
+    norms: Literal["exact", "bound"] = "exact"
+    """With one encoder: the exact norm of a pair's gradient, or its bound by the triangle inequality (cheaper)."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
