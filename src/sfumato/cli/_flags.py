@@ -168,10 +168,10 @@ class OnceFlags:
     new_attempt: bool = False
     """Go on with an interrupted run although settings changed; steps done again are charged again."""
 
-    reveal: Literal["debug"] | None = None
+    reveal: Annotated[Literal["debug"] | None, tyro.conf.arg(help_behavior_hint="")] = None
     """Show un-noised losses. The card will say so."""
 
-    seed: Annotated[int | None, limits.SEED] = None
+    seed: Annotated[int | None, limits.SEED, tyro.conf.arg(help_behavior_hint="")] = None
     """Make the run reproducible. The card will say NOT PRIVATE: public seed."""
 
 
