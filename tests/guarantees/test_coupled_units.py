@@ -64,6 +64,7 @@ def test_neighbours_stay_within_the_declared_distances(check, tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.every(2)
 @pytest.mark.parametrize(("bug", "check"), TABLE, ids=lambda part: part.__name__)
 def test_the_check_sees_the_bug(bug, check, tmp_path, monkeypatch):
     bug(monkeypatch)
