@@ -23,6 +23,7 @@ from sfumato.cli.simulate import SimulateCommand
 from sfumato.cli.study import StudyCommand
 from sfumato.cli.train import TrainCommand
 from sfumato.recipes import config, dp_cap
+from sfumato.recipes.capabilities import reads
 
 TRAIN: dict[str, Callable[..., Any]] = {
     "dp-cap": lambda **flags: TrainCommand(recipe="dp-cap", data="shapes:1000", **flags),
@@ -132,7 +133,9 @@ def test_every_numeric_flag_of_a_command_without_settings_has_a_range() -> None:
     of_settings = {f.name for flags in (PrivacyFlags, LossFlags) for f in dataclasses.fields(flags)}
     for command in (PlanCommand, StudyCommand, EvaluateCommand, PredictCommand):
         found = {name for name, _ in hostile(command)}
-        assert found - (of_settings if command is PlanCommand else set()) == {name for name, _ in ranges_of(command)}
+        ranged = {name for name, _ in ranges_of(command)}
+        assert found <= ranged
+        assert ranged - found <= (of_settings if command is PlanCommand else set())
 
 
 @pytest.mark.parametrize(
@@ -191,6 +194,8 @@ def _typed(name: str) -> tuple[Any, type, list[str]]:
     """Return the module and the flags of a command, and the shortest line that it takes."""
     module: Any = cli._load(name)
     command = getattr(module, f"{name.capitalize()}Command")
+    if name == "train":  # the recipe decides which flags there are
+        return module, command, ["train", "dp-cap", "--data", "nowhere"]
     line = [name]
     for field in dataclasses.fields(command):
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -208,6 +213,8 @@ def test_any_text_as_a_number(name: str, monkeypatch: pytest.MonkeyPatch, capsys
     assert cli.main(line) == 0, "the line is taken as it stands"
     monkeypatch.setenv("COLUMNS", "6000")
     for field, _, several in fields_of(command):
+        if name == "train" and not reads("dp-cap", field):
+            continue
         for word in WORDS:
             words = [word, word] if field == "window" else [word, *([word] if several else [])]
             capsys.readouterr()

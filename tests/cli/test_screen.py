@@ -122,5 +122,5 @@ def test_nothing_else_prints() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.stdout.write", "sys.stderr.write")
     ]
-    ours = ("json.dumps", "_help()", "_examples(", "text", "f'sfumato {__version__}")
+    ours = ("json.dumps", "_help()", "_overview()", "_examples(", "text", "f'sfumato {__version__}")
     assert [one for one in written if not one[1].startswith(ours)] == []

@@ -11,7 +11,7 @@ from tests.train.case import STEPS, Records, Run, bits
 
 import sfumato as sf
 from sfumato.base import Stopped
-from sfumato.train import World
+from sfumato.train import World, workers
 from sfumato.train.workers import default_sigchld, lost_workers
 
 
@@ -39,6 +39,17 @@ def test_a_killed_worker_is_a_sentence_and_the_run_resumes(tmp_path):
         fit(tmp_path / "cut", Killed(), 1)
     assert fit(tmp_path / "cut", Records(), 0) == fit(tmp_path / "whole", Records(), 0)
     assert len(sf.train.RunFolder(tmp_path / "cut").ledger.read_bytes().splitlines()) == STEPS + 2
+
+
+def test_a_report_that_comes_while_another_is_looked_at_changes_nothing(monkeypatch):
+    """The line to a worker breaks, and torch's handler reports its death while the broken line is looked at."""
+
+    def reported(error):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+
+    monkeypatch.setattr(workers, "_of_a_worker", reported)
+    with pytest.raises(Stopped, match="was killed"), lost_workers():
+        raise ConnectionResetError("Connection reset by peer")
 
 
 def test_a_worker_is_lost_where_rows_are_asked_for_and_nowhere_else():

@@ -102,7 +102,7 @@ class Model:
     image_size: Annotated[int, limits.IMAGE_SIZE] = 224
     """Image side length in pixels."""
 
-    channels: Annotated[Literal[1, 3], limits.CHANNELS] = 3
+    channels: Annotated[int, limits.CHANNELS] = 3
     """Color channels of an image; 1 for gray."""
 
     max_tokens: Annotated[int | None, limits.TOKENS] = None

@@ -20,12 +20,21 @@ def lost_workers() -> Iterator[None]:
         with default_sigchld():
             yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        if not _of_a_worker(error):
+        if not _is_lost(error):
             raise
         raise Stopped(
             "a process that makes rows (--num-workers) was killed, for lack of memory perhaps. Nothing is lost: "
             "the same command resumes, with fewer workers too."
         ) from None
+
+
+def _is_lost(error: Exception) -> bool:
+    """Whether an error is of a worker's death; torch's own report of it may come while that is being found out."""
+    try:
+        with default_sigchld():
+            return _of_a_worker(error)
+    except RuntimeError as later:
+        return _LOST.match(str(later)) is not None
 
 
 def _of_a_worker(error: Exception) -> bool:
