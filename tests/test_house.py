@@ -1,6 +1,8 @@
 """The house: what importing costs, what the door offers, and that every import contract can fail."""
 
 import ast
+import dataclasses
+import importlib
 import importlib.util
 import re
 import shutil
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import sfumato
+from sfumato.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "sfumato"
@@ -139,3 +142,43 @@ def test_conftest_imports_no_torch() -> None:
     assert spec is not None
     code = f"import runpy, sys; runpy.run_path({path!r}); print('torch' in sys.modules)"
     assert python(code).stdout.strip() == "False"
+
+
+# ---------------------------------------------------------------- what texts name
+
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+_OF_OTHERS = {
+    *("no-deps", "nproc-per-node", "mixed"),  # of pip, torchrun and another trainer
+    *("faint", "sans"),  # of a style sheet
+    *("cases", "logical", "models", "sizes", "dims", "no-opacus", "no-jax", "rows", "sides"),  # of benchmarks
+}
+
+
+def _flags(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--([a-z][a-z-]*[a-z])", text))
+
+
+def test_every_flag_that_a_message_or_a_page_names_exists() -> None:
+    known = {"help", "version", *_OF_OTHERS}
+    for name in COMMANDS:
+        command = getattr(importlib.import_module(f"sfumato.cli.{name}"), f"{name.capitalize()}Command")
+        known |= {field.name.replace("_", "-") for field in dataclasses.fields(command)}
+    said = {str(page): _flags(page.read_text(encoding="utf-8")) for page in PAGES}
+    for path in SOURCE.rglob("*.py"):
+        texts = (node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if _is_text(node))
+        said[str(path)] = set().union(*map(_flags, texts))
+    assert {path: flags - known for path, flags in said.items() if flags - known} == {}
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def test_every_path_that_a_page_names_exists() -> None:
+    named = [
+        (page.name, path)
+        for page in PAGES
+        for path in re.findall(r"`((?:src|tests|docs|benchmarks|examples)/[\w./-]+)`", page.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 10
+    assert [one for one in named if not (ROOT / one[1]).exists()] == []
