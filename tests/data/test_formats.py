@@ -66,6 +66,13 @@ def test_noise_and_text_are_no_picture():
             Decoder(window=(0, 1))(raw)
 
 
+def test_no_ending_is_no_ending_of_a_picture(afresh, monkeypatch):
+    """Some plugin may have registered the empty one."""
+    monkeypatch.setitem(Image.EXTENSION, "", "PNG")
+    assert not formats.is_readable_ending("report")
+    assert formats.is_readable_ending("report.png")
+
+
 def test_a_picture_of_a_kind_that_is_not_installed_says_what_to_install(afresh, monkeypatch):
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UndecodableRow, match=r"HEIC.*pip install pillow-heif"):

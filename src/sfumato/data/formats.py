@@ -60,7 +60,7 @@ def readable_formats() -> tuple[str, ...]:
 def readable_endings() -> frozenset[str]:
     """Return the endings, in lower case, by which pictures are found in a folder."""
     known = {*readable_formats(), "MPO"}  # a JPEG with several pictures, which Pillow opens as JPEG
-    return frozenset([*_DICOM, *(end for end, name in Image.registered_extensions().items() if name in known)])
+    return frozenset([*_DICOM, *(end for end, name in Image.registered_extensions().items() if end and name in known)])
 
 
 def is_readable_ending(name: str) -> bool:
