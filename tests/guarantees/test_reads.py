@@ -335,7 +335,8 @@ def relaid(h: Tensor, order: Tensor) -> Tensor:
     count, lines = len(h), h[0].numel()
     of = torch.arange(lines) * count // lines
     moved = torch.arange(lines) + (order[of] - of) * lines // count
-    return h.reshape(lines, count).index_select(0, moved.clamp(0, lines - 1)).reshape(h.shape)
+    wanted = moved.clamp(0, lines - 1)[:, None].expand(lines, count)
+    return h.reshape(lines, count).gather(0, wanted).reshape(h.shape)
 
 
 def relaid_flat(h: Tensor, order: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class Coupled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.linear(x.to(self.linear.weight.dtype))
         h = h.bfloat16() if self._casts else h
-        return (h * (1 + self._size * h.detach().mean().tanh()) if self._size else h).float()
+        return (h * (1 + self._size * h.detach().nan_to_num(0.0, 1.0, -1.0).mean().tanh()) if self._size else h).float()
 
 
 @pytest.mark.parametrize("more", [{}, {"locked": True}, {"casts": True}, {"wide": True}], ids=str)
