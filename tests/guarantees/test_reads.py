@@ -330,21 +330,6 @@ def sampled(h: Tensor, order: Tensor) -> Tensor:
     return found[0, :, 0].mT.reshape(h.shape)
 
 
-def relaid(h: Tensor, order: Tensor) -> Tensor:
-    """A dimension grows with the rows that holds parts of several of them."""
-    count, lines = len(h), h[0].numel()
-    of = torch.arange(lines) * count // lines
-    moved = torch.arange(lines) + (order[of] - of) * lines // count
-    wanted = moved.clamp(0, lines - 1)[:, None].expand(lines, count)
-    return h.reshape(lines, count).gather(0, wanted).reshape(h.shape)
-
-
-def relaid_flat(h: Tensor, order: Tensor) -> Tensor:
-    return relaid(
-        h.flatten(0, 1).tanh().view(h.shape[1], len(h), -1).transpose(0, 1).transpose(0, 1).reshape(h.shape), order
-    )
-
-
 def under_vmap(select: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda h, order: torch.vmap(lambda c: select(c, order), in_dims=1, out_dims=1)(h.flatten(1)).view(h.shape)
 
@@ -389,8 +374,6 @@ SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "index_select under vmap": under_vmap(lambda c, order: c.index_select(0, order)),
     "getitem under vmap": under_vmap(lambda c, order: c[order]),
     "under vjp": lambda h, order: torch.func.vjp(lambda x: x.gather(0, order[:, None, None].expand(h.shape)), h)[0],
-    "relaid": relaid,
-    "relaid from flat": relaid_flat,
 }
 
 
@@ -407,6 +390,19 @@ def test_what_rows_are_selected_by_is_compared(name: str, length: int) -> None:
         return losses(select(logits, place), batch)
 
     check(loss, length)
+
+
+def through_reshape(model: Words, batch: Batch) -> Tensor:
+    """A rare token makes a row look along a dimension that seems not to hold the rows: the other one grows."""
+    count, length = batch["ids"].shape
+    own = torch.arange(count)
+    wanted = torch.where(rare(batch["ids"]).any(1), own // 2, own).clamp(max=length - 1)
+    h = model.head(model.hidden(batch)).tanh().mean((1, 2))[:, None].expand(count, length)
+    return h.reshape(length, count).gather(0, wanted[None])[0] * batch["w"]
+
+
+def test_a_dimension_that_grows_holds_rows_only_if_each_entry_is_of_one() -> None:
+    check(through_reshape, SIZE)
 
 
 def sorts(kind: Callable[[Tensor], Tensor]) -> Callable[[Any, Batch], Tensor]:

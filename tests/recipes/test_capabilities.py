@@ -41,6 +41,8 @@ def test_help_shows_the_values_for_a_data_set(capsys: pytest.CaptureFixture[str]
 def test_help_without_a_recipe_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
     text = shown(capsys)
     assert all(f"  {recipe} " in text for recipe in RECIPES)
+    assert main(["train"]) == 2
+    assert capsys.readouterr().out.startswith("usage: sfumato train RECIPE")
 
 
 @pytest.mark.parametrize(

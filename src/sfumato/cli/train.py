@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> TrainCommand:
     recipe, rest = _split(arguments)
     if recipe is None:
         sys.stdout.write(_overview())
-        raise SystemExit(0)
+        raise SystemExit(0 if arguments else 2)
     run = _recipe(
         recipe, _value(rest, "data") or "", contrast=_value(rest, "contrast"), model=_value(rest, "model") or ""
     )
